@@ -1,0 +1,241 @@
+"""Messages between controller and agent: frozen dataclasses and one small strict decoder.
+
+On the wire: UTF-8 JSON {"kind": "RunScripts", ...fields}. Unknown kind or field, a missing field or a wrong type is a
+BadInput. Runs on Python 3.9: shipped in the agent, so the type hints used here are kept to what `_fits` understands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Type
+
+from relaunch.errors import BadInput
+
+# controller → agent
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file the agent fetches by its hash from GET /agent/blobs/{sha256}, with its own credential."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ScriptToRun:
+    name: str
+    blob: Blob
+    attachments: List[Blob] = field(default_factory=list)
+    inputs: Dict[str, str] = field(default_factory=dict)  # resolved; arrays already joined with commas
+    secrets: List[str] = field(default_factory=list)  # names of inputs whose values are masked in the output
+    timeout_seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class RunScripts:
+    """Run these in order, stop at the first failure. The same run_id twice is one run; the answer tells its state."""
+
+    run_id: str
+    phase: str  # bake | boot | operational | decommission
+    scripts: List[ScriptToRun] = field(default_factory=list)
+    packages: List[str] = field(default_factory=list)
+    start_at: int = 0  # index of the first script to run: retry from a failed one
+    reboot: bool = False  # RS_REBOOT
+
+
+@dataclass(frozen=True)
+class CancelRun:
+    run_id: str
+
+
+@dataclass(frozen=True)
+class AskRun:
+    """What became of this run?"""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class SetView:
+    """What the agent is to know of the world; kept on its disk. See docs: the view. Older versions are refused."""
+
+    version: int
+    view: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UpgradeAgent:
+    blob: Blob
+
+
+@dataclass(frozen=True)
+class PrepareImage:
+    """Remove what belongs to this instance only (identity, credentials, keys, logs), ready for create_image."""
+
+
+@dataclass(frozen=True)
+class Retire:
+    """This instance is terminated or set aside: stop doing anything and forget the credential."""
+
+    reason: str
+
+
+# the agent's answer to an order
+
+
+@dataclass(frozen=True)
+class ScriptResult:
+    index: int
+    state: str  # waiting | running | succeeded | failed | cancelled | timed_out
+    exit_status: Optional[int] = None
+    seconds: float = 0.0
+    output_bytes: int = 0  # all that it wrote, sent or not
+    detail: str = ""  # why, when it is not the exit status that says so
+
+
+@dataclass(frozen=True)
+class RunState:
+    run_id: str
+    state: str  # unknown | running | succeeded | failed | cancelled
+    results: List[ScriptResult] = field(default_factory=list)
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    run: Optional[RunState] = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    reason: str
+
+
+# agent → controller
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First request of every connection; the answer is `Welcome`."""
+
+    agent_version: str
+    agent_sha256: str
+    boot_id: str
+    view_version: int
+    runs: List[RunState] = field(default_factory=list)  # unfinished, or finished and not acknowledged
+
+
+@dataclass(frozen=True)
+class Welcome:
+    controller_version: str
+    heartbeat_seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """State of a run after any change; answered by `Stored`. Numbered so that a late copy does no harm."""
+
+    run: RunState
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Published:
+    """A script published a tag or an output (`relaunch-local tag|output`); answered by `Stored`."""
+
+    tags: Dict[str, str] = field(default_factory=dict)
+    removed_tags: List[str] = field(default_factory=list)
+    outputs: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stored:
+    pass
+
+
+@dataclass(frozen=True)
+class Output:
+    """A piece of a script's output, ≤ 256 KB. `offset` counts bytes of this stream; a gap was left out on purpose."""
+
+    run_id: str
+    index: int
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Alive:
+    boot_id: str
+    uptime_seconds: float
+    load: float = 0.0
+    memory_used_bytes: int = 0
+    memory_total_bytes: int = 0
+
+
+KINDS: Dict[str, Type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        RunScripts, CancelRun, AskRun, SetView, UpgradeAgent, PrepareImage, Retire,
+        Accepted, Refused, Hello, Welcome, RunProgress, Published, Stored, Output, Alive,
+    )
+}  # fmt: skip
+
+
+def encode(message: Any) -> bytes:
+    """The wire form of a message."""
+    body = {"kind": type(message).__name__, **dataclasses.asdict(message)}
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def decode(data: bytes) -> Any:
+    """The message in `data`; BadInput when it is not exactly one of KINDS."""
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise BadInput(f"bus message is not JSON: {error}") from None
+    if not isinstance(body, dict) or body.get("kind") not in KINDS:
+        raise BadInput("bus message of unknown kind; controller and agent are of different versions?")
+    return _built(KINDS[body.pop("kind")], body)
+
+
+def _built(kind: Type[Any], body: Dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = set(body) - set(hints)
+    if unknown:
+        raise BadInput(f"bus message {kind.__name__}: unknown field {', '.join(sorted(unknown))}")
+    try:
+        return kind(**{name: _fitted(hints[name], value, f"{kind.__name__}.{name}") for name, value in body.items()})
+    except TypeError as error:
+        raise BadInput(f"bus message {kind.__name__}: {error}") from None
+
+
+def _fitted(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is typing.Union:
+        return None if value is None else _fitted(arguments[0], value, where)
+    if origin is list:
+        _must_be(isinstance(value, list), where, value)
+        return [_fitted(arguments[0], item, where) for item in value]
+    if origin is dict:
+        _must_be(isinstance(value, dict), where, value)
+        return {key: _fitted(arguments[1], item, where) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        _must_be(isinstance(value, dict), where, value)
+        return _built(typing.cast(Type[Any], hint), value)
+    if hint is float:
+        _must_be(isinstance(value, (int, float)) and not isinstance(value, bool), where, value)
+        return float(value)
+    _must_be(isinstance(value, hint) and not (hint is int and isinstance(value, bool)), where, value)
+    return value
+
+
+def _must_be(fits: bool, where: str, value: Any) -> None:
+    if not fits:
+        raise BadInput(f"bus message {where}: {type(value).__name__} does not fit")

@@ -1,0 +1,80 @@
+"""What the workflows are handed to act with; wired in `controller/main.py`, faked in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy.engine import Engine
+
+from relaunch.bus.messages import Accepted, Blob, RunScripts, RunState
+from relaunch.clock import Clock
+from relaunch.clouds.cloud import Cloud
+from relaunch.dns.zone import Zone
+
+
+class Agents(Protocol):
+    """The controller's side of the bus. Instances are named by our own id (table instances)."""
+
+    def connected(self, instance: str) -> bool: ...
+
+    async def wait_connected(self, instance: str, *, timeout_seconds: float) -> None:
+        """Until the agent has enrolled and said hello on this connection; Unavailable names it when time is over."""
+        ...
+
+    async def order(self, instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
+        """Unavailable when no such agent is connected, Conflict with its reason when it refuses."""
+        ...
+
+    async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        """Give the order (again, if need be: the agent knows the run_id) and wait until it ended; stored meanwhile."""
+        ...
+
+
+class Vault(Protocol):
+    """Encryption at rest with the controller's master key, and the named credentials."""
+
+    def seal(self, clear: bytes) -> str: ...
+    def unseal(self, sealed: str) -> bytes: ...
+    def credential(self, name: str) -> str:
+        """The value; NotFound says how to create it."""
+        ...
+
+    def has_credential(self, name: str) -> bool: ...
+    def generate_credential(self, name: str, *, who: str) -> None:
+        """A random one, 32 letters and digits; nothing happens when it exists."""
+        ...
+
+
+class Enrolments(Protocol):
+    """What an instance needs to find and trust its controller at the first boot."""
+
+    def user_data(self, instance: str) -> str:
+        """The executable text for LaunchRequest.user_data, with a fresh one-time token for this instance."""
+        ...
+
+    def public_key(self) -> str:
+        """The OpenSSH key for root on every instance."""
+        ...
+
+
+class Blobs(Protocol):
+    """Files agents may fetch, by hash."""
+
+    def put(self, file: Path) -> Blob: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    cloud: Cloud
+    agents: Agents
+    zone: Zone
+    vault: Vault
+    enrolments: Enrolments
+    blobs: Blobs
+    database: Engine
+    clock: Clock
+    template_folders: Sequence[Path]
+    host_source: str  # CIDR of the host itself, for ingress `host`
