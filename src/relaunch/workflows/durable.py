@@ -1,0 +1,362 @@
+"""What a durable workflow is here: steps that are done once each and recorded, so that a killed controller goes on.
+
+A workflow is an async function `(run, args)` registered under its kind. Everything it does to the world it does in
+`run.step`, whose outcome (a value or an error of our tree, as JSON) is recorded by DBOS; after a restart the function
+runs again from the top and the recorded steps answer at once. So: names and random ids are chosen by whoever starts
+it, the function itself decides only from its arguments and its steps' values, and each step can be done twice, because
+a kill may fall between the effect and its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy.engine import Engine, make_url
+
+from relaunch import errors
+from relaunch.clock import Clock
+from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
+from relaunch.workflows.tasks import ENDED, Asked, TaskList
+
+log = logging.getLogger(__name__)
+
+APPLICATION_VERSION = "1"  # pinned: DBOS's own hash changes with its version and would leave old workflows pending
+EXECUTOR = "controller"
+TRIES = 4  # of a step that says try again; waits of 0.25, 0.5, 1 s between
+
+Body = Callable[["Run", dict[str, Any]], Awaitable[Any]]
+AfterEffect = Callable[[str, str, int, str], Awaitable[None] | None]  # kind, workflow id, step number, step name
+
+REGISTRY: dict[str, Body] = {}
+
+
+class Cancelled(Conflict):
+    """Somebody cancelled the task; its undo runs."""
+
+    code = "cancelled"
+
+
+def workflow(kind: str) -> Callable[[Body], Body]:
+    """Register a workflow's body under its kind."""
+
+    def register(body: Body) -> Body:
+        REGISTRY[kind] = body
+        return body
+
+    return register
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watched:
+    done: asyncio.Event
+
+
+class Run:
+    """One execution of a workflow: what its body acts through."""
+
+    def __init__(self, workflows: Workflows, task: str, asked: Asked, cancelled_by: str | None) -> None:
+        self.workflows = workflows
+        self.ports: Any = workflows.ports
+        self.task = task
+        self.asked = asked
+        self._cancelled_by = cancelled_by
+        self._undoing = False
+        self._number = 0
+        self._waiting: asyncio.Future[Any] | None = None
+
+    @property
+    def who(self) -> str:
+        return self.asked.who
+
+    async def step(self, name: str, act: Callable[..., Any], *args: Any, waits: bool = False) -> Any:
+        """Do `act(*args)` once and give its value (JSON); a `waits` step is broken off when the task is cancelled."""
+        self._number += 1
+        number = self._number
+
+        async def effect() -> dict[str, Any]:
+            self.workflows.tasks.step_started(self.task, number, name)
+            self.workflows.changed()
+            started = time.monotonic()
+            outcome = await self._outcome(name, act, args, waits)
+            outcome = await self._hooked(number, name, outcome)
+            state, detail = ("failed", outcome["error"]["message"]) if "error" in outcome else ("succeeded", "")
+            seconds = round(time.monotonic() - started, 4)
+            self.workflows.tasks.step_ended(self.task, number, state, seconds=seconds, detail=detail)
+            self.workflows.changed()
+            return outcome
+
+        outcome = await self.workflows.recorded(name, effect)
+        if "error" in outcome:
+            raise _error(outcome["error"])
+        return outcome["value"]
+
+    async def _outcome(self, name: str, act: Callable[..., Any], args: tuple[Any, ...], waits: bool) -> dict[str, Any]:
+        for attempt in range(TRIES):
+            if self._cancelled_by is not None and not self._undoing:
+                return {"error": _plain(Cancelled(f"cancelled by {self._cancelled_by}"))}
+            try:
+                return {"value": await self._act(act, args, waits)}
+            except Unavailable as error:
+                if waits or attempt == TRIES - 1:
+                    return {"error": _plain(error)}
+                await asyncio.sleep(0.25 * 2**attempt)
+            except RelaunchError as error:
+                return {"error": _plain(error)}
+            except asyncio.CancelledError:
+                if self._cancelled_by is None or self._undoing:
+                    raise
+                return {"error": _plain(Cancelled(f"cancelled by {self._cancelled_by}"))}
+            except Exception as error:
+                log.exception("step %r of task %s", name, self.task)
+                return {"error": _plain(Failed(f"{name}: {type(error).__name__}: {error}"))}
+        raise AssertionError("unreachable: the last attempt returns")
+
+    async def _act(self, act: Callable[..., Any], args: tuple[Any, ...], waits: bool) -> Any:
+        value = act(*args)
+        if not inspect.isawaitable(value):
+            return value
+        if not waits:
+            return await value
+        self._waiting = asyncio.ensure_future(value)
+        try:
+            return await self._waiting
+        finally:
+            self._waiting.cancel()
+            self._waiting = None
+
+    async def _hooked(self, number: int, name: str, outcome: dict[str, Any]) -> dict[str, Any]:
+        if self.workflows.after_effect is None:
+            return outcome
+        try:
+            answer = self.workflows.after_effect(self.asked.kind, self.task, number, name)
+            if inspect.isawaitable(answer):
+                await answer
+        except RelaunchError as error:
+            return {"error": _plain(error)}
+        return outcome
+
+    @contextmanager
+    def undoing(self) -> Iterator[None]:
+        """Steps in here are done even when the task is cancelled."""
+        self._undoing = True
+        try:
+            yield
+        finally:
+            self._undoing = False
+
+    def note(self, detail: str) -> None:
+        """What the running step is at, in words, for whoever looks on."""
+        self.workflows.tasks.step_detail(self.task, self._number, detail)
+        self.workflows.changed()
+
+    async def start_child(self, kind: str, workflow_id: str, args: dict[str, Any], *, title: str, subject: str) -> None:
+        """Call it inside a step; the same id again is the same child."""
+        asked = Asked(kind=kind, title=title, subject=subject, who=self.who, parent=self.task)
+        await self.workflows.start_workflow(asked, workflow_id, args)
+
+    async def wait_for(self, workflow_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The ended tasks' rows, in the order asked; call it inside a step that `waits`."""
+        return [_summary(await self.workflows.wait(each)) for each in workflow_ids]
+
+    def cancel(self, who: str) -> None:
+        self._cancelled_by = who
+        if self._waiting is not None and not self._undoing:
+            self._waiting.cancel()
+
+
+class Workflows:
+    """The runtime: starts, resumes, cancels and waits for workflows; one per process, because DBOS is."""
+
+    def __init__(
+        self,
+        *,
+        database: Engine,
+        clock: Clock,
+        workflow_database_url: str,
+        after_effect: AfterEffect | None = None,
+    ) -> None:
+        self.tasks = TaskList(database, clock)
+        self.ports: Any = None
+        self.after_effect = after_effect
+        self._url = workflow_database_url
+        self._listeners: list[Callable[[], None]] = []
+        self._runs: dict[str, Run] = {}
+        self._bodies: dict[str, asyncio.Task[Any]] = {}
+        self._ended: dict[str, _Watched] = {}
+        self._dbos: Any = None
+        self._entry: Any = None
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Called in the event loop, without arguments, at every change of a task or step; must return at once."""
+        self._listeners.append(listener)
+
+    def changed(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+    async def start(self, ports: Any) -> None:
+        """Ready for work; what a killed controller left unfinished goes on within about a second."""
+        self.ports = ports
+        _use_write_ahead_log(self._url)
+        self._dbos, self._entry = _launched(self._url, self._body)
+        pending = await self._dbos.list_workflows_async(status=["PENDING", "ENQUEUED"], load_input=False)
+        known = {each.workflow_id for each in pending}
+        for row in self.tasks.unfinished():
+            if row["id"] not in known:
+                self.tasks.end(row["id"], _asked(row), "failed", error="the controller was stopped before it began")
+
+    async def stop(self) -> None:
+        """Break off what runs, unrecorded: the next start goes on with it."""
+        bodies = list(self._bodies.values())
+        for body in bodies:
+            body.cancel()
+        await asyncio.gather(*bodies, return_exceptions=True)
+        if self._dbos is not None:
+            await asyncio.to_thread(self._dbos.destroy, destroy_registry=True)
+            self._dbos = None
+
+    async def start_workflow(self, asked: Asked, workflow_id: str, args: dict[str, Any]) -> None:
+        """Start it unless it was started already; the task's row is there when this returns."""
+        if asked.kind not in REGISTRY:
+            raise Failed(f"no workflow is called {asked.kind}")
+        self.tasks.begin(workflow_id, asked)
+        # A context of its own: DBOS would count a workflow started inside a step as an operation of that step.
+        start = self._start(workflow_id, asdict(asked), args)
+        await asyncio.get_running_loop().create_task(start, context=contextvars.Context())
+        self.changed()
+
+    async def _start(self, workflow_id: str, asked: dict[str, Any], args: dict[str, Any]) -> None:
+        from dbos import SetWorkflowID
+
+        with SetWorkflowID(workflow_id):
+            await self._dbos.start_workflow_async(self._entry, workflow_id, asked, args)
+
+    async def wait(self, workflow_id: str) -> dict[str, Any]:
+        """The task's row once it has ended, however it ended."""
+        while True:
+            row = self.tasks.get(workflow_id)
+            if row["state"] in ENDED:
+                return row
+            watched = self._ended.setdefault(workflow_id, _Watched(done=asyncio.Event()))
+            await watched.done.wait()
+
+    def cancel(self, workflow_id: str, who: str) -> None:
+        """Ask for it; the task ends as cancelled once its undo is through. Conflict when it has ended already."""
+        row = self.tasks.get(workflow_id)
+        if row["state"] in ENDED:
+            raise Conflict(f"task {workflow_id} has ended already: {row['state']}")
+        self.tasks.ask_cancel(workflow_id, who)
+        if (run := self._runs.get(workflow_id)) is not None:
+            run.cancel(who)
+        for child in self.tasks.children(workflow_id):
+            if self.tasks.get(child)["state"] not in ENDED:
+                self.cancel(child, who)
+
+    async def recorded(self, name: str, effect: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """The recorded outcome of this step, or that of doing it now."""
+        outcome: dict[str, Any] = await self._dbos.run_step_async({"name": name}, effect)
+        return outcome
+
+    async def _body(self, workflow_id: str, asked_plain: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+        asked = Asked(**asked_plain)
+        self.tasks.begin(workflow_id, asked)
+        cancel = (self.tasks.get(workflow_id)["result"] or {}).get("cancel_asked_by")
+        run = self._runs[workflow_id] = Run(self, workflow_id, asked, cancel)
+        current = asyncio.current_task()
+        assert current is not None
+        self._bodies[workflow_id] = current
+        try:
+            result = await REGISTRY[asked.kind](run, args)
+            self._end(workflow_id, asked, "succeeded", result=result)
+        except Cancelled as error:
+            self._end(workflow_id, asked, "cancelled", error=str(error))
+        except RelaunchError as error:
+            self._end(workflow_id, asked, "failed", error=str(error))
+        except Exception as error:
+            log.exception("workflow %s", workflow_id)
+            self._end(workflow_id, asked, "failed", error=f"{type(error).__name__}: {error}")
+        finally:
+            self._runs.pop(workflow_id, None)
+            self._bodies.pop(workflow_id, None)
+        return {}
+
+    def _end(self, workflow_id: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
+        self.tasks.end(workflow_id, asked, state, error=error, result=result)
+        if (watched := self._ended.pop(workflow_id, None)) is not None:
+            watched.done.set()
+        self.changed()
+
+
+def _launched(url: str, body: Callable[..., Awaitable[Any]]) -> tuple[Any, Any]:
+    """DBOS, started in the running loop: workflows it resumes run there too. Imported late: it takes half a second."""
+    from dbos import DBOS, Serializer
+
+    class Json(Serializer):
+        def serialize(self, data: Any) -> str:
+            return json.dumps(data, separators=(",", ":"), default=repr)
+
+        @classmethod
+        def deserialize(cls, serialized_data: str) -> Any:
+            return json.loads(serialized_data)
+
+        def name(self) -> str:
+            return "relaunch-json"
+
+    DBOS(
+        config={
+            "name": "relaunch",
+            "system_database_url": url,
+            "serializer": Json(),
+            "application_version": APPLICATION_VERSION,
+            "executor_id": EXECUTOR,
+            "log_level": "WARNING",
+            "enable_otlp": False,
+            "notification_listener_polling_interval_sec": 30.0,  # we send none: only the idle cost matters
+        }
+    )
+
+    @DBOS.workflow(name="durable", max_recovery_attempts=None)
+    async def durable(workflow_id: str, asked: dict[str, Any], args: dict[str, Any]) -> Any:
+        return await body(workflow_id, asked, args)
+
+    DBOS.launch()
+    return DBOS, durable
+
+
+def _use_write_ahead_log(url: str) -> None:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        with closing(sqlite3.connect(parsed.database)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _plain(error: RelaunchError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def _error(plain: dict[str, str]) -> RelaunchError:
+    if plain["kind"] == Cancelled.__name__:
+        return Cancelled(plain["message"], hint=plain["hint"])
+    found = getattr(errors, plain["kind"], Failed)
+    # A FormatError's message has its file and line in it already.
+    kind = errors.BadInput if found is errors.FormatError else found
+    made: RelaunchError = kind(plain["message"], hint=plain["hint"])
+    return made
+
+
+def _asked(row: dict[str, Any]) -> Asked:
+    return Asked(kind=row["kind"], title=row["title"], subject=row["subject"], who=row["who"], parent=row["parent_id"])
+
+
+def _summary(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("id", "state", "error", "result", "subject")}

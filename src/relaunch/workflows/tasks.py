@@ -1,0 +1,134 @@
+"""What people see of workflows: the tables tasks and task_steps, and one audit entry at each start and end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.engine import Engine
+
+from relaunch.clock import Clock
+from relaunch.errors import NotFound
+from relaunch.records.schema import audit, task_steps, tasks
+
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was asked, by whom, about what; plain enough to travel in a workflow's stored arguments."""
+
+    kind: str
+    title: str
+    subject: str
+    who: str
+    parent: str | None = None
+
+
+class TaskList:
+    """Reads and writes the rows of tasks; every write can be repeated."""
+
+    def __init__(self, database: Engine, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def _now(self) -> str:
+        return self._clock.now().isoformat(timespec="microseconds")
+
+    def begin(self, task: str, asked: Asked) -> None:
+        """The row and the audit entry of a task that starts; nothing when it has begun already."""
+        with self._database.begin() as connection:
+            if connection.scalar(select(tasks.c.id).where(tasks.c.id == task)) is not None:
+                return
+            connection.execute(
+                insert(tasks).values(
+                    id=task, kind=asked.kind, title=asked.title, subject=asked.subject, parent_id=asked.parent,
+                    state="running", who=asked.who, created=self._now(),
+                )
+            )  # fmt: skip
+            self._audit(connection, asked, f"{asked.kind} begun", "done", {"task": task, "title": asked.title})
+
+    def end(self, task: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
+        """Nothing when it has ended already."""
+        with self._database.begin() as connection:
+            ended = connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.state.not_in(ENDED))
+                .values(state=state, finished=self._now(), error=error, result=result)
+            )
+            if not ended.rowcount:
+                return
+            detail = {"task": task, "state": state} | ({"error": error} if error else {})
+            self._audit(connection, asked, asked.kind, "done" if state == "succeeded" else "failed", detail)
+
+    def _audit(self, connection: Any, asked: Asked, action: str, result: str, detail: dict[str, Any]) -> None:
+        connection.execute(
+            insert(audit).values(
+                at=self._now(), who=asked.who, action=action, subject=asked.subject, result=result, detail=detail
+            )
+        )
+
+    def step_started(self, task: str, number: int, name: str) -> None:
+        with self._database.begin() as connection:
+            connection.execute(delete(task_steps).where(task_steps.c.task_id == task, task_steps.c.number == number))
+            connection.execute(
+                insert(task_steps).values(
+                    task_id=task, number=number, name=name, state="running", started=self._now(), detail=""
+                )
+            )
+
+    def step_ended(self, task: str, number: int, state: str, *, seconds: float, detail: str = "") -> None:
+        with self._database.begin() as connection:
+            connection.execute(
+                update(task_steps)
+                .where(task_steps.c.task_id == task, task_steps.c.number == number)
+                .values(state=state, seconds=seconds, detail=detail)
+            )
+
+    def step_detail(self, task: str, number: int, detail: str) -> None:
+        """What the running step is at, in words."""
+        with self._database.begin() as connection:
+            connection.execute(
+                update(task_steps)
+                .where(task_steps.c.task_id == task, task_steps.c.number == number)
+                .values(detail=detail)
+            )
+
+    def get(self, task: str) -> dict[str, Any]:
+        with self._database.connect() as connection:
+            row = connection.execute(select(tasks).where(tasks.c.id == task)).mappings().first()
+        if row is None:
+            raise NotFound(f"no task {task}", hint="`relaunch task list` shows what there is")
+        return dict(row)
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        with self._database.connect() as connection:
+            rows = connection.execute(select(tasks).where(tasks.c.state.not_in(ENDED)).order_by(tasks.c.created))
+            return [dict(row) for row in rows.mappings()]
+
+    def running_on(self, subject: str) -> dict[str, Any] | None:
+        """The unfinished task about this subject, the oldest if several."""
+        with self._database.connect() as connection:
+            query = select(tasks).where(tasks.c.subject == subject, tasks.c.state.not_in(ENDED))
+            row = connection.execute(query.order_by(tasks.c.created)).mappings().first()
+        return dict(row) if row else None
+
+    def children(self, task: str) -> list[str]:
+        with self._database.connect() as connection:
+            return list(connection.scalars(select(tasks.c.id).where(tasks.c.parent_id == task)))
+
+    def count(self, prefix: str) -> int:
+        """How many tasks have an id that starts so."""
+        with self._database.connect() as connection:
+            query = select(func.count()).select_from(tasks).where(tasks.c.id.startswith(prefix, autoescape=True))
+            return int(connection.scalar(query) or 0)
+
+    def ask_cancel(self, task: str, who: str) -> None:
+        """Kept in the row, so that a controller killed meanwhile still cancels it."""
+        with self._database.begin() as connection:
+            connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.state.not_in(ENDED))
+                .values(result={"cancel_asked_by": who})
+            )
