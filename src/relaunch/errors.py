@@ -8,6 +8,7 @@ RelaunchError
 │   └── NeedsConfirmation   would destroy something; ask again with yes           409  exit 5
 ├── NotAllowed          who you are is unknown or may not do this                  401  exit 6
 ├── Unavailable         something outside did not answer; try again                503  exit 7  retry
+│   └── NotYetKnown     an input needs a fact of a server that has none yet        503  exit 7  retry
 └── Failed              it was tried and did not work                              500  exit 1
 
 The message says what happened, to what, and what to do.
@@ -81,6 +82,17 @@ class Unavailable(RelaunchError):
     http_status = 503
     exit_status = 7
     retry = True
+
+
+class NotYetKnown(Unavailable):
+    """`server` has not got the fact `name` yet; it will once it has booted."""
+
+    code = "not_yet_known"
+
+    def __init__(self, message: str, *, server: str, name: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.server = server
+        self.name = name
 
 
 class Failed(RelaunchError):
