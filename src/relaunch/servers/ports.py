@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 
 from relaunch.bus.messages import Accepted, Blob, RunScripts, RunState
 from relaunch.clock import Clock
-from relaunch.clouds.cloud import Cloud
+from relaunch.clouds.cloud import Cloud, ImageId
 from relaunch.dns.zone import Zone
 
 
@@ -30,6 +30,10 @@ class Agents(Protocol):
 
     async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
         """Give the order (again, if need be: the agent knows the run_id) and wait until it ended; stored meanwhile."""
+        ...
+
+    def last_output(self, run: str, index: int, *, last_bytes: int = 2000) -> str:
+        """The end of what a script wrote, as far as it has arrived; "" when nothing has."""
         ...
 
 
@@ -77,4 +81,5 @@ class Ports:
     database: Engine
     clock: Clock
     template_folders: Sequence[Path]
+    base_image: Callable[[str, Callable[[str], None]], Awaitable[ImageId]]  # recipe's name, told of progress; made once
     host_source: str  # CIDR of the host itself, for ingress `host`
