@@ -1,0 +1,113 @@
+"""Following a task: its steps as they come, script output when asked for, and its end as this command's exit status."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from relaunch.cli.client import Client, part
+from relaunch.cli.show import print_json, span
+from relaunch.errors import Failed, Unavailable
+
+ENDED = ("succeeded", "failed", "cancelled")
+RECONNECT_SECONDS = 60.0  # a controller that restarts resumes its tasks; so does who watches them
+
+
+def task_id(answer: Mapping[str, Any]) -> str:
+    """Of a 202 answer: `{"task": {"id": …}}`, `{"task": "…"}` or the task itself."""
+    task = answer.get("task", answer)
+    return str(task.get("id")) if isinstance(task, Mapping) else str(task)
+
+
+def finish(client: Client, answer: Mapping[str, Any], *, json: bool, no_wait: bool, verbose: bool) -> dict[str, Any]:
+    """Show the task to its end and return it; Failed when it did not succeed."""
+    task = task_id(answer)
+    if no_wait:
+        found: dict[str, Any] = client.get(f"/tasks/{part(task)}")
+        if json:
+            print_json(found)
+        else:
+            print(f"task {task} goes on; see it with: relaunch task follow {task}")
+        return found
+    ended = follow(client, task, quiet=json, verbose=verbose)
+    if json:
+        print_json(ended)
+    if ended.get("state") != "succeeded":
+        why = str(ended.get("error") or "no reason was given")
+        state = ended.get("state")
+        raise Failed(f"{ended.get('title') or 'task'} {state}: {why}", hint=f"relaunch task show {task}")
+    return ended
+
+
+def follow(client: Client, task: str, *, quiet: bool = False, verbose: bool = False) -> dict[str, Any]:
+    """The task once it has ended; a controller that restarts meanwhile is waited for."""
+    printed = Printed(quiet=quiet, verbose=verbose)
+    lost_since: float | None = None
+    try:
+        while True:
+            try:
+                for name, data in client.events(f"/tasks/{part(task)}/events"):
+                    lost_since = None
+                    printed.event(name, data)
+                    if name == "task" and data.get("state") in ENDED:
+                        break
+                found: dict[str, Any] = client.get(f"/tasks/{part(task)}")
+                if found.get("state") in ENDED:
+                    for step in found.get("steps") or []:
+                        printed.event("step", step)
+                    return found
+                time.sleep(0.2)
+            except Unavailable:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > RECONNECT_SECONDS:
+                    raise
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        print(f"\ntask {task} goes on without you: relaunch task follow {task} · task cancel {task}", file=sys.stderr)
+        raise
+
+
+class Printed:
+    """Which steps were printed already: a stream that is opened again starts from the first."""
+
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+        self._quiet, self._verbose = quiet, verbose
+        self._steps: dict[Any, str] = {}
+        self._line_open = False
+
+    def event(self, name: str, data: Mapping[str, Any]) -> None:
+        if self._quiet:
+            return
+        if name == "step":
+            self._step(data)
+        elif name == "output" and self._verbose:
+            self._output(str(data.get("text", data.get("data", ""))))
+
+    def _step(self, step: Mapping[str, Any]) -> None:
+        key = (step.get("task"), step.get("number"), step.get("name"))
+        state = str(step.get("state"))
+        if self._steps.get(key) == state:
+            return
+        self._steps[key] = state
+        took, detail = step.get("seconds"), str(step.get("detail") or "")
+        if state == "running":
+            line = f"  … {step.get('name')}"
+        else:
+            mark = {"succeeded": "✓", "done": "✓", "failed": "✗", "cancelled": "–"}.get(state, "·")
+            line = f"  {mark} {step.get('name')}" + (f"  {_exact(took)}" if took is not None else "")
+            line += f"\n      {detail}" if detail and state == "failed" else ""
+        if self._line_open:
+            print()
+        self._line_open = False
+        print(line, flush=True)
+
+    def _output(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        self._line_open = not text.endswith("\n")
+
+
+def _exact(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
