@@ -1,0 +1,144 @@
+#!/bin/bash
+# ---
+# RightScript Name: Configure app
+# Description: |-
+#   Writes the app's settings, waits for the database, migrates it (one server at a time), starts the app
+#   and says that it is there once it answers.
+# Inputs:
+#   DB_USER:
+#     Category: Database
+#     Description: The app's login at the database.
+#     Input Type: single
+#     Required: true
+#     Default: text:app
+#   DB_PASSWORD:
+#     Category: Database
+#     Description: Its password.
+#     Input Type: single
+#     Required: true
+#   DB_NAME:
+#     Category: Database
+#     Description: The app's database; what the first site says when it is not given.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: blank
+#   SECRET_KEY_BASE:
+#     Category: App
+#     Description: Signs sessions. The same on all servers of a site, or users are logged out from click to click.
+#     Input Type: single
+#     Required: true
+#   PUMA_THREADS:
+#     Category: App
+#     Description: Requests one app process works on at the same time.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:4
+# ...
+set -euo pipefail
+
+app=$(cat /etc/app/name)
+server=$(relaunch-local get server)
+name=$(jq -r .name <<<"$server")
+header="# Written by relaunch: template $(jq -r .template <<<"$server"), script configure_app.sh, $name. Change the script, not this file."
+site=$(relaunch-local get sites | jq '.[0] // empty')
+if [ -z "$site" ]; then
+  echo "The deployment has no site: which names and which database would the app serve?" >&2
+  exit 1
+fi
+site_name=$(jq -r .name <<<"$site")
+DB_NAME=${DB_NAME:-$(jq -r .database <<<"$site")}
+DB_HOST=db-primary.$site_name
+DB_CA=/etc/relaunch/tls/ca.crt
+export DB_USER DB_PASSWORD DB_NAME DB_HOST DB_CA
+
+quoted() {  # for an environment file of systemd
+  local value=${1//\\/\\\\}
+  printf '"%s"' "${value//\"/\\\"}"
+}
+
+write_environment() {  # NAME=VALUE…: what every app gets, then what this app gets
+  {
+    echo "$header"
+    for variable in DB_HOST DB_NAME DB_USER DB_PASSWORD DB_CA SECRET_KEY_BASE PUMA_THREADS; do
+      echo "$variable=$(quoted "${!variable:-}")"
+    done
+    echo "SERVER_NAME=$(quoted "$name")"
+    printf '%s\n' "LANG=C.UTF-8" "$@"
+  } | install -m 640 -g www-data /dev/stdin /etc/app/environment
+}
+
+configure_rack() {
+  write_environment
+}
+
+migrate_rack() {
+  echo 'CREATE TABLE IF NOT EXISTS counter (id INT PRIMARY KEY, clicks BIGINT NOT NULL)' >counter.sql
+  /usr/local/lib/relaunch/database sql counter.sql
+}
+
+yaml() { jq -Rn --arg value "$1" '$value'; }  # a JSON string is a YAML string
+
+configure_redmine() {
+  install -m 640 -g www-data /dev/stdin /etc/redmine/default/database.yml <<FILE
+$header
+production:
+  adapter: mysql2
+  encoding: utf8mb4
+  host: $(yaml "$DB_HOST")
+  database: $(yaml "$DB_NAME")
+  username: $(yaml "$DB_USER")
+  password: $(yaml "$DB_PASSWORD")
+  sslca: $DB_CA
+  sslverify: true
+  connect_timeout: 3
+  read_timeout: 60
+  pool: $((PUMA_THREADS + 1))
+  variables:
+    tx_isolation: READ-COMMITTED
+FILE
+  install -m 640 -g www-data /dev/stdin /etc/redmine/default/secret_key.txt <<<"$SECRET_KEY_BASE"
+  write_environment REDMINE_INSTANCE=default RAILS_ENV=production RAILS_LOG_TO_STDOUT=1 RUBYOPT=-rbootsnap/setup \
+    BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1
+}
+
+migrate_redmine() {
+  if /usr/local/lib/relaunch/database migrated /usr/share/redmine/db/migrate; then
+    echo "Redmine's database is up to date."
+    return
+  fi
+  echo "Redmine: migrate, and load its default data into a new database"
+  cat >migrate <<'FILE'
+#!/bin/bash
+set -eu
+/usr/local/lib/relaunch/database migrated /usr/share/redmine/db/migrate && exit 0   # the other server was faster
+cd /usr/share/redmine
+exec runuser -u www-data -- env REDMINE_INSTANCE=default RAILS_ENV=production REDMINE_LANG=en SCHEMA=/dev/null \
+  RUBYOPT=-rbootsnap/setup BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1 \
+  bundle exec rake db:migrate redmine:load_default_data
+FILE
+  chmod 755 migrate
+  /usr/local/lib/relaunch/database locked "migrate-$DB_NAME" ./migrate
+}
+
+"configure_$app"
+echo "Waiting for the database $DB_NAME on $DB_HOST"
+relaunch-local primary --wait 120 >/dev/null
+/usr/local/lib/relaunch/database wait 120
+"migrate_$app"
+
+systemctl restart app
+check_path=$(relaunch-local get proxy | jq -r --arg name "site-$site_name" '[.backends[]? | select(.name == $name) | .check_path][0] // "/"')
+for _ in $(seq 300); do
+  status=$(curl -s -o /dev/null -w '%{http_code}' --max-time 20 "http://127.0.0.1:8000$check_path" || true)
+  [ "$status" = 200 ] && break
+  sleep 0.1
+done
+if [ "$status" != 200 ]; then
+  echo "The app answers $status on $check_path, not 200. What it said:" >&2
+  journalctl -u app -n 30 --no-pager >&2 || true
+  exit 1
+fi
+relaunch-local tag app=8000
+echo "$app answers on port 8000."

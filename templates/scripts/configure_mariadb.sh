@@ -1,0 +1,88 @@
+#!/bin/bash
+# ---
+# RightScript Name: Configure MariaDB
+# Description: Settings for replication and TLS, then the start. Read-only until the next script knows this server's role.
+# Inputs:
+#   INNODB_BUFFER_POOL:
+#     Category: Database
+#     Description: Memory for data pages; most of a database server's memory when it does nothing else.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:128M
+#   MAX_CONNECTIONS:
+#     Category: Database
+#     Description: Connections at the same time.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:200
+# ...
+set -euo pipefail
+
+server=$(relaunch-local get server)
+name=$(jq -r .name <<<"$server")
+address=$(jq -r .address <<<"$server")
+group=$(relaunch-local get database.group)
+IFS=. read -r _ _ third fourth <<<"$address"
+config=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
+
+# The server reads the key as its own user.
+install -d -o mysql -g mysql -m 750 /etc/mysql/tls
+for file in server.crt server.key ca.crt; do
+  install -o mysql -g mysql -m 400 "/etc/relaunch/tls/$file" "/etc/mysql/tls/$file"
+done
+
+cat >"$config.new" <<FILE
+# Written by relaunch: template $(jq -r .template <<<"$server"), script configure_mariadb.sh, $name. Change the script, not this file.
+[mariadbd]
+# Its own address only: on 127.0.1.1 listens HAProxy, the way to whoever is the primary.
+bind_address = $address
+report_host = $address
+skip_name_resolve = ON
+max_connections = $MAX_CONNECTIONS
+# Health checks connect and leave; that must not lock their host out.
+max_connect_errors = 4294967295
+innodb_buffer_pool_size = $INNODB_BUFFER_POOL
+character_set_server = utf8mb4
+
+# Never writable by its own restart: only the join script, asking the controller, switches this off.
+read_only = ON
+
+# No acknowledged write is lost.
+innodb_flush_log_at_trx_commit = 1
+sync_binlog = 1
+
+# Replication by GTID; one domain per database group, so that a site can move between groups.
+server_id = $((third * 256 + fourth))
+gtid_domain_id = $(($(printf '%s' "$group" | cksum | cut -d' ' -f1) % 4294967295))
+gtid_strict_mode = ON
+log_bin = binlog
+log_slave_updates = ON
+binlog_format = ROW
+expire_logs_days = 7
+relay_log = relay
+skip_slave_start = OFF
+slave_parallel_threads = 4
+slave_parallel_mode = optimistic
+slave_net_timeout = 4
+
+# The replica acknowledges what it has received. The source side is switched on by whoever becomes the primary.
+rpl_semi_sync_slave_enabled = ON
+rpl_semi_sync_slave_kill_conn_timeout = 1
+rpl_semi_sync_master_wait_point = AFTER_SYNC
+
+require_secure_transport = ON
+ssl_cert = /etc/mysql/tls/server.crt
+ssl_key = /etc/mysql/tls/server.key
+ssl_ca = /etc/mysql/tls/ca.crt
+FILE
+
+if systemctl is-active --quiet mariadb && cmp -s "$config" "$config.new"; then
+  rm "$config.new"
+  echo "MariaDB runs with these settings already."
+  exit 0
+fi
+mv "$config.new" "$config"
+systemctl restart mariadb
+echo "MariaDB listens on $address:3306, read-only, group $group, server id $((third * 256 + fourth))."
