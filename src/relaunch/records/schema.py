@@ -21,6 +21,13 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+about = Table(
+    "about",
+    metadata,
+    Column("name", String, primary_key=True),  # program: the version that opened this database last
+    Column("value", Text, nullable=False),
+)
+
 tokens = Table(
     "tokens",
     metadata,
@@ -36,7 +43,9 @@ credentials = Table(
     "credentials",
     metadata,
     Column("name", String, primary_key=True),
-    Column("sealed", Text, nullable=False),  # encrypted with the master key; never leaves the process in clear but to an agent
+    Column(
+        "sealed", Text, nullable=False
+    ),  # encrypted with the master key; never leaves the process in clear but to an agent
     Column("created", String, nullable=False),
     Column("changed", String, nullable=False),
     Column("description", Text, nullable=False, server_default=""),
@@ -81,7 +90,9 @@ instances = Table(
     Column("private_address", String),
     Column("public_address", String),
     Column("zone", String, nullable=False),
-    Column("run_list", JSON, nullable=False),  # frozen at launch: boot, operational, decommission scripts with inputs' sources
+    Column(
+        "run_list", JSON, nullable=False
+    ),  # frozen at launch: boot, operational, decommission scripts with inputs' sources
     Column("sealed_inputs", Text, nullable=False, server_default=""),  # resolved values, encrypted
     Column("tags", JSON, nullable=False),
     Column("outputs", JSON, nullable=False),
@@ -183,7 +194,9 @@ database_groups = Table(
     Column("name", String, primary_key=True),
     Column("epoch", Integer, nullable=False),
     Column("primary_server_id", String),  # stored, never inferred; null until the first primary is initialised
-    Column("initialised", Boolean, nullable=False, server_default="0"),  # data exists: a primary may never again start empty
+    Column(
+        "initialised", Boolean, nullable=False, server_default="0"
+    ),  # data exists: a primary may never again start empty
 )
 
 dns_records = Table(

@@ -1,0 +1,361 @@
+"""The controller's side of the bus: who is connected, orders and their answers, reports (implements `ports.Agents`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeout
+
+from relaunch.bus import subjects
+from relaunch.bus.messages import (
+    Accepted,
+    Alive,
+    AskMayWrite,
+    AskRun,
+    Hello,
+    MayWrite,
+    Output,
+    Published,
+    Refused,
+    Retire,
+    RunProgress,
+    RunScripts,
+    RunState,
+    Stored,
+    Welcome,
+    decode,
+    encode,
+)
+from relaunch.controller.agent_records import AgentRecords
+from relaunch.controller.bus import Bus
+from relaunch.controller.output_logs import OutputLogs
+from relaunch.errors import BadInput, Conflict, Unavailable
+
+log = logging.getLogger("relaunch.agents")
+
+EVERYTHING = "v1.agent.*.*"  # one subscription, so that an agent's output and reports keep their order
+PENDING_BYTES = 32_000_000  # what may wait here unread; output beyond is lost, reports are sent again
+SILENT_SECONDS = 10.0
+HEARTBEAT_SECONDS = 1.0
+WRITE_SEEN_SECONDS = 10.0
+ASK_AGAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelloSaid:
+    """An agent has (re)connected."""
+
+    instance: str
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLost:
+    """Its connection ended, or it has been silent too long."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagsChanged:
+    """It published or removed tags or outputs."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunChanged:
+    instance: str
+    run: str
+
+
+AgentEvent = HelloSaid | AgentLost | TagsChanged | RunChanged
+
+
+@dataclass(slots=True)
+class _Link:
+    """One connection of an agent that has said hello."""
+
+    connection: int
+    heard: float
+    seen_written: bool = False
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Someone in `run` or `wait_connected`."""
+
+    instance: str
+    run: str = ""
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class AgentHub:
+    def __init__(self, bus: Bus, records: AgentRecords, output: OutputLogs, *, version: str) -> None:
+        self._bus = bus
+        self._records = records
+        self._output = output
+        self._version = version
+        self._links: dict[str, _Link] = {}
+        self._admitted: dict[str, int] = {}  # the newest connection of each agent
+        self._waiters: list[_Waiter] = []
+        self._listeners: list[Callable[[AgentEvent], None]] = []
+        self._clock_task: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def subscribe(self, listener: Callable[[AgentEvent], None]) -> None:
+        """Called in the event loop at each event; must return at once."""
+        self._listeners.append(listener)
+
+    async def start(self) -> None:
+        self._bus.watch(self)
+        await self._bus.connection.subscribe(EVERYTHING, cb=self._on_message, pending_bytes_limit=PENDING_BYTES)
+        await self._bus.connection.flush()
+        self._clock_task = asyncio.create_task(self._tick(), name="agents seen")
+
+    async def stop(self) -> None:
+        for task in (self._clock_task, *self._retiring):
+            if task:
+                task.cancel()
+        self._write_seen()
+
+    # what workflows ask for
+
+    def connected(self, instance: str) -> bool:
+        return instance in self._links
+
+    def connected_count(self) -> int:
+        return len(self._links)
+
+    async def wait_connected(self, instance: str, *, timeout_seconds: float) -> None:
+        """Until the agent has said hello on its present connection; Unavailable names it when time is over."""
+        end = time.monotonic() + timeout_seconds
+        waiter = self._wait_as(_Waiter(instance))
+        try:
+            while not self.connected(instance):
+                self._records.refuse_gone(instance)
+                remaining = end - time.monotonic()
+                if remaining <= 0:
+                    raise Unavailable(
+                        f"the agent of {self._records.called(instance)} has not connected in {timeout_seconds:g} s",
+                        hint="its console shows how far it came: relaunch server console NAME",
+                    )
+                await _woken(waiter, min(remaining, ASK_AGAIN_SECONDS))
+        finally:
+            self._waiters.remove(waiter)
+
+    async def order(self, instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
+        """Unavailable when no such agent is connected, Conflict with its reason when it refuses."""
+        name = self._records.called(instance)
+        if not self.connected(instance):
+            raise Unavailable(f"the agent of {name} is not connected")
+        try:
+            reply = await self._bus.connection.request(
+                subjects.order(instance), encode(message), timeout=timeout_seconds
+            )
+        except MaxPayloadError:
+            raise BadInput(f"the order for {name} is larger than 1 MB", hint="shorten its inputs") from None
+        except (NoRespondersError, ConnectionClosedError):
+            raise Unavailable(f"the agent of {name} is not connected") from None
+        except NatsTimeout:
+            raise Unavailable(f"the agent of {name} did not answer in {timeout_seconds:g} s") from None
+        except NatsError as error:
+            raise Unavailable(f"the bus did not carry the order for {name}: {error}") from None
+        answer = decode(reply.data)
+        if isinstance(answer, Refused):
+            raise Conflict(f"{name} refuses {type(message).__name__}: {answer.reason}")
+        if not isinstance(answer, Accepted):
+            raise BadInput(f"{name} answered {type(message).__name__} with {type(answer).__name__}")
+        return answer
+
+    async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        """Give the order (again, if need be: the agent knows the run_id) and wait until it ended; stored meanwhile."""
+        self._records.begin_run(instance, order, task=task)
+        waiter = self._wait_as(_Waiter(instance, order.run_id))
+        given_on: int | None = None
+        try:
+            while (ended := self._records.ended_run(order.run_id)) is None:
+                self._records.refuse_gone(instance, phase=order.phase)
+                link = self._links.get(instance)
+                if link is not None and given_on != link.connection:
+                    if await self._give(instance, order):
+                        given_on = link.connection
+                    continue
+                if not await _woken(waiter, ASK_AGAIN_SECONDS) and link is not None:
+                    given_on = given_on if await self._still_knows(instance, order.run_id) else None
+            return ended
+        finally:
+            self._waiters.remove(waiter)
+
+    async def _give(self, instance: str, order: RunScripts) -> bool:
+        try:
+            accepted = await self.order(instance, order)
+        except Unavailable:
+            await asyncio.sleep(0.2)
+            return False
+        except (Conflict, BadInput) as error:
+            self._records.fail_run(order.run_id, error.message)
+            raise
+        if accepted.run is not None:
+            self._store_run(instance, accepted.run)
+        return True
+
+    async def _still_knows(self, instance: str, run_id: str) -> bool:
+        """No news for a while: ask. False when the agent has never heard of this run."""
+        try:
+            answer = await self.order(instance, AskRun(run_id=run_id))
+        except (Unavailable, Conflict):
+            return True
+        if answer.run is None or answer.run.state == "unknown":
+            return False
+        self._store_run(instance, answer.run)
+        return True
+
+    # what the bus tells
+
+    def agent_admitted(self, agent: str, connection: int) -> None:
+        self._admitted[agent] = connection
+
+    def agent_gone(self, agent: str, connection: int) -> None:
+        """Only the newest connection counts: an old one may be found dead after the agent has come back."""
+        if self._admitted.get(agent) == connection:
+            self._admitted.pop(agent, None)
+            self._lose(agent)
+
+    def bus_lost(self) -> None:
+        """The bus itself ended: every agent has to come again."""
+        self._admitted.clear()
+        for agent in list(self._links):
+            self._lose(agent)
+
+    async def _on_message(self, message: Msg) -> None:
+        agent, kind = subjects.agent_of(message.subject), message.subject.rpartition(".")[2]
+        if kind == "order":
+            return
+        try:
+            answer = self._answer(agent, decode(message.data))
+        except BadInput as error:
+            log.warning("%s sent what cannot be read: %s", agent, error.message)
+            answer = Refused(error.message)
+        except Exception:  # outermost frame of the bus: one message must not end the subscription
+            log.exception("a message of %s could not be handled", agent)
+            return  # unanswered: the agent sends it again
+        if message.reply and answer is not None:
+            await message.respond(encode(answer))
+
+    def _answer(self, agent: str, message: Any) -> object | None:
+        link = self._links.get(agent)
+        if link is not None:
+            link.heard, link.seen_written = time.monotonic(), False
+        match message:
+            case Alive():
+                return None
+            case Output():
+                if self._records.owns_run(agent, message.run_id):
+                    self._output.append(message)
+                return None
+            case Hello():
+                return self._hello(agent, message)
+            case RunProgress():
+                self._store_run(agent, message.run, message.sequence)
+                return Stored()
+            case Published():
+                self._records.publish(agent, message)
+                self._tell(TagsChanged(instance=agent))
+                return Stored()
+            case AskMayWrite():
+                allowed, epoch = self._records.may_write(agent)
+                return MayWrite(allowed=allowed, epoch=epoch)
+            case _:
+                raise BadInput(f"{type(message).__name__} is not for the controller")
+
+    def _hello(self, agent: str, hello: Hello) -> object:
+        if self._records.is_gone(agent):
+            self._retire(agent)
+            return Refused("this instance is terminated")
+        self._records.hello(agent, hello)
+        self._links[agent] = _Link(self._admitted.get(agent, 0), time.monotonic())
+        for run in hello.runs:
+            self._store_run(agent, run)
+        self._wake(agent)
+        log.info("%s is connected (agent %s)", self._records.called(agent), hello.agent_version)
+        self._tell(HelloSaid(instance=agent, hello=hello))
+        return Welcome(controller_version=self._version, heartbeat_seconds=HEARTBEAT_SECONDS)
+
+    def _retire(self, agent: str) -> None:
+        task = asyncio.create_task(self.retire(agent, "this instance is terminated"), name=f"retire {agent}")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def retire(self, instance: str, reason: str) -> None:
+        """Tell the agent, if it listens, to stop for good; then close its connection."""
+        try:
+            await self._bus.connection.request(subjects.order(instance), encode(Retire(reason)), timeout=2.0)
+        except NatsError:
+            log.info("%s did not hear that it is retired", instance)
+        connection = self._admitted.get(instance)
+        if connection is not None:
+            await self._bus.disconnect(connection)
+
+    def _store_run(self, agent: str, run: RunState, sequence: int | None = None) -> None:
+        if self._records.store_run(agent, run, sequence):
+            self._wake(agent, run.run_id)
+            self._tell(RunChanged(instance=agent, run=run.run_id))
+
+    def _lose(self, agent: str) -> None:
+        if self._links.pop(agent, None) is not None:
+            log.info("%s is not connected any more", self._records.called(agent))
+            self._tell(AgentLost(instance=agent))
+
+    def _tell(self, event: AgentEvent) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # a listener's fault must not become the agent's
+                log.exception("a listener failed on %s", event)
+
+    def _wait_as(self, waiter: _Waiter) -> _Waiter:
+        self._waiters.append(waiter)
+        return waiter
+
+    def _wake(self, agent: str, run: str = "") -> None:
+        for waiter in self._waiters:
+            if waiter.instance == agent and (not run or waiter.run == run):
+                waiter.woken.set()
+
+    async def _tick(self) -> None:
+        written = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for agent in [a for a, link in self._links.items() if now - link.heard > SILENT_SECONDS]:
+                self._lose(agent)
+            if now - written >= WRITE_SEEN_SECONDS:
+                written = now
+                try:
+                    self._write_seen()
+                except Exception:  # a locked database now is no reason never to write again
+                    log.exception("last_seen could not be written")
+
+    def _write_seen(self) -> None:
+        fresh = [agent for agent, link in self._links.items() if not link.seen_written]
+        self._records.seen(fresh)
+        for agent in fresh:
+            self._links[agent].seen_written = True
+
+
+async def _woken(waiter: _Waiter, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(waiter.woken.wait(), seconds)
+    except TimeoutError:
+        return False
+    waiter.woken.clear()
+    return True
