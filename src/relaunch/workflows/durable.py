@@ -348,10 +348,14 @@ def _error(plain: dict[str, str]) -> RelaunchError:
     if plain["kind"] == Cancelled.__name__:
         return Cancelled(plain["message"], hint=plain["hint"])
     found = getattr(errors, plain["kind"], Failed)
-    # A FormatError's message has its file and line in it already.
-    kind = errors.BadInput if found is errors.FormatError else found
-    made: RelaunchError = kind(plain["message"], hint=plain["hint"])
-    return made
+    # Some kinds are made from more than a message; the nearest above them is not.
+    for kind in found.__mro__:
+        try:
+            made: RelaunchError = kind(plain["message"], hint=plain["hint"])
+        except TypeError:
+            continue
+        return made
+    raise AssertionError("unreachable: RelaunchError itself is made from a message")
 
 
 def _asked(row: dict[str, Any]) -> Asked:

@@ -1,0 +1,118 @@
+"""Running a phase's scripts on one instance, and what their end means for its state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from relaunch.bus.messages import RunScripts, RunState, ScriptResult
+from relaunch.clouds.cloud import InstanceId, InstanceState
+from relaunch.errors import Failed, NotFound, Unavailable
+from relaunch.servers import run_list
+from relaunch.servers.lifecycle import Event
+from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store
+from relaunch.workflows.durable import Run
+
+CONNECT_SECONDS = 120.0
+LOOK_AFTER_SECONDS = 3.0  # how often the cloud is asked whether an instance that keeps us waiting still runs
+DECOMMISSION_SECONDS = 180.0
+
+Answer = TypeVar("Answer")
+
+
+async def wait_connected(ports: Ports, instance_id: str) -> None:
+    """Until its agent is on the bus; Failed with the end of its console when it never comes."""
+    try:
+        waiting = ports.agents.wait_connected(instance_id, timeout_seconds=CONNECT_SECONDS)
+        await while_it_runs(ports, instance_id, waiting)
+    except Unavailable:
+        console = await _console(ports, instance_id)
+        raise Failed(
+            f"the agent of instance {instance_id} did not connect within {CONNECT_SECONDS:.0f} s",
+            hint=f"the end of its console:\n{console}",
+        ) from None
+
+
+async def boot(run: Run, instance_id: str, run_id: str, *, start_at: int = 0, reboot: bool = False) -> dict[str, Any]:
+    """Run its boot scripts; plain result {state, why, failed_at}. The same run_id twice is one run."""
+    ports: Ports = run.ports
+    order = run_list.boot_order(ports, instance_id, run_id, start_at=start_at, reboot=reboot)
+    ended = await run_phase(ports, instance_id, order, task=run.task)
+    return outcome(ports, order, ended)
+
+
+async def run_phase(ports: Ports, instance_id: str, order: RunScripts, *, task: str | None) -> RunState:
+    """The run's end; at once when there is nothing to run."""
+    if not order.scripts and not order.packages:
+        return RunState(run_id=order.run_id, state="succeeded")
+    return await while_it_runs(ports, instance_id, ports.agents.run(instance_id, order, task=task))
+
+
+def outcome(ports: Ports, order: RunScripts, ended: RunState) -> dict[str, Any]:
+    """Plain: {state, why, failed_at}; `why` names the script and carries the end of its output."""
+    if ended.state == "succeeded":
+        return {"state": "succeeded", "why": "", "failed_at": None}
+    failed = next((each for each in ended.results if each.state not in ("succeeded", "waiting")), None)
+    if failed is None:
+        return {"state": ended.state, "why": ended.detail or f"the run ended as {ended.state}", "failed_at": 0}
+    why = f"{order.phase} script {failed.index + 1}/{len(order.scripts)} {_script_name(order, failed)} {_how(failed)}"
+    output = ports.agents.last_output(order.run_id, failed.index)
+    return {
+        "state": ended.state,
+        "why": f"{why}; its last output:\n{output}" if output else why,
+        "failed_at": failed.index,
+    }
+
+
+def settle(ports: Ports, instance_id: str, result: dict[str, Any]) -> str:
+    """Operational or stranded, as the boot scripts ended."""
+    store = Store(ports.database, ports.clock)
+    if result["state"] == "succeeded":
+        return store.move(instance_id, Event.BOOTED)
+    return store.move(instance_id, Event.SCRIPT_FAILED, stranded_why=result["why"])
+
+
+async def while_it_runs(ports: Ports, instance_id: str, work: Awaitable[Answer]) -> Answer:
+    """The work's answer; Failed as soon as the cloud says that the instance runs no more."""
+    task = asyncio.ensure_future(work)
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=LOOK_AFTER_SECONDS)
+            if done:
+                return task.result()
+            if not ports.agents.connected(instance_id):
+                await _must_run(ports, instance_id)
+    finally:
+        task.cancel()
+
+
+async def _must_run(ports: Ports, instance_id: str) -> None:
+    cloud_id = Store(ports.database, ports.clock).instance(instance_id)["cloud_id"]
+    try:
+        state = (await ports.cloud.instance(InstanceId(cloud_id))).state
+    except NotFound:
+        state = InstanceState.TERMINATED
+    except Unavailable:
+        return
+    if state in (InstanceState.STOPPED, InstanceState.TERMINATED):
+        raise Failed(f"instance {instance_id} ({cloud_id}) is {state} in the cloud while it was being waited for")
+
+
+async def _console(ports: Ports, instance_id: str) -> str:
+    cloud_id = Store(ports.database, ports.clock).instance(instance_id)["cloud_id"]
+    try:
+        return await ports.cloud.console_output(InstanceId(cloud_id), last_bytes=1500)
+    except (NotFound, Unavailable) as error:
+        return f"(not to be had: {error.message})"
+
+
+def _script_name(order: RunScripts, failed: ScriptResult) -> str:
+    return repr(order.scripts[failed.index].name) if failed.index < len(order.scripts) else "(packages)"
+
+
+def _how(failed: ScriptResult) -> str:
+    if failed.detail:
+        return f"{failed.state}: {failed.detail}"
+    return f"failed with exit status {failed.exit_status}" if failed.state == "failed" else failed.state

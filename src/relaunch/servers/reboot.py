@@ -1,0 +1,95 @@
+"""Booting again: ordered or noticed, retried from a failed script, or declared operational by hand.
+
+Sagas: each step may be done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from relaunch.clouds.cloud import InstanceId
+from relaunch.errors import Failed, RelaunchError
+from relaunch.servers.boot import CONNECT_SECONDS, boot, settle, while_it_runs
+from relaunch.servers.launch import retry_hint
+from relaunch.servers.lifecycle import Event, State
+from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store
+from relaunch.servers.terminate import decommission
+from relaunch.workflows.durable import Cancelled, Run, workflow
+
+LOOK_SECONDS = 0.1  # between two looks at whether the agent said hello from the new boot
+
+
+@workflow("reboot")
+async def reboot(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: server, instance, run_id, boot_id (the one before), ordered (False: it has rebooted by itself)."""
+    ports: Ports = run.ports
+    instance = args["instance"]
+    if args["ordered"]:
+        await run.step("decommission scripts", decommission, run, instance, f"{args['run_id']}-down")
+        await run.step("reboot in the cloud", _reboot, ports, instance, args["boot_id"])
+    await run.step("wait for its agent", _wait_rebooted, ports, instance, args["boot_id"], waits=True)
+    await run.step("booting", _move, ports, instance, Event.REBOOTED)
+    return await _boot_and_settle(run, args, start_at=0, reboot=True)
+
+
+@workflow("retry")
+async def retry(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: server, instance, run_id, start_at (index of the script that failed), reboot."""
+    await run.step("booting", _move, run.ports, args["instance"], Event.RETRY)
+    return await _boot_and_settle(run, args, start_at=args["start_at"], reboot=args["reboot"])
+
+
+@workflow("force-operational")
+async def force_operational(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: instance."""
+    state = await run.step("operational", _move, run.ports, args["instance"], Event.FORCE_OPERATIONAL)
+    return {"instance": args["instance"], "state": state}
+
+
+async def _boot_and_settle(run: Run, args: dict[str, Any], *, start_at: int, reboot: bool) -> dict[str, Any]:
+    """A boot that cannot be carried through strands the instance: it stays, and can be retried."""
+    ports: Ports = run.ports
+    instance = args["instance"]
+
+    async def scripts() -> dict[str, Any]:
+        return await boot(run, instance, args["run_id"], start_at=start_at, reboot=reboot)
+
+    try:
+        booted = await run.step("boot scripts", scripts, waits=True)
+    except RelaunchError as error:
+        why = "cancelled while its boot scripts ran" if isinstance(error, Cancelled) else error.message
+        with run.undoing():
+            await run.step("undo: strand it", settle, ports, instance, {"state": "failed", "why": why})
+        raise
+    state = await run.step("settle its state", settle, ports, instance, booted)
+    if state != State.OPERATIONAL:
+        raise Failed(f"{args['server']} is stranded: {booted['why']}", hint=retry_hint(args["server"]))
+    return {"instance": instance, "state": state}
+
+
+def _move(ports: Ports, instance: str, event: Event) -> str:
+    return Store(ports.database, ports.clock).move(instance, event)
+
+
+async def _reboot(ports: Ports, instance: str, before: str | None) -> None:
+    row = Store(ports.database, ports.clock).instance(instance)
+    if row["boot_id"] == before:  # else it has come back already: this step is being done again
+        await ports.cloud.reboot(InstanceId(row["cloud_id"]))
+
+
+async def _wait_rebooted(ports: Ports, instance: str, before: str | None) -> None:
+    store = Store(ports.database, ports.clock)
+
+    async def new_boot() -> None:
+        for _ in range(int(CONNECT_SECONDS / LOOK_SECONDS)):
+            if store.instance(instance)["boot_id"] != before and ports.agents.connected(instance):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+        raise Failed(
+            f"the agent of instance {instance} did not come back within {CONNECT_SECONDS:.0f} s of the reboot",
+            hint="look at its console: `relaunch server console`",
+        )
+
+    await while_it_runs(ports, instance, new_boot())

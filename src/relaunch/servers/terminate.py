@@ -1,0 +1,140 @@
+"""Ending an instance: decommission scripts, then the cloud's terminate; also fencing one off, and undoing a launch.
+
+A saga: each step may be done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from relaunch.bus.messages import CancelRun, Retire
+from relaunch.clouds.cloud import InstanceId
+from relaunch.errors import NotFound, RelaunchError
+from relaunch.servers import run_list
+from relaunch.servers.boot import DECOMMISSION_SECONDS, outcome
+from relaunch.servers.groups import QUARANTINE, host_only, set_groups
+from relaunch.servers.lifecycle import Event, State
+from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store
+from relaunch.workflows.durable import Run, workflow
+
+log = logging.getLogger(__name__)
+
+
+@workflow("terminate")
+async def terminate(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: instance, why (see lifecycle.ENDED_WHY), run_id, remove_server (its id, when the definition goes too)."""
+    ports: Ports = run.ports
+    instance = args["instance"]
+    had = await run.step("look at its state", _state, ports, instance)
+    await run.step("leave service", _move, ports, instance, Event.TERMINATE)
+    if had in (State.OPERATIONAL, State.STRANDED):
+        await run.step("decommission scripts", decommission, run, instance, args["run_id"])
+    await run.step("terminate in the cloud", end_in_cloud, ports, instance)
+    await run.step("record the end", _record_end, ports, instance, args["why"])
+    return {"instance": instance}
+
+
+@workflow("set-aside")
+async def set_aside(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: instance. Out of service and fenced off, but kept running."""
+    ports: Ports = run.ports
+    instance = args["instance"]
+    await run.step("leave service", _move, ports, instance, Event.SET_ASIDE)
+    await run.step("fence it off", _fence, ports, instance)
+    await run.step("retire its agent", _retire, ports, instance, "set aside")
+    return {"instance": instance}
+
+
+async def decommission(run: Run, instance: str, run_id: str) -> str:
+    """Run its decommission scripts, at most 180 s; how they ended is noted, never a reason to keep the instance."""
+    ports: Ports = run.ports
+    order = run_list.phase_order(ports, instance, run_id, "decommission")
+    if not order.scripts:
+        return "none"
+    if not ports.agents.connected(instance):
+        return "skipped: its agent is not connected"
+    try:
+        running = ports.agents.run(instance, order, task=run.task)
+        ended = await asyncio.wait_for(running, DECOMMISSION_SECONDS)
+        return str(outcome(ports, order, ended)["why"] or "succeeded")
+    except TimeoutError:
+        await _cancel_run(ports, instance, run_id)
+        return f"broken off after {DECOMMISSION_SECONDS:.0f} s"
+    except RelaunchError as error:
+        return f"not run: {error.message}"
+
+
+async def end_in_cloud(ports: Ports, instance: str) -> None:
+    """Terminate whatever the cloud has under this instance's token, also when we were not told its id."""
+    row = Store(ports.database, ports.clock).instance(instance)
+    if row["cloud_id"] is not None:
+        await ports.cloud.terminate(InstanceId(row["cloud_id"]))
+        return
+    for found in await ports.cloud.instances():
+        if found.client_token == instance:
+            await ports.cloud.terminate(found.id)
+
+
+def record_end(ports: Ports, instance: str, why: str) -> None:
+    """Terminated for this reason; its server has no incarnation now, its agent no credential."""
+    store = Store(ports.database, ports.clock)
+    if store.move(instance, Event.GONE) is State.TERMINATED:
+        if store.instance(instance)["ended_why"] is None:
+            store.change_instance(instance, ended_why=why)
+        store.release_server(instance)
+        store.end_enrolments(instance)
+
+
+async def undo_launch(run: Run, instance: str, run_id: str) -> None:
+    """Nothing of this instance is left, in the cloud or as a server's incarnation."""
+    with run.undoing():
+        await run.step("undo: stop its scripts", _cancel_run, run.ports, instance, run_id)
+        await run.step("undo: terminate in the cloud", _end_if_known, run.ports, instance)
+
+
+async def _end_if_known(ports: Ports, instance: str) -> None:
+    try:
+        await end_in_cloud(ports, instance)
+        record_end(ports, instance, "never booted")
+    except NotFound:  # the row was never written, so nothing was asked of the cloud either
+        return
+
+
+def _state(ports: Ports, instance: str) -> str:
+    return str(Store(ports.database, ports.clock).instance(instance)["state"])
+
+
+def _record_end(ports: Ports, instance: str, why: str) -> None:
+    record_end(ports, instance, why)
+
+
+def _move(ports: Ports, instance: str, event: Event) -> str:
+    return Store(ports.database, ports.clock).move(instance, event)
+
+
+async def _fence(ports: Ports, instance: str) -> None:
+    await set_groups(ports, {QUARANTINE: host_only(ports.host_source)})
+    cloud_id = Store(ports.database, ports.clock).instance(instance)["cloud_id"]
+    if cloud_id is not None:
+        await ports.cloud.set_instance_groups(InstanceId(cloud_id), (QUARANTINE,))
+
+
+async def _retire(ports: Ports, instance: str, reason: str) -> str:
+    try:
+        await ports.agents.order(instance, Retire(reason=reason))
+    except RelaunchError as error:
+        return f"not told: {error.message}"
+    return "told"
+
+
+async def _cancel_run(ports: Ports, instance: str, run_id: str) -> str:
+    if not ports.agents.connected(instance):
+        return "not connected"
+    try:
+        await ports.agents.order(instance, CancelRun(run_id=run_id))
+    except RelaunchError as error:
+        return error.message
+    return "cancelled"
