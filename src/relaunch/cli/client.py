@@ -71,35 +71,19 @@ class Client:
         self.where = where
         self._timeout = timeout_seconds
         self._connection: http.client.HTTPConnection | None = None
-        self._version_known = False
 
     def get(self, path: str, **query: object) -> Any:
         given = {key: str(value) for key, value in query.items() if value not in (None, "")}
         return self._ask("GET", path + ("?" + urlencode(given) if given else ""))
 
     def post(self, path: str, body: Mapping[str, object] | None = None) -> Any:
-        self.check_version()
         return self._ask("POST", path, body or {})
 
     def put(self, path: str, body: Mapping[str, object]) -> Any:
-        self.check_version()
         return self._ask("PUT", path, body)
 
     def delete(self, path: str) -> Any:
-        self.check_version()
         return self._ask("DELETE", path)
-
-    def check_version(self) -> None:
-        """Conflict when the controller is another version: asked once, before the first change."""
-        if self._version_known:
-            return
-        theirs = self._ask("GET", "/status").get("version", __version__)
-        if theirs != __version__:
-            raise Conflict(
-                f"the controller at {self.where.url} is version {theirs}, this command is {__version__}",
-                hint="use the same version: sudo ./relaunch controller stop, then sudo ./relaunch controller start",
-            )
-        self._version_known = True
 
     def healthy(self) -> bool:
         """Whether the controller answers at all; needs no right token."""
@@ -152,7 +136,7 @@ class Client:
     def _send(
         self, method: str, path: str, body: Mapping[str, object] | None, *, accept: str = "application/json"
     ) -> http.client.HTTPResponse:
-        headers = {"Authorization": f"Bearer {self.where.token}", "Accept": accept}
+        headers = {"Authorization": f"Bearer {self.where.token}", "Accept": accept, "Relaunch-Version": __version__}
         if body is not None:
             headers["Content-Type"] = "application/json"
         for attempt in (1, 2):
@@ -201,6 +185,12 @@ def part(text: str) -> str:
 
 
 def _error(response: http.client.HTTPResponse, content: bytes, where: Where) -> RelaunchError:
+    theirs = response.headers.get("Relaunch-Version", __version__)
+    if theirs.split(".")[:2] != __version__.split(".")[:2]:
+        return Conflict(
+            f"the controller at {where.url} is version {theirs}, this command is {__version__}",
+            hint="use the same version: sudo ./relaunch controller stop, then sudo ./relaunch controller start",
+        )
     try:
         told = json.loads(content)["error"]
         code, message, hint = told.get("code", ""), told.get("message", ""), told.get("hint", "")

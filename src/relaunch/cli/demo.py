@@ -1,2 +1,179 @@
-def demo() -> None:
-    """x"""
+"""`demo`: a whole site on this machine, and how to reach it; or everything put away again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relaunch.cli import starters
+from relaunch.cli.board import watch
+from relaunch.cli.client import Client, state_folder
+from relaunch.cli.controller import PROGRAM_TEMPLATES, start_controller
+from relaunch.cli.deployments import print_plan
+from relaunch.cli.follow import task_id
+from relaunch.cli.here import controller
+from relaunch.cli.process import ControllerProcess, need_root
+from relaunch.cli.reach import Answer, wait_for_all
+from relaunch.cli.servers import flat
+from relaunch.cli.show import Yes, confirm, rows_of
+from relaunch.errors import BadInput, Failed, NeedsConfirmation, RelaunchError
+
+NAME = "demo"
+FRONT_ENDS = ("front-end", "all-in-one")
+AGAIN_SECONDS = 90.0  # for servers that boot again after a stop, and for the app behind them
+
+
+def demo(
+    architecture: Annotated[str, typer.Option(help=f"One of {', '.join(starters.ARCHITECTURES)}.")] = "redundant",
+    app: Annotated[str, typer.Option(help=f"One of {', '.join(starters.APPS)}.")] = "redmine",
+    stop: Annotated[bool, typer.Option("--stop", help="Stop controller and servers; disks are kept.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="With --stop: remove every file, too.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Bring up a site on servers of the local cloud (called by ./demo, which installs what that needs)."""
+    need_root("the demo")
+    if stop:
+        put_away(purge=purge)
+        return
+    if purge:
+        raise BadInput("--purge goes with --stop", hint="sudo ./demo --stop --purge")
+    began = time.monotonic()
+    state = state_folder()
+    try:
+        if start_controller():
+            print(f"· the controller is started ({time.monotonic() - began:.1f} s)")
+        client = controller()
+        _bring_up(client, starters.starter(architecture, name=NAME, app=app), state, yes=yes)
+        answers = _fetch_sites(client, state)
+    except RelaunchError as error:
+        if not isinstance(error, NeedsConfirmation):
+            print(f"\nThe demo did not come up. Logs: {state}/logs; again: sudo ./demo; away: sudo ./demo --stop")
+        raise
+    print(summary(client.where.url, state, rows_of(client.get("/sites")), answers, _host_address(state)))
+    print(f"ready in {time.monotonic() - began:.1f} s")
+
+
+def put_away(*, purge: bool) -> None:
+    """Controller, instances, bridge, rules and mounts gone; with purge all files but the environment that runs this."""
+    state = state_folder()
+    if ControllerProcess(state=state).stop():
+        print("· the controller is stopped")
+    asyncio.run(_cloud_down(state, purge=purge))
+    print("· servers are stopped" + ("" if purge else "; their disks are kept"))
+    if purge:
+        for entry in state.iterdir():
+            if entry.name == "venv":
+                continue
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+async def _cloud_down(state: Path, *, purge: bool) -> None:
+    from relaunch.clouds.local.cloud import LocalCloud
+    from relaunch.controller.settings import read_settings
+
+    settings = read_settings(state, program_templates=PROGRAM_TEMPLATES)
+    cloud = LocalCloud(
+        state / "local-cloud",
+        network=settings.network,
+        bridge=settings.bridge,
+        recipes=PROGRAM_TEMPLATES.parent / "images",
+    )
+    await cloud.down(purge=purge)
+
+
+def _bring_up(client: Client, source: str, state: Path, *, yes: bool) -> None:
+    """Apply the deployment if there is anything to do; else wait for servers that boot again."""
+    file = state / "demo.yml"
+    if not file.exists() or file.read_text() != source:
+        file.write_text(source)
+    plan = client.post("/plans", {"source": source})
+    if plan.get("problems"):
+        print_plan(plan)
+        raise BadInput(f"{file} cannot be applied: see the problems above")
+    running = [
+        row for row in rows_of(client.get("/tasks", subject=f"deployment:{NAME}")) if row.get("finished") is None
+    ]
+    if running:
+        watch(client, str(running[0]["id"]), NAME)
+    elif plan.get("actions"):
+        if plan.get("destroys") or any(action.get("destroys") for action in plan["actions"]):
+            print_plan(plan)
+            confirm(f"This replaces what deployment {NAME} is now.", yes=yes)
+        watch(client, task_id(client.post("/deployments", {"source": source, "yes": True})), NAME)
+    _wait_operational(client)
+
+
+def _wait_operational(client: Client) -> None:
+    end = time.monotonic() + AGAIN_SECONDS
+    while True:
+        servers = _servers(client)
+        waiting = [row for row in servers if row.get("state") != "operational"]
+        if servers and not waiting:
+            return
+        stuck = [row for row in waiting if row.get("state") in ("stranded", "set_aside")]
+        if stuck or time.monotonic() > end:
+            names = ", ".join(f"{row['name']} ({row.get('state')})" for row in stuck or waiting) or "no servers"
+            hint = "./relaunch server log NAME shows why; ./relaunch server retry NAME, or server relaunch NAME"
+            raise Failed(f"not operational: {names}", hint=hint)
+        time.sleep(0.5)
+
+
+def _fetch_sites(client: Client, state: Path) -> list[Answer]:
+    """Every site really fetched through every front end."""
+    addresses = [str(row["address"]) for row in _servers(client) if row.get("template") in FRONT_ENDS]
+    answers: list[Answer] = []
+    for site in rows_of(client.get("/sites")):
+        host = str(site.get("canonical") or site["name"])
+        answers += wait_for_all(addresses, host, state / "ca" / "ca.crt", timeout_seconds=AGAIN_SECONDS)
+    return answers
+
+
+def _servers(client: Client) -> list[dict[str, Any]]:
+    return [flat(row) for row in rows_of(client.get("/servers", deployment=NAME))]
+
+
+def _host_address(state: Path) -> str:
+    from relaunch.controller.settings import read_settings
+
+    return read_settings(state, program_templates=PROGRAM_TEMPLATES).host_address
+
+
+def summary(url: str, state: Path, sites: list[dict[str, Any]], answers: list[Answer], host_address: str) -> str:
+    """What a person can do now: pure text of what was fetched."""
+    lines = ["", "The site answers from this machine, through each front end:"]
+    for answer in answers:
+        lines.append(
+            f"  https://{answer.host}/  by {answer.address}   {answer.status} in {answer.seconds * 1000:.0f} ms"
+        )
+    if answers:
+        first = answers[0]
+        ca = state / "ca" / "ca.crt"
+        lines += [
+            f"  try it   curl --cacert {ca} --resolve {first.host}:443:{first.address} https://{first.host}/",
+            f"  browser  echo '{first.address} {first.host}' >> /etc/hosts, then https://{first.host}/",
+            f"  DNS      dig @{host_address} {first.host}",
+        ]
+    if any("redmine" in str(site.get("name")) for site in sites):
+        lines.append("  log in   admin / admin (Redmine asks for a new password at once)")
+    lines += [
+        "",
+        f"The controller: {url}/ (pages; API under /api/v1)   token: sudo cat {state}/admin-token",
+        "",
+        "Next:",
+        "  sudo ./relaunch server list                      what is there",
+        "  sudo ./relaunch server ssh front1                a shell on a server",
+        "  sudo ./relaunch server ssh front1 systemctl kill -s KILL app     kill an app: the other serves",
+        "  sudo ./relaunch server power-off front2          pull a plug; `server start front2` puts it back",
+        "  sudo ./relaunch server relaunch front2           a fresh instance for the same server",
+        "  sudo ./relaunch server log front1                what its boot scripts said",
+        "  sudo ./demo --stop                               put it all away; disks are kept",
+    ]
+    if not os.environ.get("RELAUNCH_STATE") or str(state) == "/var/lib/relaunch":
+        return "\n".join(lines)
+    return "\n".join(lines).replace("sudo ./", f"sudo RELAUNCH_STATE={state} ./")

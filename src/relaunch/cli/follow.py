@@ -86,17 +86,18 @@ class Printed:
             self._output(str(data.get("text", data.get("data", ""))))
 
     def _step(self, step: Mapping[str, Any]) -> None:
-        key = (step.get("task"), step.get("number"), step.get("name"))
+        key = (step.get("task_id"), step.get("number"))
         state = str(step.get("state"))
         if self._steps.get(key) == state:
             return
         self._steps[key] = state
         took, detail = step.get("seconds"), str(step.get("detail") or "")
+        what = f"{step.get('server')}: {step.get('name')}" if step.get("server") else step.get("name")
         if state == "running":
-            line = f"  … {step.get('name')}"
+            line = f"  … {what}"
         else:
             mark = {"succeeded": "✓", "done": "✓", "failed": "✗", "cancelled": "–"}.get(state, "·")
-            line = f"  {mark} {step.get('name')}" + (f"  {_exact(took)}" if took is not None else "")
+            line = f"  {mark} {what}" + (f"  {_exact(took)}" if took is not None else "")
             line += f"\n      {detail}" if detail and state == "failed" else ""
         if self._line_open:
             print()

@@ -67,7 +67,7 @@ app.add_typer(tasks.app, name="task")
 def main() -> None:
     """Run the command line and exit: 0, the error's own status, 130 after Ctrl-C, 141 when nobody reads on."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="relaunch")
     except RelaunchError as error:
         print(f"relaunch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

@@ -33,12 +33,21 @@ database: {{primary: box1}}
 
 SITES = """
 sites:
-  {app}.test:
+  {app}.test:                   # what is asked for {app}.test is redirected to www.{app}.test
     canonical: www.{app}.test
-    aliases: [{app}.test]
-    app: {app}
+    source: {source}
+    runtime: {runtime}
     database: {app}
+
+inputs:
+  APP: text:{app}
+
+credentials:                   # made with random values when they do not exist yet; never shown
+  DB_PASSWORD: generate
+  REPLICATION_PASSWORD: generate
+  SECRET_KEY_BASE: generate
 """
+SOURCES = {"redmine": ("{package: redmine}", "rails"), "rack": ("{app: rack}", "rails")}
 
 
 def starter(architecture: str, *, name: str, app: str) -> str:
@@ -48,7 +57,8 @@ def starter(architecture: str, *, name: str, app: str) -> str:
     if app not in APPS:
         raise BadInput(f"there is no app {app}", hint=f"one of {', '.join(APPS)}")
     body = REDUNDANT if architecture == "redundant" else ALL_IN_ONE
-    return (HEAD + body + SITES).format(name=name, app=app)
+    source, runtime = SOURCES[app]
+    return (HEAD + body + SITES).format(name=name, app=app, source=source, runtime=runtime)
 
 
 def complete(incomplete: str) -> list[str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relaunch.cli.client import part
 from relaunch.cli.here import complete_template, controller
 from relaunch.cli.show import Json, print_facts, print_json, print_table, rows_of
-from relaunch.errors import BadInput, FormatError, NotFound
+from relaunch.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from relaunch.servers.checks import Finding
 
 app = typer.Typer(no_args_is_help=True, help="Server templates: image, scripts of each phase, inputs.")
 script_app = typer.Typer(no_args_is_help=True, help="Scripts: executables with a metadata comment.")
@@ -61,27 +66,20 @@ def check_script_files(files: Files, json: Json = False) -> None:
     _report(files, check_script, json=json)
 
 
-def _report(files: list[Path], checker: Any, *, json: bool) -> None:
-    """`checker(path)` returns warnings and raises FormatError."""
-    reports: list[dict[str, Any]] = []
+def _report(files: list[Path], checker: Callable[[Path], Sequence[Finding]], *, json: bool) -> None:
+    """Every finding with its place; BadInput when one of them is an error."""
+    found: list[Finding] = []
     for file in files:
         if not file.is_file():
             raise NotFound(f"{file} does not exist")
-        try:
-            found = {"warnings": [str(warning) for warning in checker(file)], "errors": []}
-        except FormatError as error:
-            found = {"warnings": [], "errors": [str(error)]}
-        reports.append({"file": str(file), **found})
+        found += checker(file)
     if json:
-        print_json(reports)
+        print_json([asdict(finding) for finding in found])
     else:
-        for report in reports:
-            for fault in report["errors"]:
-                print(f"✗ {fault}")
-            for warning in report["warnings"]:
-                print(f"! {warning}")
-            if not report["errors"]:
-                print(f"✓ {report['file']}")
-    wrong = [report["file"] for report in reports if report["errors"]]
-    if wrong:
-        raise BadInput(f"faults in {', '.join(wrong)}")
+        for finding in found:
+            print(finding)
+    errors = sum(finding.level == "error" for finding in found)
+    if errors:
+        raise BadInput(f"{errors} fault{'s' if errors > 1 else ''} in {', '.join(map(str, files))}")
+    if not json:
+        print(f"✓ {', '.join(map(str, files))}")
