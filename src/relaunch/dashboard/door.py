@@ -112,9 +112,9 @@ async def log_in(request: Request) -> Response:
     seconds = int(here.tries.wait(address, now).total_seconds()) + 1
     if seconds > 1:
         message = f"Too many failed tries. Try again in {seconds} s."
-        answer = page(request, "login.html", status=429, next=wanted, message=message)
-        answer.headers["Retry-After"] = str(seconds)
-        return answer
+        refusal = page(request, "login.html", status=429, next=wanted, message=message)
+        refusal.headers["Retry-After"] = str(seconds)
+        return refusal
     token = fields.get("token", "").strip()
     who = await run_in_threadpool(here.check_token, token) if token else None
     if who is None:

@@ -43,7 +43,7 @@ class SiteRow:
     app: str
     database: str
     serving: int  # operational servers of the deployment that say they run an app
-    apps: int  # servers with an app, in whatever state
+    apps: int  # servers with an app that are to serve, whether they do now or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,9 @@ class ServerDetail:
 
 
 Connected = Callable[[str], bool]
+
+_OUT_OF_SERVICE = (State.SET_ASIDE, State.DECOMMISSIONING, State.TERMINATED)
+_WITHOUT_AGENT = (State.PENDING, State.TERMINATED)  # not yet or no longer: nothing is wrong
 
 
 def session_stands(db: Connection, who: str, opened: datetime) -> bool:
@@ -185,13 +188,13 @@ def _server_rows(
                     primary=primaries.get(home["id"]),
                 ),
                 since=_since(instance, state),
-                connected=None if instance is None or state == State.TERMINATED else connected(instance["id"]),
+                connected=None if instance is None or state in _WITHOUT_AGENT else connected(instance["id"]),
             )
         )
     return rows
 
 
-def _latest_runs(db: Connection, instances: Iterable[str]) -> dict[str, RowMapping]:
+def _latest_runs(db: Connection, instances: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The run of each instance that was ordered last."""
     latest = (
         select(schema.runs.c.instance_id, func.max(schema.runs.c.created).label("created"))
@@ -205,7 +208,7 @@ def _latest_runs(db: Connection, instances: Iterable[str]) -> dict[str, RowMappi
             (schema.runs.c.instance_id == latest.c.instance_id) & (schema.runs.c.created == latest.c.created),
         )
     ).mappings()
-    return {run["instance_id"]: run for run in found}
+    return {run["instance_id"]: {**run} for run in found}
 
 
 def _present_steps(db: Connection) -> dict[str, tuple[str, str]]:
@@ -232,7 +235,7 @@ def _since(instance: RowMapping | None, state: str) -> str | None:
 
 
 def _sites(deployment: RowMapping, servers: Sequence[ServerRow]) -> tuple[SiteRow, ...]:
-    apps = [row for row in servers if "app" in row.roles]
+    apps = [row for row in servers if "app" in row.roles and row.state not in _OUT_OF_SERVICE]
     return tuple(
         SiteRow(
             deployment=deployment["name"],

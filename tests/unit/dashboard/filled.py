@@ -71,7 +71,7 @@ def empty(file: Path) -> Engine:
 
 
 def filled(file: Path, *, now: datetime = NOW, more_servers: int = 0) -> Engine:
-    """`shop`: front1 and db1 operational, db2 booting, front2 stranded, spare set aside; two tasks, audit, DNS, images."""
+    """`shop`: front1 and db1 operational, db2 booting, front2 stranded, spare set aside; a trail."""
 
     def at(seconds_ago: float) -> str:
         return _at(seconds_ago, now)
