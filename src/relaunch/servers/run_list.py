@@ -42,6 +42,7 @@ def freeze(ports: Ports, server: ServerRow, given: Mapping[str, str]) -> Plain:
             ("boot", template.boot), ("operational", template.operational), ("decommission", template.decommission),
         )
     }  # fmt: skip
+    run_list["offers"] = [asdict(offer) for offer in template.offers]
     run_list["template_hash"] = template_hash(template)
     run_list["packages"] = packages_of(template)
     run_list["inputs"] = [_input_entry(each) for each in resolved.inputs]

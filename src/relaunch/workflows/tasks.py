@@ -107,10 +107,12 @@ class TaskList:
             rows = connection.execute(select(tasks).where(tasks.c.state.not_in(ENDED)).order_by(tasks.c.created))
             return [dict(row) for row in rows.mappings()]
 
-    def running_on(self, subject: str) -> dict[str, Any] | None:
-        """The unfinished task about this subject, the oldest if several."""
+    def running_on(self, subject: str, *, besides: str = "") -> dict[str, Any] | None:
+        """The unfinished task about this subject, the oldest if several; those of kind `besides` do not count."""
         with self._database.connect() as connection:
-            query = select(tasks).where(tasks.c.subject == subject, tasks.c.state.not_in(ENDED))
+            query = select(tasks).where(
+                tasks.c.subject == subject, tasks.c.state.not_in(ENDED), tasks.c.kind != besides
+            )
             row = connection.execute(query.order_by(tasks.c.created)).mappings().first()
         return dict(row) if row else None
 

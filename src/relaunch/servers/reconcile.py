@@ -1,0 +1,136 @@
+"""Reconcile: what instances do by themselves is noticed, and followed where there is one right answer.
+
+A reboot has its boot scripts run; a primary that says it holds data marks its group; an instance the cloud runs though
+it was terminated is ended. A lost instance is only marked: what to do about it is an operator's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from relaunch.bus.messages import Hello
+from relaunch.clouds.cloud import Instance, InstanceState
+from relaunch.errors import RelaunchError
+from relaunch.servers.lifecycle import Event, State, after
+from relaunch.servers.ports import Ports
+from relaunch.servers.server_orders import reboot_args
+from relaunch.servers.store import Store
+from relaunch.workflows.durable import Workflows
+from relaunch.workflows.tasks import Asked
+
+log = logging.getLogger("relaunch.servers")
+
+LOOK_SECONDS = 5.0
+SILENT_SECONDS = 10.0
+WHO = "relaunch"
+UP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
+
+
+class ServerWatch:
+    """`lost` tells of each lost instance why it is thought so."""
+
+    def __init__(self, ports: Ports, workflows: Workflows) -> None:
+        self._ports = ports
+        self._workflows = workflows
+        self._store = Store(ports.database, ports.clock)
+        self._boots: dict[str, str] = {}
+        self._unheard: dict[str, float] = {}
+        self.lost: dict[str, str] = {}
+        self._loop: asyncio.Task[None] | None = None
+        self._started: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Call before agents can connect: the boots known now are what a hello is compared with."""
+        self._boots = {row["id"]: row["boot_id"] for row in self._store.living_instances() if row["boot_id"]}
+        self._loop = asyncio.create_task(self._look_again_and_again(), name="server watch")
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._loop, *self._started) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def hello(self, instance: str, hello: Hello) -> None:
+        """An agent has connected; from another boot than last time, its server has rebooted."""
+        before = self._boots.get(instance)
+        self._boots[instance] = hello.boot_id
+        if self.lost.pop(instance, None):
+            self._workflows.changed()
+        if before is not None and before != hello.boot_id:
+            self._has_rebooted(instance, before, hello.boot_id)
+
+    def tags_changed(self, instance: str) -> None:
+        """A database that says it is the primary holds data from now on."""
+        server = self._store.server_of(instance)
+        if server is not None and self._store.instance(instance)["tags"].get("database") == "primary":
+            self._store.set_initialised(server.id)
+
+    def _has_rebooted(self, instance: str, before: str, boot_id: str) -> None:
+        server = self._store.server_of(instance)
+        row = self._store.instance(instance)
+        if server is None or row["state"] not in UP:
+            return
+        running = self._workflows.tasks.running_on(server.subject, besides="run")
+        if running is not None:
+            log.info("%s has rebooted while %s is under way", server.full_name, running["id"])
+            return
+        after(State(row["state"]), Event.REBOOTED)
+        asked = Asked(
+            kind="reboot", title=f"{server.full_name} has rebooted: boot scripts", subject=server.subject, who=WHO
+        )
+        args = reboot_args(server, {**row, "boot_id": before}, ordered=False)
+        starting = self._workflows.start_workflow(asked, f"reboot-{instance}-{boot_id}"[:120], args)
+        task = asyncio.create_task(starting)
+        self._started.add(task)
+        task.add_done_callback(self._started.discard)
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self.look()
+            except RelaunchError as error:
+                log.warning("the cloud could not be looked at: %s", error)
+            except Exception:  # outermost frame of this loop: the next look may go well
+                log.exception("server watch")
+
+    async def look(self) -> None:
+        """Once: who is lost, and what runs that should not."""
+        in_cloud = {found.client_token: found for found in await self._ports.cloud.instances()}
+        present = asyncio.get_running_loop().time()
+        living = {row["id"]: row for row in self._store.living_instances()}
+        lost = {
+            instance: why
+            for instance, row in living.items()
+            if row["state"] in UP and (why := self._why_lost(instance, in_cloud.get(instance), present))
+        }
+        if lost != self.lost:
+            self.lost = lost
+            self._workflows.changed()
+        ended = [found for token, found in in_cloud.items() if token not in living and _is_up(found)]
+        for found in ended:
+            await self._end_leftover(found)
+
+    def _why_lost(self, instance: str, found: Instance | None, present: float) -> str | None:
+        if found is None or found.state is InstanceState.TERMINATED:
+            return "the cloud has it no more"
+        if found.state is InstanceState.STOPPED:
+            return "it is powered off"
+        if self._ports.agents.connected(instance):
+            self._unheard.pop(instance, None)
+            return None
+        since = self._unheard.setdefault(instance, present)
+        return "its agent is not heard" if present - since >= SILENT_SECONDS else None
+
+    async def _end_leftover(self, found: Instance) -> None:
+        """Only what our own books say is terminated: an instance they do not know is not ours to end."""
+        known = self._store.instances([found.client_token])
+        if found.client_token in known:
+            log.warning("instance %s was terminated, yet the cloud runs it: ended again", found.client_token)
+            await self._ports.cloud.terminate(found.id)
+
+
+def _is_up(found: Instance) -> bool:
+    return found.state is not InstanceState.TERMINATED

@@ -1,0 +1,176 @@
+"""Reconcile: every agent's view and every DNS name are what the store says, soon after it changed.
+
+Views and names go separately, each agent's view by its own task: nobody waits for a server that does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from relaunch.bus.messages import SetView
+from relaunch.dns.zone import RecordSet
+from relaunch.errors import RelaunchError
+from relaunch.servers.ports import Ports
+from relaunch.sites.names import dns_records
+from relaunch.sites.observed import Observed
+from relaunch.sites.store import SiteStore
+from relaunch.sites.view import view_for
+
+log = logging.getLogger("relaunch.sites")
+
+SETTLE_SECONDS = 0.02  # changes come in bursts: one look serves them
+FALL_BACK_SECONDS = 2.0
+ZONE_CHECK_SECONDS = 60.0
+
+
+class SiteReconciler:
+    """`poke` it at every change; without one it looks every two seconds."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._store = SiteStore(ports.database)
+        self._views = _Beat("views", self.reconcile_views)
+        self._names = _Beat("names", self.reconcile_names)
+        self._sent: dict[str, str] = {}
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._zone_checked: float | None = None
+
+    def start(self) -> None:
+        self._views.start()
+        self._names.start()
+
+    async def stop(self) -> None:
+        await self._views.stop()
+        await self._names.stop()
+        sending = list(self._sending.values())
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+    def poke(self) -> None:
+        """Something may have changed; returns at once."""
+        self._views.poke()
+        self._names.poke()
+
+    def forget_view(self, instance: str) -> None:
+        """The agent has connected anew: whether it has its view still is not known."""
+        self._sent.pop(instance, None)
+        self.poke()
+
+    async def reconcile_views(self) -> None:
+        """Start sending every connected agent the view it should have and has not."""
+        seen = set()
+        for observed in self._store.observe():
+            for server in observed.servers:
+                if server.instance:
+                    seen.add(server.instance)
+                    self._offer(observed, server.name, server.instance)
+        for gone in set(self._sent) - seen:
+            del self._sent[gone]
+
+    def _offer(self, observed: Observed, server: str, instance: str) -> None:
+        if instance in self._sending or not self._ports.agents.connected(instance):
+            return
+        view = view_for(observed, server)
+        text = json.dumps(view, sort_keys=True)
+        if self._sent.get(instance) == text:
+            return
+        task = asyncio.create_task(self._send(instance, view, text), name=f"view of {server}")
+        self._sending[instance] = task
+
+    async def _send(self, instance: str, view: dict[str, Any], text: str) -> None:
+        try:
+            version = self._store.next_view_version(instance)
+            await self._ports.agents.order(instance, SetView(version=version, view=view))
+            self._sent[instance] = text
+        except RelaunchError as error:
+            log.info("view of %s: %s", instance, error)
+            return  # tried again at the next beat
+        except Exception:  # outermost frame of this task
+            log.exception("view of %s", instance)
+            return
+        finally:
+            self._sending.pop(instance, None)
+        self._views.poke()  # it may have changed while this one was on its way
+
+    async def reconcile_names(self) -> None:
+        """Bring DNS to what the deployments want; names of nobody are removed."""
+        present = self._store.names()
+        wanted: dict[tuple[str, str], tuple[str, RecordSet | None]] = {}
+        for observed in self._store.observe():
+            for name in dns_records(observed, self._ports.zone.zones):
+                wanted.setdefault((name.name, name.type), (observed.deployment.name, name.record))
+        lost = await self._lost_names(present)
+        stale = [key for key in present if key not in wanted]
+        changed = [
+            (owner, record)
+            for key, (owner, record) in wanted.items()
+            if record is not None and (key not in present or present[key][1] != record or key in lost)
+        ]
+        # Removed first: a name's CNAME keeps its A record out.
+        await _all(self._remove(*key) for key in stale)
+        await _all(self._replace(owner, record) for owner, record in changed)
+
+    async def _lost_names(self, present: dict[tuple[str, str], tuple[str, RecordSet]]) -> set[tuple[str, str]]:
+        """Now and then: what the zone does not hold although we have set it."""
+        now = asyncio.get_running_loop().time()
+        if self._zone_checked is not None and now - self._zone_checked < ZONE_CHECK_SECONDS:
+            return set()
+        held = {(record.name, record.type): set(record.values) for record in await self._ports.zone.records()}
+        self._zone_checked = now
+        return {key for key, (_, record) in present.items() if held.get(key) != set(record.values)}
+
+    async def _replace(self, owner: str, record: RecordSet) -> None:
+        await self._ports.zone.replace(record)
+        self._store.put_name(owner, record)
+
+    async def _remove(self, name: str, type: str) -> None:
+        await self._ports.zone.remove(name, type)
+        self._store.forget_name(name, type)
+
+
+class _Beat:
+    """Runs an act soon after each poke and at least every `FALL_BACK_SECONDS`; errors are logged, then it goes on."""
+
+    def __init__(self, name: str, act: Callable[[], Awaitable[None]]) -> None:
+        self._name = name
+        self._act = act
+        self._poked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"reconcile {self._name}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def poke(self) -> None:
+        self._poked.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._poked.wait(), FALL_BACK_SECONDS)
+                await asyncio.sleep(SETTLE_SECONDS)
+            except TimeoutError:
+                pass
+            self._poked.clear()
+            try:
+                await self._act()
+            except RelaunchError as error:
+                log.warning("%s: %s", self._name, error)
+            except Exception:  # outermost frame of this loop: the next beat may go well
+                log.exception("reconcile %s", self._name)
+
+
+async def _all(acts: Any) -> None:
+    """Do them at once; the first error is raised once all have ended."""
+    for outcome in await asyncio.gather(*acts, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
