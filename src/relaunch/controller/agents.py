@@ -195,6 +195,10 @@ class AgentHub:
         finally:
             self._waiters.remove(waiter)
 
+    def last_output(self, run: str, index: int, *, last_bytes: int = 2000) -> str:
+        """The end of what a script wrote, as far as it has arrived; "" when nothing has."""
+        return self._output.tail(run, index, limit=last_bytes)
+
     async def _give(self, instance: str, order: RunScripts) -> bool:
         try:
             accepted = await self.order(instance, order)

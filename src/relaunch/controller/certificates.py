@@ -43,7 +43,7 @@ class Authority:
         """The authority kept in `folder`; made at the first start."""
         key_file, certificate_file = folder / "ca.key", folder / "ca.crt"
         if not certificate_file.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)  # ca.crt is for everyone, the keys are 0600
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = _self_signed(key, clock)
             write_private(key_file, _key_pem(key).encode())

@@ -51,5 +51,6 @@ def start_logging(folder: Path, secrets: Secrets) -> None:
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(logging.INFO)
-    for noisy in ("dbos", "alembic", "uvicorn.access", "httpx"):
+    for noisy in ("dbos", "alembic", "uvicorn", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # warns at each TLS connection that its peer closes

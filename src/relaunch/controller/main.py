@@ -1,0 +1,239 @@
+"""The controller, put together: the only place where parts are chosen and handed to each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+
+import relaunch
+from relaunch import __version__
+from relaunch.clock import SystemClock
+from relaunch.clouds.cloud import Cloud, ImageId
+from relaunch.clouds.local.cloud import LocalCloud
+from relaunch.controller import admin_api, agent_api, tasks_api
+from relaunch.controller.activity import Activity
+from relaunch.controller.agents import AgentHub
+from relaunch.controller.bus import Bus
+from relaunch.controller.enrolments import EnrolmentDesk
+from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
+from relaunch.controller.http import Guards, create_app
+from relaunch.controller.listening import listen, refuse_taken
+from relaunch.controller.log import Secrets, start_logging
+from relaunch.controller.serving import HttpsServer
+from relaunch.controller.settings import Settings
+from relaunch.dns.knot import KnotServer, host_resolver
+from relaunch.dns.zone import Zone
+from relaunch.errors import Conflict, RelaunchError
+from relaunch.servers.ports import Ports
+from relaunch.workflows.durable import Workflows
+
+log = logging.getLogger("relaunch")
+
+CHECKOUT = Path(relaunch.__file__).parents[2]
+RESTART_PAUSE_SECONDS = 1.0
+
+BaseImage = Callable[[str, Callable[[str], None]], Awaitable[ImageId]]
+
+
+class HasPid(Protocol):
+    @property
+    def pid(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Where servers and names come from."""
+
+    cloud: Cloud
+    base_image: BaseImage
+    zone: Zone
+    children: dict[str, HasPid] = field(default_factory=dict)
+
+
+OpenWorld = Callable[[Settings, AsyncExitStack], Awaitable[World]]
+
+
+async def local_world(settings: Settings, stack: AsyncExitStack) -> World:
+    """Instances and DNS on this host."""
+    cloud = LocalCloud(
+        settings.state / "local-cloud",
+        network=settings.network,
+        bridge=settings.bridge,
+        recipes=CHECKOUT / "images",
+    )
+    stack.push_async_callback(cloud.close)
+    await cloud.open()
+
+    async def base_image(recipe: str, progress: Callable[[str], None]) -> ImageId:
+        return (await cloud.base_image(recipe, progress)).id
+
+    dns = KnotServer(
+        settings.state / "dns",
+        address=settings.host_address,
+        zones=settings.dns_zones,
+        forward_to=host_resolver(but_not=settings.host_address),
+    )
+    stack.push_async_callback(dns.stop)
+    await dns.start()
+    in_background(stack, _keep_dns(dns), "keep knotd running")
+    return World(cloud=cloud, base_image=base_image, zone=dns.zone(), children={"knotd": dns})
+
+
+async def _keep_dns(dns: KnotServer) -> None:
+    while True:
+        status = await dns.wait_ended()
+        log.error("knotd ended with status %s; starting it again", status)
+        await asyncio.sleep(RESTART_PAUSE_SECONDS)
+        try:
+            await dns.start()
+        except RelaunchError as error:
+            log.error("knotd does not start: %s", error)
+
+
+def run(settings: Settings) -> None:
+    """Run the controller until SIGTERM or SIGINT; Conflict when its state folder or a port has an owner already."""
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with only_one(settings.state):
+        secrets = Secrets()
+        start_logging(settings.log_folder, secrets)
+        try:
+            asyncio.run(_until_told(settings, secrets))
+        except RelaunchError as error:
+            log.error("%s", error)
+            raise
+
+
+@contextmanager
+def only_one(state: Path) -> Iterator[None]:
+    """Hold the state folder; Conflict when another controller does."""
+    folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Conflict(
+            f"another controller runs on {state}", hint="stop it first, or set RELAUNCH_STATE for a second one"
+        ) from None
+    finally:
+        os.close(folder)
+
+
+async def _until_told(settings: Settings, secrets: Secrets) -> None:
+    told = asyncio.Event()
+    for which in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(which, told.set)
+    async with AsyncExitStack() as stack:
+        starting = asyncio.create_task(start(settings, secrets, stack, local_world))
+        ending = asyncio.create_task(told.wait())
+        await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        gc.freeze()  # what stands now stays: no collection need look at it again
+        await ending
+        log.info("stopping")
+    log.info("stopped; instances live on")
+
+
+async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, open_world: OpenWorld) -> FastAPI:
+    """All parts running and the API answering; `stack` ends them in the opposite order."""
+    sockets = [
+        listen("127.0.0.1", settings.api_port, purpose="the API"),
+        listen(settings.host_address, settings.api_port, purpose="the API for instances"),
+    ]
+    for sock in sockets:
+        stack.callback(sock.close)
+    refuse_taken(settings.host_address, settings.bus_port, purpose="the bus")
+    base = lay_foundation(settings, secrets, SystemClock())
+    stack.callback(base.database.dispose)
+    world = await open_world(settings, stack)
+
+    bus = Bus(bus_place(settings), base.records.may_connect)
+    stack.push_async_callback(bus.stop)
+    await bus.start()
+    hub = AgentHub(bus, base.records, base.output, version=__version__)
+    stack.push_async_callback(hub.stop)
+    await hub.start()
+
+    activity = Activity()
+    desk = enrolment_desk(settings, base)
+    ports = Ports(
+        cloud=world.cloud,
+        agents=hub,
+        zone=world.zone,
+        vault=base.vault,
+        enrolments=desk,
+        blobs=base.blobs,
+        database=base.database,
+        clock=base.clock,
+        template_folders=settings.template_folders,
+        base_image=world.base_image,
+        host_source=f"{settings.host_address}/32",
+    )
+    workflows = Workflows(
+        database=base.database, clock=base.clock, workflow_database_url=settings.workflow_database_url
+    )
+    workflows.subscribe(activity.changed)
+    hub.subscribe(activity.changed)
+    base.output.subscribe(activity.changed)
+    stack.push_async_callback(workflows.stop)
+    await workflows.start(ports)
+
+    app = create_app(
+        Guards(tokens=base.tokens, audit=base.audit),
+        routers=(admin_api.router, tasks_api.router, agent_api.router),
+        state={
+            "ports": ports,
+            "workflows": workflows,
+            "activity": activity,
+            "hub": hub,
+            "desk": desk,
+            "children": {"nats-server": bus, **world.children},
+            "agent_records": base.records,
+            **{name: getattr(base, name) for name in ("database", "tokens", "audit", "vault", "output", "blobs")},
+        },
+    )
+    place = bus_place(settings)
+    server = HttpsServer(app, sockets, certificate=place.certificate_file, key=place.key_file)
+    stack.push_async_callback(server.stop)
+    stack.callback(activity.end)
+    await server.start()
+    log.info("relaunch %s answers at %s", __version__, settings.api_url)
+    return app
+
+
+def enrolment_desk(settings: Settings, base: Foundation) -> EnrolmentDesk:
+    return EnrolmentDesk(
+        base.database,
+        base.clock,
+        base.authority,
+        bootstrap=lambda **_: "",
+        controller_url=settings.agent_api_url,
+        bus_url=settings.bus_url,
+        ssh_public_key=base.ssh_public_key,
+    )
+
+
+def in_background(stack: AsyncExitStack, work: Any, name: str) -> None:
+    """Run it until the controller ends."""
+    task = asyncio.create_task(work, name=name)
+
+    async def end() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(end)
