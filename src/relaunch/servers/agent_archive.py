@@ -1,0 +1,86 @@
+"""The agent as one file to hand out: a zipapp, the same bytes from the same sources."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import relaunch
+import relaunch_agent
+
+MAIN = '''\
+"""relaunch-agent: unpacks itself once per version, so that Python keeps its compiled files, and runs."""
+import sys
+
+if sys.version_info < (3, 9):  # noqa: UP036
+    sys.exit("relaunch-agent needs Python 3.9 or newer, this is " + sys.version.split()[0])
+
+
+def unpacked(archive):
+    """The folder of this very archive's files; the archive itself where nothing can be written."""
+    import os
+    import tempfile
+    import zipfile
+
+    folder = os.path.join(os.path.dirname(os.path.abspath(archive)), "lib", "@CONTENT@")
+    if not os.path.isdir(folder):
+        try:
+            os.makedirs(os.path.dirname(folder), exist_ok=True)
+            beside = tempfile.mkdtemp(dir=os.path.dirname(folder))
+            with zipfile.ZipFile(archive) as files:
+                files.extractall(beside)
+            os.chmod(beside, 0o755)
+            os.rename(beside, folder)
+        except OSError:
+            return folder if os.path.isdir(folder) else archive
+    return folder
+
+
+if "--version" not in sys.argv:
+    sys.path[0] = unpacked(sys.path[0])
+
+from relaunch_agent.main import main  # noqa: E402
+
+sys.exit(main(sys.argv[1:]))
+'''
+FROM_RELAUNCH = ("__init__.py", "errors.py", "bus/__init__.py", "bus/messages.py", "bus/subjects.py")
+EPOCH = (2026, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentArchive:
+    path: Path
+    sha256: str
+    version: str
+
+
+def build(to: Path) -> AgentArchive:
+    """Write the zipapp to the file `to`."""
+    files = _sources()
+    content = hashlib.sha256()
+    for name in sorted(files):
+        content.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
+    files["__main__.py"] = MAIN.replace("@CONTENT@", content.hexdigest()[:16]).encode()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    fresh = to.with_name(f".{to.name}.new")
+    with fresh.open("wb") as file:
+        file.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for name in sorted(files):
+                entry = zipfile.ZipInfo(name, EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o100644 << 16
+                archive.writestr(entry, files[name])
+    fresh.chmod(0o755)
+    fresh.replace(to)
+    return AgentArchive(path=to, sha256=hashlib.sha256(to.read_bytes()).hexdigest(), version=relaunch_agent.__version__)
+
+
+def _sources() -> dict[str, bytes]:
+    ours = Path(relaunch.__file__).parent
+    agent = Path(relaunch_agent.__file__).parent
+    files = {f"relaunch/{name}": (ours / name).read_bytes() for name in FROM_RELAUNCH}
+    files |= {f"relaunch_agent/{file.name}": file.read_bytes() for file in agent.glob("*.py")}
+    return files

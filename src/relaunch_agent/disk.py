@@ -1,0 +1,51 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Optional, Union
+
+
+def write_whole(file: Path, content: Union[str, bytes], *, mode: int = 0o644, durable: bool = False) -> None:
+    """Replace `file` in one step; with `durable` it is on the disk before this returns."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    data = content.encode() if isinstance(content, str) else content
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    beside.replace(file)
+    if durable:
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(file: Path, value: Any, *, mode: int = 0o600, durable: bool = False) -> None:
+    write_whole(file, json.dumps(value), mode=mode, durable=durable)
+
+
+def read_json(file: Path) -> Optional[Any]:
+    """None when there is no such file, or half a one."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def remove(*files: Path) -> None:
+    for file in files:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            file.unlink()

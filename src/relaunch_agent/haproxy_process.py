@@ -1,0 +1,204 @@
+"""Brings the running HAProxy to the view: file first, then commands; a reload only when nothing else will do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence
+
+from relaunch_agent.disk import remove, write_whole
+from relaunch_agent.haproxy import (
+    Decision,
+    Key,
+    Seen,
+    Server,
+    decide,
+    parse_proxies,
+    parse_servers,
+    proxies_of,
+    render,
+    structure,
+    wanted_servers,
+)
+from relaunch_agent.places import Places
+
+PROBE_SECONDS = 2.0
+LOOK_SECONDS = 0.1
+SLOW_LOOK_SECONDS = 1.0  # while we wait only for an app that does not answer yet
+QUICK_SECONDS = 15.0
+RELOAD_SECONDS = 30.0
+SOUND_ANSWERS = ("", "New server registered.", "Server deleted.")
+# Said while the last connections of a drained server close: the next look tries again.
+NOT_YET = ("This server cannot be removed yet", "Server still has connections", "not removable", "in maintenance mode")
+
+
+class HAProxy:
+    def __init__(self, places: Places, *, reload: Sequence[str] = ("systemctl", "reload", "haproxy")) -> None:
+        self._places = places
+        self._reload = tuple(reload)
+        self._draining_since: Dict[Key, float] = {}
+        self._changed = asyncio.Event()
+        self._view: Optional[Mapping[str, Any]] = None
+        self._settled = asyncio.Event()
+        self.trouble = ""
+
+    def bring_to(self, view: Mapping[str, Any]) -> None:
+        self._view = view
+        self._settled.clear()
+        self._changed.set()
+
+    async def settled(self) -> None:
+        """Until the running process was brought to the newest view as far as its apps answer."""
+        await self._settled.wait()
+
+    def write_file(self, view: Mapping[str, Any]) -> bool:
+        """The file first, always; whether its structure changed. Nothing happens where HAProxy is not installed."""
+        file = self._places.haproxy_file
+        if not file.parent.is_dir():
+            return False
+        text = render(view)
+        before = file.read_text() if file.exists() else ""
+        if text != before:
+            if structure(text) != structure(before):
+                # Noted first: an agent that dies in between still knows that the process has an older structure.
+                write_whole(self._places.reload_pending, "")
+            write_whole(file, text)
+        return self._places.reload_pending.exists()
+
+    async def keep(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            began = time.monotonic()
+            while self._view is not None and not self._changed.is_set():
+                try:
+                    unfinished = await self._step(self._view)
+                    self._complain("")
+                except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+                    self._complain(f"HAProxy: {error or type(error).__name__}")
+                    unfinished = True
+                if not unfinished:
+                    break
+                slow = time.monotonic() - began > QUICK_SECONDS
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), SLOW_LOOK_SECONDS if slow else LOOK_SECONDS)
+
+    async def _step(self, view: Mapping[str, Any]) -> bool:
+        """One look and what follows from it; whether there is more to do."""
+        reload = self.write_file(view)
+        if not self._places.haproxy_socket.exists() or not self._places.haproxy_file.exists():
+            # It reads the file when it starts.
+            self._settled.set()
+            return False
+        try:
+            seen = await self._look()
+        except ConnectionRefusedError:
+            self._settled.set()
+            return False
+        wanted = wanted_servers(view.get("proxy"))
+        ours = proxies_of(self._places.haproxy_file.read_text())
+        decision = decide(wanted, ours, seen)
+        failed = await self._carry_out(decision)
+        if reload or failed or decision.needs_reload:
+            await self._reload_it(ours)
+            return True
+        answering = await self._probe(decision.to_probe)
+        if answering:
+            again = decide(
+                wanted, ours, Seen(seen.servers, seen.proxies, answering, self._draining_since, time.monotonic())
+            )
+            coming = [c for c in again.commands if c not in decision.commands and not c.startswith("del ")]
+            if await self._carry_out(Decision(tuple(coming))):
+                await self._reload_it(ours)
+        if len(answering) == len(decision.to_probe):
+            self._settled.set()
+        return decision.unfinished
+
+    async def _look(self) -> Seen:
+        state, stat, proxies = [
+            await self.ask(question) for question in ("show servers state", "show stat -1 4 -1", "show backend")
+        ]
+        servers = parse_servers(state, stat)
+        now = time.monotonic()
+        self._draining_since = {
+            key: self._draining_since.get(key, now) for key, server in servers.items() if server.draining
+        }
+        return Seen(servers, parse_proxies(proxies), frozenset(), self._draining_since, now)
+
+    async def _carry_out(self, decision: Decision) -> bool:
+        """Whether a command failed in a way that only a reload mends."""
+        failed = False
+        for command in decision.commands:
+            said = (await self.ask(command)).strip()
+            if said in SOUND_ANSWERS or (command.startswith("del ") and any(text in said for text in NOT_YET)):
+                continue
+            if command.startswith(("disable ", "shutdown ", "set server")) and "No such server" in said:
+                continue
+            self._complain(f"HAProxy: {command}: {said}")
+            failed = True
+        return failed
+
+    async def _probe(self, servers: Sequence[Server]) -> FrozenSet[Key]:
+        answers: List[bool] = list(await asyncio.gather(*(answers_http(server) for server in servers)))
+        return frozenset(server.key for server, answered in zip(servers, answers) if answered)
+
+    async def _reload_it(self, ours: FrozenSet[str]) -> None:
+        """Master-worker reload; done when the new process has our proxies."""
+        process = await asyncio.create_subprocess_exec(
+            *self._reload,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), RELOAD_SECONDS)
+        if process.returncode != 0:
+            raise ValueError(f"{' '.join(self._reload)}: {said.decode('utf-8', 'replace').strip()[-500:]}")
+        end = time.monotonic() + RELOAD_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if ours <= parse_proxies(await self.ask("show backend")):
+                    remove(self._places.reload_pending)
+                    return
+            await asyncio.sleep(LOOK_SECONDS)
+        raise ValueError(
+            f"after the reload it still lacks {', '.join(sorted(ours))}: does it read {self._places.haproxy_file}?"
+        )
+
+    async def ask(self, command: str) -> str:
+        """The answer of the admin socket."""
+        return await asyncio.wait_for(_asked(str(self._places.haproxy_socket), command), 5.0)
+
+    def _complain(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            print(trouble, file=sys.stderr, flush=True)
+        self.trouble = trouble
+
+
+async def _asked(socket: str, command: str) -> str:
+    reader, writer = await asyncio.open_unix_connection(socket, limit=4 * 1024 * 1024)
+    try:
+        writer.write(f"{command}\n".encode())
+        return (await reader.read(-1)).decode("utf-8", "replace")
+    finally:
+        writer.close()
+
+
+async def answers_http(server: Server) -> bool:
+    """Whether the app behind it gives a 2xx or 3xx within PROBE_SECONDS."""
+    try:
+        return await asyncio.wait_for(_status_is_good(server), PROBE_SECONDS)
+    except (OSError, EOFError, ValueError, asyncio.TimeoutError):
+        return False
+
+
+async def _status_is_good(server: Server) -> bool:
+    reader, writer = await asyncio.open_connection(server.address, server.port)
+    try:
+        head = f"GET {server.check_path} HTTP/1.1", f"Host: {server.host}", "User-Agent: relaunch-check"
+        writer.write("\r\n".join((*head, "Connection: close", "", "")).encode())
+        status = (await reader.readline()).split(b" ")
+        return len(status) > 1 and status[1][:1] in (b"2", b"3")
+    finally:
+        writer.transport.abort()

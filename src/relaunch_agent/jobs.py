@@ -1,0 +1,214 @@
+"""One script as a job on disk: prepared, given to a runner, followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from relaunch.bus.messages import Output, RunScripts
+from relaunch.errors import Unavailable
+from relaunch_agent.blobs import BlobStore
+from relaunch_agent.disk import read_json, remove, write_json, write_whole
+from relaunch_agent.link import Link
+from relaunch_agent.run_log import HEAD_BYTES, LogReader, late_of
+from relaunch_agent.streaming import Sent, after_sending, next_piece, on_character_bounds
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+RUNNER = Path(__file__).with_name("runner.py")
+START_SECONDS = 10.0
+
+
+class Job:
+    def __init__(self, folder: Path, log: Path) -> None:
+        self.folder = folder
+        self.log = log
+        self.process: Optional[subprocess.Popen[bytes]] = None
+
+    async def prepare(
+        self, order: RunScripts, index: int, before: List[Dict[str, object]], blobs: BlobStore, *, agent: str
+    ) -> None:
+        """Everything the runner needs into the job's folder, `job.json` last."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "attachments").mkdir(parents=True, mode=0o700)
+        work = self.folder / "work"
+        work.mkdir()
+        script = order.scripts[index] if index >= 0 else None
+        argv: List[str] = []
+        if script is not None:
+            files = await asyncio.gather(*(blobs.file(blob) for blob in (script.blob, *script.attachments)))
+            program = self.folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", Path(script.name).name).strip(".-") or "script")
+            if program.name in ("job.json", "result.json", "lock", "started", "sent", "work", "attachments"):
+                program = program.with_name(f"script-{program.name}")
+            write_whole(program, files[0].read_bytes(), mode=0o700)
+            for blob, file in zip(script.attachments, files[1:]):
+                write_whole(self.folder / "attachments" / Path(blob.name).name, file.read_bytes(), mode=0o600)
+            argv = [str(program)]
+        inputs = dict(script.inputs) if script else {}
+        environment = {
+            **inputs,
+            "PATH": PATH,
+            "HOME": "/root",
+            "SHELL": "/bin/bash",
+            "USER": "root",
+            "LANG": inputs.get("LANG", "C.UTF-8"),
+            "RS_ATTACH_DIR": str(self.folder / "attachments"),
+            "RS_PACKAGES": " ".join(order.packages),
+            "RS_SELF_HREF": f"/api/v1/instances/{agent}",
+            **({"RS_REBOOT": "true"} if order.reboot else {}),
+        }
+        job = {
+            "argv": argv,
+            "before": [{**command} for command in before],
+            "environment": environment,
+            "secrets": [inputs[name] for name in (script.secrets if script else []) if name in inputs],
+            "timeout_seconds": script.timeout_seconds if script else 0.0,
+            "work_folder": str(work),
+            "log": str(self.log),
+        }
+        write_json(self.folder / "job.json", job)
+
+    def start(self) -> None:
+        """Followed through its files, as after a restart; asyncio would kill it when the agent ends."""
+        with (self.folder / "runner.err").open("wb") as complaints:
+            self.process = subprocess.Popen(
+                [sys.executable, "-ISB", str(RUNNER), str(self.folder)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints,
+                start_new_session=True, cwd="/", env={"PATH": PATH, "LANG": "C.UTF-8"},
+            )  # fmt: skip
+
+    def cancel(self) -> None:
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            if runner_lives(self.folder):
+                os.kill(int((self.folder / "started").read_text()), signal.SIGTERM)
+
+    def result(self) -> Optional[Dict[str, Any]]:
+        return read_json(self.folder / "result.json")
+
+    def forget(self) -> None:
+        """Remove what only the script needed, and what was secret."""
+        remove(self.folder / "job.json")
+        shutil.rmtree(self.folder / "attachments", ignore_errors=True)
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+
+    def complaint(self) -> str:
+        file = self.folder / "runner.err"
+        return file.read_text("utf-8", "replace")[-500:].strip() if file.exists() else ""
+
+    def reap(self) -> None:
+        if self.process is not None:
+            self.process.poll()
+
+
+def runner_lives(folder: Path) -> bool:
+    """The runner holds a lock on this file for as long as it lives."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class JobFollower:
+    """Streams a job's output while it runs; `sent` is set once all that was to be sent before its end is on the bus."""
+
+    def __init__(self, job: Job, run_id: str, index: int, link: Link) -> None:
+        self._job = job
+        self._run_id = run_id
+        self._index = index
+        self._link = link
+        self._reader = LogReader(job.log)
+        self._sent = Sent(**(read_json(job.folder / "sent") or {}))
+        self.sent = asyncio.Event()
+
+    async def result(self) -> Dict[str, Any]:
+        """The runner's result, as soon as there is one."""
+        began, looked = time.monotonic(), 0.0
+        while True:
+            result = self._job.result()
+            if result is not None:
+                return result
+            now = time.monotonic()
+            if now - looked > 0.5:
+                looked = now
+                if not runner_lives(self._job.folder) and self._job.result() is None:
+                    started = (self._job.folder / "started").exists()
+                    if started or now - began > START_SECONDS:
+                        why = self._job.complaint() or "killed, or out of memory"
+                        return {
+                            "state": "failed", "detail": f"the process that watched over the script is gone: {why}",
+                            "output_bytes": self._reader.total(),
+                        }  # fmt: skip
+            await self._pump(ended=False)
+            # A short script is noticed at once, a long one costs ten looks a second.
+            await asyncio.sleep(min(0.1, max(0.005, (now - began) / 20)))
+
+    async def finish(self) -> None:
+        """Send the rest, now or when connected again; then what detached children still write; then tidy up."""
+        while not await self._pump(ended=True):
+            await self._link.connected.wait()
+            await asyncio.sleep(0.1)
+        self.sent.set()
+        await self._late_output()
+        self._reader.fold()
+        self._job.forget()
+        self._job.reap()
+
+    async def _late_output(self) -> None:
+        late, at = late_of(self._job.log), 0
+        reader, base = LogReader(late), self._reader.total()
+        while True:
+            alive = runner_lives(self._job.folder)
+            self._job.reap()
+            total = min(reader.total(), HEAD_BYTES)
+            if total > at and self._link.connected.is_set():
+                front, text = on_character_bounds(reader.read(at, min(total, at + 65536)))
+                with contextlib.suppress(Unavailable):
+                    await self._link.send(Output(self._run_id, self._index, base + at + front, text.decode()))
+                    at += front + len(text)
+                    continue
+            elif not alive:
+                break
+            await asyncio.sleep(1.0)
+        if at:
+            with self._job.log.open("ab") as log:
+                log.write(b"\n[relaunch: written after the script had ended]\n" + reader.read(0, at))
+
+    async def _pump(self, *, ended: bool) -> bool:
+        """Send what is to be sent now; False when the bus is away."""
+        while True:
+            total, now = self._reader.total(), time.monotonic()
+            piece = next_piece(self._sent, total=total, ended=ended, now=now)
+            if piece is None:
+                return True
+            if not self._link.connected.is_set():
+                return False
+            data = self._reader.read(*piece)
+            front, text = on_character_bounds(data)
+            if not text:
+                if not ended:
+                    return True
+                self._sent = after_sending(self._sent, piece, now=now)
+                continue
+            start = piece[1] - len(data) + front
+            try:
+                await self._link.send(Output(self._run_id, self._index, start, text.decode("utf-8", "replace")))
+            except Unavailable:
+                return False
+            self._sent = after_sending(self._sent, (start, start + len(text)), now=now)
+            write_json(self._job.folder / "sent", vars(self._sent))

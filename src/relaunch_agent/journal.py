@@ -1,0 +1,98 @@
+"""Runs on disk: what was ordered, how far it came, what the controller knows of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from relaunch.bus.messages import RunScripts, RunState, ScriptResult, decode, encode
+from relaunch_agent.disk import read_json, remove, write_json, write_whole
+
+KEPT_RUNS = 50
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass
+class Run:
+    """A run in memory; `order` is gone from the disk, and from here, once it ended: it holds secrets."""
+
+    run_id: str
+    order: Optional[RunScripts]
+    state: RunState
+    boot_id: str
+    sequence: int = 0
+    acknowledged: int = 0
+    cancelled: bool = False
+    at: float = field(default_factory=time.time)
+
+    @property
+    def ended(self) -> bool:
+        return self.state.state in ENDED
+
+
+class Journal:
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self._folder = folder
+        self._logs = logs
+
+    def job(self, run_id: str, index: int) -> Path:
+        return self._folder / run_id / str(index)
+
+    def log(self, run_id: str, index: int) -> Path:
+        return self._logs / run_id / f"{index}.log"
+
+    def begin(self, order: RunScripts, boot_id: str) -> Run:
+        results = [ScriptResult(index, "waiting") for index in range(order.start_at, len(order.scripts))]
+        run = Run(order.run_id, order, RunState(order.run_id, "running", results), boot_id, sequence=1)
+        write_whole(self._folder / run.run_id / "order.json", encode(order), mode=0o600)
+        # The order is accepted once this is on the disk.
+        self.save(run, durable=True)
+        return run
+
+    def save(self, run: Run, *, durable: bool = False) -> None:
+        known = {
+            "state": json.loads(encode(run.state)), "boot_id": run.boot_id, "sequence": run.sequence,
+            "acknowledged": run.acknowledged, "cancelled": run.cancelled, "at": run.at,
+        }  # fmt: skip
+        write_json(self._folder / run.run_id / "run.json", known, durable=durable)
+        if run.ended:
+            run.order = None
+            remove(self._folder / run.run_id / "order.json")
+
+    def load(self) -> List[Run]:
+        """All runs on disk, oldest first; the oldest acknowledged ones beyond KEPT_RUNS are removed."""
+        runs = [run for folder in self._folder.glob("*") if (run := self._read(folder)) is not None]
+        runs.sort(key=lambda run: run.at)
+        old = [run for run in runs[:-KEPT_RUNS] if run.ended and run.acknowledged >= run.sequence]
+        for run in old:
+            shutil.rmtree(self._folder / run.run_id, ignore_errors=True)
+            shutil.rmtree(self._logs / run.run_id, ignore_errors=True)
+        return [run for run in runs if run not in old]
+
+    def _read(self, folder: Path) -> Optional[Run]:
+        known = read_json(folder / "run.json")
+        if not isinstance(known, dict):
+            return None
+        state = decode(json.dumps(known.pop("state")).encode())
+        order_file = folder / "order.json"
+        order = decode(order_file.read_bytes()) if order_file.exists() else None
+        return Run(folder.name, order, state, **known)
+
+
+def with_result(state: RunState, result: ScriptResult) -> RunState:
+    return replace(state, results=[result if r.index == result.index else r for r in state.results])
+
+
+def result_of(state: RunState, index: int) -> ScriptResult:
+    return next((r for r in state.results if r.index == index), ScriptResult(index, "waiting"))
+
+
+def as_result(index: int, raw: dict[str, object]) -> ScriptResult:
+    """What the runner wrote, as the bus says it."""
+    names: Tuple[str, ...] = tuple(f.name for f in dataclasses.fields(ScriptResult))
+    return ScriptResult(**{"index": index, **{k: v for k, v in raw.items() if k in names}})  # type: ignore[arg-type]

@@ -1,0 +1,245 @@
+"""Runs one script to its end, apart from the agent: a restarted or upgraded agent finds it still running.
+
+    python3 -IS runner.py JOB_FOLDER
+
+The job folder holds `job.json`; the runner holds a lock on `lock` while it lives, and writes `started` before the first
+exec and `result.json` at the end. SIGTERM to the runner cancels. Keeps to few imports: it starts with every script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NoReturn, Optional, Tuple
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from relaunch_agent.run_log import LATE_BYTES, LogWriter, late_of
+
+TERM_SECONDS = 10.0  # between SIGTERM and SIGKILL
+PACKAGES_SECONDS = 1800.0
+QUIET_SECONDS = 0.05  # after the exit, no output for so long: what still holds the pipe is a daemon
+DRAIN_SECONDS = 0.5
+LATE_SECONDS = 600.0
+
+
+class Execution:
+    """One process after the other, their output into one log."""
+
+    def __init__(self, job: Dict[str, Any], log: LogWriter) -> None:
+        self._job = job
+        self._log = log
+        self._cancelled = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        self._wake, wake_writer = os.pipe()
+        for end in (self._wake, wake_writer):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._cancel)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._reader, select.POLLIN)
+        self.output_ended = False
+
+    def run(self, argv: List[str], seconds: float) -> Tuple[str, Optional[int], str]:
+        """(state, exit status, why)."""
+        if self._cancelled:
+            return "cancelled", None, "cancelled"
+        child, trouble = self._start(argv)
+        if trouble:
+            return "failed", None, trouble
+        deadline, killing_at, ended_by = time.monotonic() + seconds, 0.0, ""
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            now = time.monotonic()
+            if not ended_by and (self._cancelled or now >= deadline):
+                ended_by = "cancelled" if self._cancelled else "timed_out"
+                killing_at = now + TERM_SECONDS
+                _signal_group(child, signal.SIGTERM)
+            elif ended_by and now >= killing_at:
+                killing_at = now + 1.0
+                _signal_group(child, signal.SIGKILL)
+            self._take_output(max(0.0, (killing_at if ended_by else deadline) - now))
+        if ended_by:
+            _signal_group(child, signal.SIGKILL)
+        return _outcome(status, ended_by, seconds)
+
+    def close_writer(self) -> None:
+        os.close(self._writer)
+        self._writer = -1
+
+    def drain(self) -> None:
+        """What is still in the pipe; a daemon that holds it open must not hold us up."""
+        end = time.monotonic() + DRAIN_SECONDS
+        while not self.output_ended and time.monotonic() < end:
+            if not self._take_output(QUIET_SECONDS):
+                return
+
+    def linger(self, late: Path) -> None:
+        """Write down what detached children still say, for a while; then only keep their pipe open."""
+        end, room = time.monotonic() + LATE_SECONDS, LATE_BYTES
+        self._log = LogWriter(late, self._job["secrets"], head_bytes=LATE_BYTES, ring_bytes=1)
+        while not self.output_ended and time.monotonic() < end and self._log.total < room:
+            self._take_output(end - time.monotonic())
+        self._log.write(b"", last=True)
+        if not self.output_ended:
+            # Closing the pipe would kill them with SIGPIPE at their next line.
+            os.set_blocking(self._reader, True)
+            os.dup2(self._reader, 0)
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), 1)
+            os.execv("/bin/cat", ["cat"])
+
+    def _take_output(self, seconds: float) -> bool:
+        """Whether something came within `seconds`."""
+        ready = [descriptor for descriptor, _ in self._poll.poll(min(seconds, 3600.0) * 1000 + 1)]
+        if self._wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, 4096)
+        if self._reader in ready and not self.output_ended:
+            with contextlib.suppress(BlockingIOError):
+                piece = os.read(self._reader, 65536)
+                if piece:
+                    self._log.write(piece)
+                else:
+                    self.output_ended = True
+                    self._poll.unregister(self._reader)
+        return self._reader in ready
+
+    def _cancel(self, *_: object) -> None:
+        self._cancelled = True
+
+    def _start(self, argv: List[str]) -> Tuple[int, str]:
+        """(process id, "") or (0, why it could not be started)."""
+        trouble_reader, trouble_writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(trouble_reader)
+            self._become(argv, trouble_writer)
+        os.close(trouble_writer)
+        trouble = os.read(trouble_reader, 64)
+        os.close(trouble_reader)
+        if not trouble:
+            return child, ""
+        os.waitpid(child, 0)
+        return 0, _why_not_started(argv[0], int(trouble))
+
+    def _become(self, argv: List[str], trouble: int) -> NoReturn:
+        number = 0
+        try:
+            os.setsid()
+            for name in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
+                signal.signal(name, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            os.dup2(self._writer, 1)
+            os.dup2(self._writer, 2)
+            os.umask(0o022)
+            os.chdir(self._job["work_folder"])
+            with contextlib.suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text("0")
+            for _ in range(20):
+                try:
+                    os.execve(argv[0], argv, self._job["environment"])
+                except OSError as error:
+                    number = error.errno or errno.EIO
+                    if number != errno.ETXTBSY:  # another fork of the agent may hold the file open for a moment
+                        break
+                time.sleep(0.01)
+        except OSError as error:
+            number = error.errno or errno.EIO
+        os.write(trouble, str(number).encode())
+        os._exit(127)
+
+
+def _signal_group(child: int, what: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, what)
+
+
+def _outcome(status: int, ended_by: str, seconds: float) -> Tuple[str, Optional[int], str]:
+    exit_status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    if ended_by == "timed_out":
+        return "timed_out", exit_status, f"did not end within {seconds:g} s"
+    if ended_by == "cancelled":
+        return "cancelled", exit_status, "cancelled"
+    if os.WIFSIGNALED(status):
+        return "failed", exit_status, f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return ("succeeded" if exit_status == 0 else "failed"), exit_status, ""
+
+
+def _why_not_started(program: str, number: int) -> str:
+    if number == errno.ENOEXEC:
+        return "cannot be executed: its first line must be #! and an interpreter, such as #!/bin/sh"
+    first = ""
+    with contextlib.suppress(OSError), open(program, "rb") as file:  # noqa: PTH123
+        first = file.readline(200).decode("utf-8", "replace")
+    if number == errno.ENOENT and first.startswith("#!"):
+        interpreter = (first[2:].split() or ["?"])[0]
+        ends = "; its lines end with CR LF, save it with LF" if first.endswith("\r\n") else ""
+        return f"its interpreter {interpreter} is not on this server{ends}"
+    return f"cannot be executed: {os.strerror(number)}"
+
+
+def run_job(folder: Path) -> None:
+    job = json.loads((folder / "job.json").read_text())
+    log_file = Path(job["log"])
+    log = LogWriter(log_file, job["secrets"])
+    execution = Execution(job, log)
+    started = time.monotonic()
+    state, status, why = "succeeded", None, ""
+    for command in job["before"]:
+        state, status, why = execution.run(command["argv"], PACKAGES_SECONDS)
+        if state != "succeeded":
+            why = f"{command['what']}: {why or f'exit status {status}'}"
+            break
+    script_started = time.monotonic()
+    if state == "succeeded" and job["argv"]:
+        state, status, why = execution.run(job["argv"], job["timeout_seconds"])
+    else:
+        script_started = started
+    execution.close_writer()
+    execution.drain()
+    log.write(b"", last=True)
+    result = {
+        "state": state, "exit_status": status, "detail": why, "output_bytes": log.total,
+        "seconds": round(time.monotonic() - script_started, 3),
+    }  # fmt: skip
+    (folder / ".result").write_text(json.dumps(result))
+    (folder / ".result").replace(folder / "result.json")
+    shutil.rmtree(job["work_folder"], ignore_errors=True)
+    if not execution.output_ended:
+        execution.linger(late_of(log_file))
+
+
+def main(arguments: List[str]) -> int:
+    folder = Path(arguments[0])
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    if (folder / "started").exists():
+        return 0
+    (folder / "started").write_text(str(os.getpid()))
+    run_job(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

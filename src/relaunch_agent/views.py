@@ -1,0 +1,105 @@
+"""The view: kept on disk, newest only, and what follows from it on this server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any, Dict, Mapping, Tuple, Union
+
+from relaunch.bus.messages import Accepted, Refused, SetView
+from relaunch_agent.disk import read_json, write_json, write_whole
+from relaunch_agent.haproxy_process import HAProxy
+from relaunch_agent.hosts import with_block
+from relaunch_agent.places import Places
+
+LOOK_SECONDS = 1.0
+
+
+class Views:
+    def __init__(self, places: Places, haproxy: HAProxy) -> None:
+        self._places = places
+        self._haproxy = haproxy
+        kept = read_json(places.view) or {}
+        self.version: int = kept.get("version", 0)
+        self.view: Mapping[str, Any] = kept.get("view", {})
+        self.changed = asyncio.Event()  # a new one for every view
+        self._trouble: Dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str:
+        return " ".join(filter(None, [*self._trouble.values(), self._haproxy.trouble]))
+
+    def take(self, message: SetView) -> Union[Accepted, Refused]:
+        if message.version < self.version:
+            return Refused(f"view {message.version} is older than {self.version}, which this server has")
+        if message.version > self.version:
+            write_json(self._places.view, {"version": message.version, "view": message.view}, mode=0o644, durable=True)
+            self.version, self.view = message.version, message.view
+            changed, self.changed = self.changed, asyncio.Event()
+            changed.set()
+            self.apply()
+        return Accepted()
+
+    def apply(self) -> None:
+        """Hosts at once; HAProxy is brought to it beside."""
+        if not self.version:
+            return
+        self._say("hosts", self._write_hosts())
+        try:
+            self._haproxy.write_file(self.view)
+            self._say("haproxy", "")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._say("haproxy", f"relaunch.cfg: {error!r}")
+            return
+        self._haproxy.bring_to(self.view)
+
+    async def apply_now(self) -> None:
+        self.apply()
+        if self.version:
+            await self._haproxy.settled()
+
+    async def keep(self) -> None:
+        """Apply again when HAProxy is installed, configured or started after the view came."""
+        self.apply()
+        seen = self._surroundings()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self._surroundings()
+            if now != seen:
+                seen = now
+                self.apply()
+
+    def _surroundings(self) -> Tuple[object, ...]:
+        files = (self._places.haproxy_file.parent, self._places.haproxy_main_file, self._places.haproxy_socket)
+        return tuple(_identity(str(file)) for file in files)
+
+    def _write_hosts(self) -> str:
+        hosts = self.view.get("hosts") or {}
+        file = self._places.hosts
+        try:
+            present = file.read_text() if file.exists() else ""
+            text = with_block(present, hosts)
+            if text == present:
+                return ""
+            try:
+                write_whole(file, text)
+            except OSError:
+                # Bind-mounted in some containers: it cannot be replaced, only written.
+                file.write_text(text)
+        except OSError as error:
+            return f"{file}: {error}"
+        return ""
+
+    def _say(self, what: str, trouble: str) -> None:
+        if trouble and self._trouble.get(what) != trouble:
+            print(trouble, file=sys.stderr, flush=True)
+        self._trouble[what] = trouble
+
+
+def _identity(file: str) -> object:
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_ino if os.path.isdir(file) else (found.st_ino, found.st_mtime_ns)  # noqa: PTH112
