@@ -71,7 +71,7 @@ async def _resolve(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     server = store.server(args["server"])
     refuse_empty_primary(store, server)
     template = find_template(server.template, ports.template_folders)
-    base = str(await ports.base_image(template.image, run.note))
+    base = str((await ports.base_image(template.image, run.note)).id)
     frozen = run_list.freeze(ports, server, args["inputs"])
     recipe = run_list.recipe(ports, server, template, base, frozen)
     plan = {"run_list": frozen["run_list"], "sealed_inputs": frozen["sealed_inputs"], "image": base, "bake": None}

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 
 from relaunch.bus.messages import Accepted, Blob, RunScripts, RunState
 from relaunch.clock import Clock
-from relaunch.clouds.cloud import Cloud, ImageId
+from relaunch.clouds.cloud import Cloud, Image
 from relaunch.dns.zone import Zone
 
 
@@ -81,5 +81,5 @@ class Ports:
     database: Engine
     clock: Clock
     template_folders: Sequence[Path]
-    base_image: Callable[[str, Callable[[str], None]], Awaitable[ImageId]]  # recipe's name, told of progress; made once
+    base_image: Callable[[str, Callable[[str], None]], Awaitable[Image]]  # recipe's name, told of progress; made once
     host_source: str  # CIDR of the host itself, for ingress `host`
