@@ -31,6 +31,7 @@ PAGES = {
     "/images": "haproxy 3.0.11-1",
     "/audit": "the server is locked",
 }
+FOLLOWED: set[str] = set()  # links known to lead somewhere: most stand on every page
 VOID = {"meta", "link", "input", "img", "br", "progress"}
 
 
@@ -68,8 +69,8 @@ def markup(text: str) -> Markup:
 
 
 @pytest.mark.parametrize(("path", "says"), PAGES.items())
-def test_every_page_says_what_it_is_for_in_sound_markup(browser: TestClient, path: str, says: str) -> None:
-    answer = browser.get(path)
+def test_every_page_says_what_it_is_for_in_sound_markup(reader: TestClient, path: str, says: str) -> None:
+    answer = reader.get(path)
 
     assert answer.status_code == 200
     assert says in answer.text
@@ -80,22 +81,18 @@ def test_every_page_says_what_it_is_for_in_sound_markup(browser: TestClient, pat
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_uses_only_our_own_files_and_links_lead_somewhere(browser: TestClient, path: str) -> None:
-    seen = markup(browser.get(path).text)
+def test_every_page_uses_only_our_own_files_and_links_lead_somewhere(reader: TestClient, path: str) -> None:
+    seen = markup(reader.get(path).text)
 
-    for source in seen.sources:
-        assert source.startswith("/static/") and browser.get(source).status_code == 200
-    for link in {link for link in seen.links if link.startswith("/")}:
-        assert browser.get(link).status_code == 200, link
+    assert all(source.startswith("/static/") for source in seen.sources)
+    for address in {*seen.sources, *(link for link in seen.links if link.startswith("/"))} - FOLLOWED:
+        assert reader.get(address).status_code == 200, address
+        FOLLOWED.add(address)
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_script_in_output_or_names_is_shown_not_run(browser: TestClient, asked: Asked, path: str) -> None:
-    asked.outputs[("run-front2", 1)] = f"before\n{EVIL}\nafter"
-
-    text = browser.get(path).text
-
-    assert EVIL not in text
+def test_a_script_in_output_or_names_is_shown_not_run(reader: TestClient, path: str) -> None:
+    assert EVIL not in reader.get(path).text
 
 
 def test_the_output_of_a_failed_script_is_beside_it(browser: TestClient, asked: Asked) -> None:
