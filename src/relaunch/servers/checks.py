@@ -59,9 +59,7 @@ def _error(error: RelaunchError) -> Finding:
     file, line = (error.file, error.line) if isinstance(error, FormatError) else ("", None)
     prefix = f"{file}:{line}: " if line else f"{file}: "
     message = error.message.removeprefix(prefix)
-    return Finding(
-        level="error", file=file, line=line, message=f"{message} ({error.hint})" if error.hint else message
-    )
+    return Finding(level="error", file=file, line=line, message=f"{message} ({error.hint})" if error.hint else message)
 
 
 def _warning(file: str | Path, line: int | None, message: str) -> Finding:
@@ -119,5 +117,3 @@ def _input_warnings(template: ServerTemplate) -> list[Finding]:
         except BadInput as error:
             findings.append(_warning(template.path, line, f"input {name}: {error.message}"))
     return findings
-
-

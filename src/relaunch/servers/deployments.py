@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relaunch.servers.scripts import value_text
+from relaunch.servers.starters import starter_file as starter_file
 from relaunch.servers.strict_yaml import Element, did_you_mean, read_document
 from relaunch.servers.template_extras import size
 

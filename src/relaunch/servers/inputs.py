@@ -28,6 +28,7 @@ from relaunch.servers.values import (
     secrets_in,
 )
 
+APP = "APP"  # the input that says which application a site's servers run: decided by the site's source unless set
 LEVELS = ("script", "template", "deployment", "server", "launch")
 
 
@@ -45,7 +46,7 @@ class ResolvedInput:
     value: InputValue | None = None
     shown: str = ""  # as it is written; names a credential, never its content
     level: str = ""
-    source: str = ""  # file:line, "deployment shop", "server shop/db1", "launch"
+    source: str = ""  # file:line, "deployment shop", "site shop.test", "server shop/db1", "launch"
     required: bool = False
     scripts: tuple[str, ...] = ()  # that declare it
     faults: tuple[str, ...] = ()  # why the value cannot be used; harmless while only operational scripts want it
@@ -239,6 +240,8 @@ def _chosen(
         return _Choice(server.inputs[name], "server", f"server {deployment.name}/{server.name}")
     if name in deployment.inputs:
         return _Choice(deployment.inputs[name], "deployment", f"deployment {deployment.name}")
+    if name == APP and (sites := [site for site in deployment.sites if site.app]):
+        return _Choice(f"text:{sites[0].app}", "deployment", f"site {sites[0].name}")
     if name in template.inputs:
         return _Choice(template.inputs[name], "template", f"{template.path}:{template.input_lines.get(name, 0)}")
     return None

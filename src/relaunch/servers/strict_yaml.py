@@ -59,10 +59,12 @@ class Element:
     node: Node
     source: Source
     what: str
+    key: Node | None = None
 
     @property
     def line(self) -> int:
-        return self.source.line(self.node.start_mark.index)
+        """Where it starts; for an entry of a map, its key."""
+        return self.source.line((self.key or self.node).start_mark.index)
 
     @property
     def is_null(self) -> bool:
@@ -139,7 +141,7 @@ class Element:
                 raise key.fault(f"{self.what}: {name!r} is there twice", hint=f"first in line {found[name].line}")
             if known is not None and name not in known:
                 raise key.fault(f"{self.what}: unknown key {name!r}", hint=did_you_mean(name, known))
-            found[name] = Element(value_node, self.source, name)
+            found[name] = Element(value_node, self.source, name, key_node)
         for name in merged:
             if known is not None and name not in known:
                 raise merged[name].fault(f"{self.what}: unknown key {name!r}", hint=did_you_mean(name, known))
