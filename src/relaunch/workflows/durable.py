@@ -184,11 +184,13 @@ class Workflows:
         clock: Clock,
         workflow_database_url: str,
         after_effect: AfterEffect | None = None,
+        poll_seconds: float = 1.0,
     ) -> None:
         self.tasks = TaskList(database, clock)
         self.ports: Any = None
         self.after_effect = after_effect
         self._url = workflow_database_url
+        self._poll_seconds = poll_seconds  # how soon DBOS sees that it is to stop
         self._listeners: list[Callable[[], None]] = []
         self._runs: dict[str, Run] = {}
         self._bodies: dict[str, asyncio.Task[Any]] = {}
@@ -208,7 +210,7 @@ class Workflows:
         """Ready for work; what a killed controller left unfinished goes on within about a second."""
         self.ports = ports
         _use_write_ahead_log(self._url)
-        self._dbos, self._entry = _launched(self._url, self._body)
+        self._dbos, self._entry = _launched(self._url, self._body, self._poll_seconds)
         pending = await self._dbos.list_workflows_async(status=["PENDING", "ENQUEUED"], load_input=False)
         known = {each.workflow_id for each in pending}
         for row in self.tasks.unfinished():
@@ -218,8 +220,9 @@ class Workflows:
     async def stop(self) -> None:
         """Break off what runs, unrecorded: the next start goes on with it."""
         bodies = list(self._bodies.values())
-        for body in bodies:
-            body.cancel()
+        for workflow_id, body in list(self._bodies.items()):
+            if workflow_id in self._runs:  # else it has ended and is being recorded as such
+                body.cancel()
         await asyncio.gather(*bodies, return_exceptions=True)
         if self._dbos is not None:
             await asyncio.to_thread(self._dbos.destroy, destroy_registry=True)
@@ -275,6 +278,7 @@ class Workflows:
         current = asyncio.current_task()
         assert current is not None
         self._bodies[workflow_id] = current
+        current.add_done_callback(lambda _: self._bodies.pop(workflow_id, None))
         try:
             result = await REGISTRY[asked.kind](run, args)
             self._end(workflow_id, asked, "succeeded", result=result)
@@ -287,7 +291,6 @@ class Workflows:
             self._end(workflow_id, asked, "failed", error=f"{type(error).__name__}: {error}")
         finally:
             self._runs.pop(workflow_id, None)
-            self._bodies.pop(workflow_id, None)
         return {}
 
     def _end(self, workflow_id: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
@@ -297,7 +300,7 @@ class Workflows:
         self.changed()
 
 
-def _launched(url: str, body: Callable[..., Awaitable[Any]]) -> tuple[Any, Any]:
+def _launched(url: str, body: Callable[..., Awaitable[Any]], poll_seconds: float) -> tuple[Any, Any]:
     """DBOS, started in the running loop: workflows it resumes run there too. Imported late: it takes half a second."""
     from dbos import DBOS, Serializer
 
@@ -321,7 +324,7 @@ def _launched(url: str, body: Callable[..., Awaitable[Any]]) -> tuple[Any, Any]:
             "executor_id": EXECUTOR,
             "log_level": "WARNING",
             "enable_otlp": False,
-            "notification_listener_polling_interval_sec": 30.0,  # we send none: only the idle cost matters
+            "notification_listener_polling_interval_sec": poll_seconds,
         }
     )
 

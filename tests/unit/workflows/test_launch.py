@@ -1,0 +1,162 @@
+"""Launching: what is done, in which order, and what is left when it goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relaunch.errors import BadInput, Conflict, Failed
+from relaunch.servers import boot as booting
+
+from .world import SHOP, World
+
+
+async def test_applying_a_file_makes_every_server_operational(world: World) -> None:
+    row = await world.apply()
+
+    assert row["result"] == {"launched": ["front1", "front2"], "destroyed": []}
+    assert [world.state("shop/front1"), world.state("shop/front2")] == ["operational", "operational"]
+    world.check_invariant()
+
+
+async def test_two_servers_of_one_template_wait_for_one_bake(world: World) -> None:
+    await world.apply()
+
+    baked = [name for run, name in world.agents.executed if run.startswith("bake-")]
+    assert baked == ["install"]
+    assert [row["state"] for row in world.store.images()] == ["ready"]
+
+
+async def test_what_is_baked_is_not_run_again_at_boot(world: World) -> None:
+    await world.apply()
+
+    booted = world.instance("shop/front1")["id"]
+    assert [name for run, name in world.agents.executed if run.startswith(booted)] == ["configure"]
+
+
+async def test_a_failing_boot_script_strands_the_server_with_its_output_at_hand(world: World) -> None:
+    world.agents.failing["configure"] = 2
+
+    row = await world.ended(await world.orders.apply(SHOP, who="ann"))
+
+    assert row["state"] == "failed"
+    assert "'configure' failed with exit status 1" in row["error"]
+    assert "output of" in world.instance("shop/front1")["stranded_why"]
+    assert world.state("shop/front1") == "stranded"
+    world.check_invariant()
+
+
+async def test_a_failing_bake_leaves_no_builder_and_names_the_script(world: World) -> None:
+    world.agents.failing["install"] = 1
+
+    row = await world.ended(await world.orders.apply(SHOP, who="ann"))
+
+    assert "bake script 1/1 'install' failed" in row["error"]
+    assert world.running() == []
+    assert world.state("shop/front1") == "inactive"
+    world.check_invariant()
+
+
+async def test_a_failed_bake_is_tried_again_by_the_next_launch(world: World) -> None:
+    world.agents.failing["install"] = 1
+    await world.ended(await world.orders.apply(SHOP, who="ann"))
+
+    await world.apply()
+
+    assert world.state("shop/front2") == "operational"
+
+
+async def test_an_agent_that_never_comes_undoes_the_launch(world: World) -> None:
+    world.agents.silent.add("front1")
+
+    row = await world.ended(await world.orders.apply(SHOP, who="ann"))
+
+    assert "did not connect" in row["error"]
+    assert world.state("shop/front1") == "inactive"
+    assert world.state("shop/front2") == "operational"
+    world.check_invariant()
+
+
+async def test_a_cloud_that_refuses_undoes_the_launch(world: World) -> None:
+    await world.apply()
+    await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
+    world.cloud.fail_next("launch", Conflict("no space left"))
+
+    row = await world.ended(await world.orders.act("shop/front1", "launch", who="ann"))
+
+    assert "no space left" in row["error"]
+    world.check_invariant()
+
+
+async def test_an_instance_that_dies_while_it_boots_undoes_the_launch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(booting, "LOOK_AFTER_SECONDS", 0.02)
+    await world.apply()
+    await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
+    world.agents.hanging.add("configure")
+    task = await world.orders.act("shop/front1", "launch", who="ann")
+    while world.state("shop/front1") != "booting":
+        await asyncio.sleep(0.01)
+
+    world.cloud.shut_itself_down(world.cloud_id("shop/front1"))
+
+    assert "stopped in the cloud" in (await world.ended(task))["error"]
+    world.check_invariant()
+
+
+async def test_cancelling_a_launch_undoes_it(world: World) -> None:
+    await world.apply()
+    await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
+    world.agents.hanging.add("configure")
+    task = await world.orders.act("shop/front1", "launch", who="ann")
+    while world.state("shop/front1") != "booting":
+        await asyncio.sleep(0.01)
+
+    world.workflows.cancel(task, "bob")
+
+    assert (await world.ended(task))["state"] == "cancelled"
+    assert world.state("shop/front1") == "inactive"
+    world.check_invariant()
+
+
+async def test_a_missing_input_is_refused_before_anything_starts(world: World) -> None:
+    source = SHOP + "inputs:\n  COLOR: text:red\n"
+
+    with pytest.raises(BadInput, match="COLOR"):
+        await world.orders.apply(source, who="ann")
+
+    assert world.workflows.tasks.unfinished() == []
+    assert world.running() == []
+
+
+async def test_groups_open_what_the_templates_say(world: World) -> None:
+    await world.apply()
+
+    rules = (await world.cloud.security_groups())["shop-web"]
+    assert [(rule.from_port, rule.source) for rule in rules] == [(80, "0.0.0.0/0"), (22, "10.0.0.1/32")]
+
+
+async def test_a_primary_that_holds_data_is_never_launched_empty(world: World) -> None:
+    source = SHOP.replace("template: web", "template: mysql") + "database: {primary: front1, replicas: [front2]}\n"
+    await world.apply(source)
+    assert world.store.set_initialised(world.store.server("shop/front1").id)
+
+    with pytest.raises(Conflict, match="data be lost"):
+        await world.orders.act("shop/front1", "relaunch", who="ann")
+
+    await world.succeeds(await world.orders.act("shop/front2", "relaunch", who="ann"))
+    world.check_invariant()
+
+
+async def test_waiting_names_the_console_when_the_agent_never_comes(world: World) -> None:
+    await world.apply()
+    instance = world.instance("shop/front1")
+    world.cloud.print_on_console(world.cloud_id("shop/front1"), "Kernel panic")
+    world.agents.silent.add("front1")
+
+    with pytest.raises(Failed, match="did not connect") as raised:
+        await booting.wait_connected(world.ports, instance["id"])
+
+    assert "Kernel panic" in raised.value.hint

@@ -1,0 +1,328 @@
+"""A whole small world in memory: fake cloud and agents, a real database and real durable workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event, insert, select, update
+from sqlalchemy.engine import Engine
+
+from relaunch.bus.messages import (
+    Accepted,
+    Blob,
+    CancelRun,
+    PrepareImage,
+    Retire,
+    RunScripts,
+    RunState,
+    ScriptResult,
+    SetView,
+)
+from relaunch.clock import SystemClock
+from relaunch.clouds.cloud import InstanceId, InstanceState
+from relaunch.clouds.fake import FakeCloud
+from relaunch.dns.fake import FakeZone
+from relaunch.errors import NotFound, Unavailable
+from relaunch.records.schema import instances, metadata, runs
+from relaunch.servers.lifecycle import Event
+from relaunch.servers.orders import Orders
+from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store, now
+from relaunch.workflows.durable import Workflows
+
+SCRIPT = """#!/bin/sh
+# ---
+# RightScript Name: {name}
+# Packages: {packages}
+# Inputs:
+#   COLOUR:
+#     Input Type: single
+#     Required: true
+#     Default: text:green
+# ...
+echo {name}
+"""
+TEMPLATE = """Name: Web
+Description: for tests
+Inputs: {}
+RightScripts:
+  Boot:
+  - scripts/install.sh
+  - scripts/configure.sh
+  Operational:
+  - scripts/greet.sh
+  Decommission:
+  - scripts/leave.sh
+MultiCloudImages: []
+"""
+EXTRAS = """image: trixie
+bake: [scripts/install.sh]
+ingress:
+- {port: 80, source: any}
+- {port: 22, source: host}
+offers:
+- {role: front-end, port: 80}
+"""
+SHOP = """deployment: shop
+servers:
+  front1: {template: web, zone: a}
+  front2: {template: web, zone: b}
+"""
+
+
+def write_templates(folder: Path, names: tuple[str, ...] = ("web", "mysql")) -> Path:
+    for template in names:
+        scripts = folder / template / "scripts"
+        scripts.mkdir(parents=True)
+        for name in ("install", "configure", "greet", "leave"):
+            packages = "apache2" if name == "install" else '""'
+            (scripts / f"{name}.sh").write_text(SCRIPT.format(name=name, packages=packages))
+        (folder / template / f"{template}.yml").write_text(TEMPLATE)
+        extras = EXTRAS if template == "web" else EXTRAS.replace("front-end, port: 80", "database, port: 3306")
+        (folder / template / f"{template}.relaunch.yml").write_text(extras)
+    return folder
+
+
+class PlainVault:
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+
+    def seal(self, clear: bytes) -> str:
+        return base64.b64encode(clear).decode()
+
+    def unseal(self, sealed: str) -> bytes:
+        return base64.b64decode(sealed)
+
+    def credential(self, name: str) -> str:
+        if name not in self.known:
+            raise NotFound(f"no credential {name}")
+        return self.known[name]
+
+    def has_credential(self, name: str) -> bool:
+        return name in self.known
+
+    def generate_credential(self, name: str, *, who: str) -> None:
+        self.known.setdefault(name, f"generated-{name}")
+
+
+class PlainEnrolments:
+    def user_data(self, instance: str) -> str:
+        return f"#!/bin/sh\n# {instance}\n"
+
+    def public_key(self) -> str:
+        return "ssh-ed25519 AAAA"
+
+
+class PlainBlobs:
+    def put(self, file: Path) -> Blob:
+        content = file.read_bytes()
+        return Blob(name=file.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+class FakeAgents:
+    """An agent on each running instance of the cloud. A run's end is remembered by its id, as the agent does."""
+
+    def __init__(self, cloud: FakeCloud, database: Engine) -> None:
+        self.cloud = cloud
+        self.database = database
+        self.executed: list[tuple[str, str]] = []  # (run id, script), each time one really ran
+        self.failing: dict[str, int] = {}  # script → how many more times it fails
+        self.hanging: set[str] = set()  # scripts that never end
+        self.silent: set[str] = set()  # names of instances whose agent never comes
+        self.views: dict[str, dict[str, Any]] = {}
+        self.retired: list[str] = []
+        self._ended: dict[str, RunState] = {}
+
+    def _cloud_instance(self, instance: str) -> Any:
+        known = self.cloud._instances.values()
+        return next((found for found in known if found.client_token == instance), None)
+
+    def connected(self, instance: str) -> bool:
+        found = self._cloud_instance(instance)
+        up = found is not None and found.state is InstanceState.RUNNING and not found.cut_off
+        return up and found.name not in self.silent and instance not in self.retired
+
+    async def wait_connected(self, instance: str, *, timeout_seconds: float) -> None:
+        await asyncio.sleep(0)
+        if not self.connected(instance):
+            raise Unavailable(f"{instance} did not connect")
+        with self.database.begin() as connection:
+            known = select(instances.c.boot_id).where(instances.c.id == instance)
+            if connection.scalar(known) is None:
+                connection.execute(update(instances).where(instances.c.id == instance).values(boot_id="boot-1"))
+
+    async def order(self, instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
+        await asyncio.sleep(0)
+        if not self.connected(instance):
+            raise Unavailable(f"{instance} is not connected")
+        if isinstance(message, SetView):
+            self.views[instance] = message.view
+        if isinstance(message, CancelRun):
+            self._ended.setdefault(message.run_id, RunState(run_id=message.run_id, state="cancelled"))
+        if isinstance(message, Retire):
+            self.retired.append(instance)
+        if isinstance(message, PrepareImage):
+            self.executed.append((instance, "prepare image"))
+        return Accepted()
+
+    async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        self._begin(instance, order, task)
+        while order.run_id not in self._ended:
+            await asyncio.sleep(0.001)
+            if self.connected(instance):
+                await self._execute(order)
+        ended = self._ended[order.run_id]
+        with self.database.begin() as connection:
+            results = [asdict(result) for result in ended.results]
+            connection.execute(update(runs).where(runs.c.id == order.run_id).values(state=ended.state, results=results))
+        return ended
+
+    async def _execute(self, order: RunScripts) -> None:
+        results = [ScriptResult(index=index, state="waiting") for index in range(len(order.scripts))]
+        for index, script in enumerate(order.scripts[order.start_at :], start=order.start_at):
+            self.executed.append((order.run_id, script.name))
+            while script.name in self.hanging:
+                if order.run_id in self._ended:
+                    return
+                await asyncio.sleep(0.005)
+            if self.failing.get(script.name, 0) > 0:
+                self.failing[script.name] -= 1
+                results[index] = ScriptResult(index=index, state="failed", exit_status=1)
+                self._ended[order.run_id] = RunState(run_id=order.run_id, state="failed", results=results)
+                return
+            results[index] = ScriptResult(index=index, state="succeeded", exit_status=0)
+        self._ended[order.run_id] = RunState(run_id=order.run_id, state="succeeded", results=results)
+
+    def _begin(self, instance: str, order: RunScripts, task: str | None) -> None:
+        with self.database.begin() as connection:
+            if connection.scalar(select(runs.c.id).where(runs.c.id == order.run_id)) is None:
+                connection.execute(
+                    insert(runs).values(
+                        id=order.run_id, instance_id=instance, task_id=task, phase=order.phase,
+                        order={"reboot": order.reboot}, state="running", results=[], created=now(SystemClock()),
+                    )
+                )  # fmt: skip
+
+    def last_output(self, run: str, index: int, *, last_bytes: int = 2000) -> str:
+        return f"output of {run} {index}"
+
+
+@dataclass
+class World:
+    """Everything a controller has; `restart` is a kill and a new start on the same disk."""
+
+    folder: Path
+    cloud: FakeCloud
+    agents: FakeAgents
+    zone: FakeZone
+    vault: PlainVault
+    ports: Ports
+    store: Store
+    workflows: Workflows
+    orders: Orders
+    after_effect: Callable[[str, str, int, str], Awaitable[None] | None] | None = None
+    _made: list[Workflows] = field(default_factory=list)
+
+    @classmethod
+    async def create(cls, folder: Path) -> World:
+        clock = SystemClock()
+        database = create_engine(f"sqlite:///{folder}/controller.db")
+        event.listen(database, "connect", lambda raw, _: raw.execute("PRAGMA journal_mode=WAL"))
+        metadata.create_all(database)
+        cloud = FakeCloud(clock)
+        agents = FakeAgents(cloud, database)
+        vault = PlainVault()
+        zone = FakeZone(("test",))
+        ports = Ports(
+            cloud=cloud, agents=agents, zone=zone, vault=vault, enrolments=PlainEnrolments(), blobs=PlainBlobs(),
+            database=database, clock=clock, template_folders=(write_templates(folder / "templates"),),
+            host_source="10.0.0.1/32", base_image=cloud.base_image,
+        )  # fmt: skip
+        workflows = Workflows(
+            database=database, clock=clock, workflow_database_url=f"sqlite:///{folder}/workflows.db", poll_seconds=0.02
+        )
+        world = cls(
+            folder=folder, cloud=cloud, agents=agents, zone=zone, vault=vault, ports=ports,
+            store=Store(database, clock), workflows=workflows, orders=Orders(ports, workflows),
+        )  # fmt: skip
+        workflows.after_effect = world._hook
+        await workflows.start(ports)
+        return world
+
+    def _hook(self, kind: str, task: str, number: int, name: str) -> Awaitable[None] | None:
+        return self.after_effect(kind, task, number, name) if self.after_effect else None
+
+    async def restart(self) -> None:
+        await self.workflows.stop()
+        self.workflows = Workflows(
+            database=self.ports.database,
+            clock=self.ports.clock,
+            workflow_database_url=f"sqlite:///{self.folder}/workflows.db",
+            after_effect=self._hook,
+            poll_seconds=0.02,
+        )
+        self.orders = Orders(self.ports, self.workflows)
+        await self.workflows.start(self.ports)
+
+    async def stop(self) -> None:
+        await self.workflows.stop()
+        self.ports.database.dispose()
+
+    async def ended(self, task: str, *, within: float = 20.0) -> dict[str, Any]:
+        return await asyncio.wait_for(self.workflows.wait(task), within)
+
+    async def succeeds(self, task: str) -> dict[str, Any]:
+        row = await self.ended(task)
+        assert row["state"] == "succeeded", row["error"]
+        return row
+
+    async def apply(self, source: str = SHOP, **more: Any) -> dict[str, Any]:
+        return await self.succeeds(await self.orders.apply(source, who="ann", **more))
+
+    def instance(self, full_name: str) -> dict[str, Any]:
+        server = self.store.server(full_name)
+        assert server.instance_id is not None
+        return self.store.instance(server.instance_id)
+
+    def state(self, full_name: str) -> str:
+        server = self.store.server(full_name)
+        return str(self.store.instance(server.instance_id)["state"]) if server.instance_id else "inactive"
+
+    def running(self) -> list[str]:
+        """The tokens of what the cloud runs."""
+        found = self.cloud._instances.values()
+        return sorted(each.client_token for each in found if each.state is not InstanceState.TERMINATED)
+
+    async def reboots(self, full_name: str, boot_id: str) -> None:
+        self.store.change_instance(self.instance(full_name)["id"], boot_id=boot_id)
+
+    def set_tags(self, full_name: str, **tags: str) -> None:
+        self.store.change_instance(self.instance(full_name)["id"], tags=tags)
+
+    def move(self, full_name: str, happened: Event) -> None:
+        self.store.move(self.instance(full_name)["id"], happened)
+
+    def cloud_id(self, full_name: str) -> InstanceId:
+        return InstanceId(str(self.instance(full_name)["cloud_id"]))
+
+    def check_invariant(self) -> None:
+        """No task unfinished, no instance half-way, nothing in the cloud that is not in the books and the reverse."""
+        assert self.workflows.tasks.unfinished() == []
+        living = {row["id"]: row for row in self.store.living_instances()}
+        half_way = [
+            row["id"] for row in living.values() if row["state"] not in ("operational", "stranded", "set_aside")
+        ]
+        assert half_way == []
+        assert self.running() == sorted(living)
+        incarnations = [server.instance_id for server in self.store.servers() if server.instance_id]
+        serving = [row["id"] for row in living.values() if row["purpose"] == "serve"]
+        assert sorted(incarnations) == sorted(serving)
+        assert [row for row in living.values() if row["purpose"] == "bake"] == []
+        runs_done = [run for run in self.agents.executed if "-boot" in run[0]]
+        assert len(runs_done) == len(set(runs_done)), "a boot script ran twice"
