@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from relaunch.cli.here import controller
 from relaunch.cli.process import ControllerProcess, need_root
 from relaunch.cli.reach import Answer, wait_for_all
 from relaunch.cli.servers import flat
-from relaunch.cli.show import Yes, confirm, rows_of
+from relaunch.cli.show import Json, Yes, confirm, print_json, rows_of
 from relaunch.errors import BadInput, Failed, NeedsConfirmation, RelaunchError
 
 NAME = "demo"
@@ -35,6 +36,7 @@ def demo(
     stop: Annotated[bool, typer.Option("--stop", help="Stop controller and servers; disks are kept.")] = False,
     purge: Annotated[bool, typer.Option("--purge", help="With --stop: remove every file, too.")] = False,
     yes: Yes = False,
+    json: Json = False,
 ) -> None:
     """Bring up a site on servers of the local cloud (called by ./demo, which installs what that needs)."""
     need_root("the demo")
@@ -55,6 +57,9 @@ def demo(
         if not isinstance(error, NeedsConfirmation):
             print(f"\nThe demo did not come up. Logs: {state}/logs; again: sudo ./demo; away: sudo ./demo --stop")
         raise
+    if json:
+        print_json([asdict(answer) for answer in answers])
+        return
     print(summary(client.where.url, state, rows_of(client.get("/sites")), answers, _host_address(state)))
     print(f"ready in {time.monotonic() - began:.1f} s")
 

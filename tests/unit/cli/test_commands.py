@@ -1,0 +1,298 @@
+"""Commands against an API of a few lines: what is asked, what is printed, with which exit status it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Api, Ran, refusal, stream
+
+Relaunch = Callable[..., Ran]
+TASK = {
+    "id": "t1",
+    "kind": "apply",
+    "title": "apply shop",
+    "subject": "deployment:shop",
+    "state": "succeeded",
+    "error": "",
+}
+SERVERS = {
+    "servers": [
+        {"deployment": "shop", "name": "front1", "state": "operational", "template": "front-end", "zone": "a",
+         "address": "198.18.0.11"},
+        {"deployment": "shop", "name": "db1", "state": "stranded", "template": "mysql", "zone": "a", "address": None},
+        {"deployment": "blog", "name": "db1", "state": "booting", "template": "mysql", "zone": "b", "address": None},
+    ]
+}  # fmt: skip
+
+
+def a_task_that(api: Api, state: str, *, error: str = "", steps: tuple[tuple[str, dict[str, Any]], ...] = ()) -> None:
+    task = TASK | {"state": state, "error": error, "steps": []}
+    api.answers["GET /tasks/t1"] = (200, task)
+    api.answers["GET /tasks/t1/events"] = (200, stream(*steps, ("task", task)))
+
+
+def test_servers_are_listed_with_their_states(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /servers"] = (200, SERVERS)
+
+    ran = relaunch("server", "list")
+
+    assert ran.status == 0
+    assert [line.split()[:3] for line in ran.out.splitlines()[1:]] == [
+        ["shop", "front1", "operational"],
+        ["shop", "db1", "stranded"],
+        ["blog", "db1", "booting"],
+    ]
+
+
+def test_json_is_what_the_api_said(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /servers"] = (200, SERVERS)
+
+    assert relaunch("server", "list", "--json").json == SERVERS["servers"]
+
+
+def test_a_short_name_finds_its_only_server(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /servers"] = (200, SERVERS)
+    api.answers["GET /servers/shop/front1"] = (200, SERVERS["servers"][0])
+
+    assert "198.18.0.11" in relaunch("server", "show", "front1").out
+
+
+def test_a_short_name_of_two_servers_asks_which(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /servers"] = (200, SERVERS)
+
+    ran = relaunch("server", "show", "db1")
+
+    assert ran.status == 2
+    assert "blog/db1 or shop/db1" in ran.err
+
+
+def test_an_unknown_short_name_is_not_found_and_names_what_there_is(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /servers"] = (200, SERVERS)
+
+    ran = relaunch("server", "show", "front9")
+
+    assert ran.status == 3
+    assert "shop/front1" in ran.err
+
+
+def test_an_action_shows_its_steps_and_ends_well(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /servers/shop/front1/reboot"] = (202, {"task": TASK})
+    step = {"task_id": "t1", "number": 1, "name": "boot scripts", "server": "shop/front1", "detail": ""}
+    a_task_that(
+        api,
+        "succeeded",
+        steps=(("step", step | {"state": "running"}), ("step", step | {"state": "succeeded", "seconds": 1.25})),
+    )
+
+    ran = relaunch("server", "reboot", "shop/front1")
+
+    assert ran.status == 0
+    assert ran.out == "  … shop/front1: boot scripts\n  ✓ shop/front1: boot scripts  1.2 s\n"
+
+
+def test_output_is_shown_only_when_asked_for(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /servers/shop/front1/reboot"] = (202, {"task": TASK})
+    a_task_that(api, "succeeded", steps=(("output", {"server": "shop/front1", "text": "hello\n"}),))
+
+    assert "hello" not in relaunch("server", "reboot", "shop/front1").out
+    assert "hello\n" in relaunch("server", "reboot", "shop/front1", "--verbose").out
+
+
+def test_a_failed_task_is_this_commands_failure(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /servers/shop/front1/reboot"] = (202, {"task": TASK})
+    a_task_that(api, "failed", error="install_base.sh ended with status 3")
+
+    ran = relaunch("server", "reboot", "shop/front1")
+
+    assert ran.status == 1
+    assert "install_base.sh ended with status 3" in ran.err
+    assert "relaunch task show t1" in ran.err
+
+
+def test_no_wait_returns_while_the_task_goes_on(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /servers/shop/front1/reboot"] = (202, {"task": TASK})
+    api.answers["GET /tasks/t1"] = (200, TASK | {"state": "running"})
+
+    ran = relaunch("server", "reboot", "shop/front1", "--no-wait")
+
+    assert ran.status == 0
+    assert "relaunch task follow t1" in ran.out
+    assert not api.bodies("GET /tasks/t1/events")
+
+
+@pytest.mark.parametrize(
+    ("words", "route"),
+    [
+        (("server", "terminate", "shop/front1"), "POST /servers/shop/front1/terminate"),
+        (("server", "relaunch", "shop/front1"), "POST /servers/shop/front1/relaunch"),
+        (("deployment", "destroy", "shop"), "DELETE /deployments/shop?yes=true"),
+        (("credential", "delete", "DB"), "DELETE /credentials/DB"),
+    ],
+)
+def test_what_destroys_is_done_only_with_yes(api: Api, relaunch: Relaunch, words: tuple[str, ...], route: str) -> None:
+    api.answers["GET /deployments/shop"] = (200, {"name": "shop"})
+    api.answers[route] = (202, {"task": TASK})
+    a_task_that(api, "succeeded")
+
+    refused = relaunch(*words)
+    asked_before = api.bodies(route)
+    done = relaunch(*words, "--yes")
+
+    assert (refused.status, asked_before) == (5, [])
+    assert "--yes" in refused.err
+    assert done.status == 0
+    assert len(api.bodies(route)) == 1
+
+
+def test_apply_sends_the_file_and_follows(api: Api, relaunch: Relaunch, tmp_path: Path) -> None:
+    (tmp_path / "shop.yml").write_text("deployment: shop\n")
+    api.answers["POST /deployments"] = (202, {"task": TASK})
+    a_task_that(api, "succeeded")
+
+    assert relaunch("apply", str(tmp_path / "shop.yml")).status == 0
+    assert api.bodies("POST /deployments") == [{"source": "deployment: shop\n", "yes": False}]
+
+
+def test_apply_that_would_destroy_shows_the_plan_and_stops(api: Api, relaunch: Relaunch, tmp_path: Path) -> None:
+    (tmp_path / "shop.yml").write_text("deployment: shop\n")
+    api.answers["POST /deployments"] = (409, refusal("needs_confirmation", "front2 would be destroyed"))
+    action = {"action": "destroy", "subject": "server:shop/front2", "why": "not in the file", "destroys": True}
+    api.answers["POST /plans"] = (200, {"deployment": "shop", "actions": [action], "inputs": [], "problems": []})
+
+    ran = relaunch("apply", str(tmp_path / "shop.yml"))
+
+    assert ran.status == 5
+    assert "- destroy server:shop/front2   (not in the file)" in ran.out
+    assert len(api.bodies("POST /deployments")) == 1
+
+
+def test_a_plan_with_problems_is_bad_input(api: Api, relaunch: Relaunch, tmp_path: Path) -> None:
+    (tmp_path / "shop.yml").write_text("deployment: shop\n")
+    api.answers["POST /plans"] = (200, {"deployment": "shop", "actions": [], "problems": ["no template front-edn"]})
+
+    ran = relaunch("plan", str(tmp_path / "shop.yml"))
+
+    assert ran.status == 2
+    assert "no template front-edn" in ran.out
+
+
+def test_a_missing_file_says_how_to_write_one(api: Api, relaunch: Relaunch) -> None:
+    ran = relaunch("apply", "nowhere.yml")
+
+    assert ran.status == 3
+    assert "relaunch init" in ran.err
+
+
+def test_a_script_file_is_sent_with_its_text_and_inputs(api: Api, relaunch: Relaunch, tmp_path: Path) -> None:
+    script = tmp_path / "hello.sh"
+    script.write_text("#!/bin/sh\necho hello\n")
+    api.answers["POST /runs"] = (202, {"task": TASK})
+    a_task_that(api, "succeeded")
+
+    ran = relaunch("server", "run", "shop/front1", "shop/db1", "-s", str(script), "-i", "NAME=text:a=b")
+
+    assert ran.status == 0
+    assert api.bodies("POST /runs") == [
+        {
+            "servers": ["shop/front1", "shop/db1"],
+            "script": {"name": "hello.sh", "text": script.read_text()},
+            "inputs": {"NAME": "text:a=b"},
+        }
+    ]
+
+
+def test_the_log_is_read_piece_by_piece(api: Api, relaunch: Relaunch) -> None:
+    run = {"id": "r1", "phase": "boot", "state": "failed", "created": "2026-01-01T00:00:00.000000+00:00",
+           "results": [{"index": 0, "name": "install_base.sh"}]}  # fmt: skip
+    api.answers["GET /servers/shop/front1/runs"] = (200, {"runs": [run]})
+    first = "GET /runs/r1/output?index=0&offset=0"
+    api.answers[first] = (200, {"text": "one\n", "offset": 0, "next_offset": 4})
+    api.answers["GET /runs/r1/output?index=0&offset=4"] = (200, {"text": "two\n", "offset": 4, "next_offset": 8})
+    api.answers["GET /runs/r1/output?index=0&offset=8"] = (200, {"text": "", "offset": 8, "next_offset": 8})
+
+    ran = relaunch("server", "log", "shop/front1")
+
+    assert "── install_base.sh\none\ntwo\n" in ran.out
+
+
+def test_a_token_is_printed_on_a_line_of_its_own(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /tokens"] = (201, {"name": "ci", "token": "secret-once"})
+
+    assert relaunch("token", "create", "ci").out.splitlines()[0] == "secret-once"
+
+
+def test_names_are_completed_from_the_controller(api: Api) -> None:
+    from relaunch.cli.here import complete_server
+
+    api.answers["GET /servers"] = (200, SERVERS)
+
+    assert complete_server("shop/") == ["shop/db1", "shop/front1"]
+    assert complete_server("fr") == ["front1"]
+
+
+def test_completion_is_silent_without_a_controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from relaunch.cli.here import complete_server
+
+    monkeypatch.setenv("RELAUNCH_STATE", str(tmp_path))
+
+    assert complete_server("") == []
+
+
+def test_a_file_of_init_is_never_overwritten(relaunch: Relaunch, tmp_path: Path) -> None:
+    file = tmp_path / "site.yml"
+
+    assert relaunch("init", "redundant", "-o", str(file)).status == 0
+    before = file.read_text()
+    ran = relaunch("init", "all-in-one", "-o", str(file))
+
+    assert ran.status == 4
+    assert file.read_text() == before
+
+
+def test_json_errors_are_words_on_standard_error(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /tasks/t9"] = (404, refusal("not_found", "no task t9", "relaunch task list"))
+
+    ran = relaunch("task", "show", "t9", "--json")
+
+    assert (ran.status, ran.out) == (3, "")
+    assert ran.err == "relaunch: no task t9\n  relaunch task list\n"
+
+
+def test_database_status_tells_roles_and_states(api: Api, relaunch: Relaunch) -> None:
+    group = {"primary": "db1", "replicas": ["front1"], "durability": "available"}
+    api.answers["GET /deployments"] = (200, {"deployments": [{"name": "shop"}]})
+    api.answers["GET /deployments/shop"] = (200, {"name": "shop", "database": group})
+    api.answers["GET /servers"] = (200, {"servers": SERVERS["servers"][:2]})
+
+    members = relaunch("db", "status", "--json").json["members"]
+
+    assert [(m["name"], m["role"], m["state"]) for m in members] == [
+        ("db1", "primary", "stranded"),
+        ("front1", "replica", "operational"),
+    ]
+
+
+def test_every_error_ends_with_its_own_status(api: Api, relaunch: Relaunch) -> None:
+    cases = {"bad_input": (400, 2), "not_found": (404, 3), "conflict": (409, 4), "needs_confirmation": (409, 5),
+             "not_allowed": (401, 6), "unavailable": (503, 7), "failed": (500, 1)}  # fmt: skip
+
+    for code, (http_status, status) in cases.items():
+        api.answers["GET /audit"] = (http_status, refusal(code, f"because {code}"))
+        ran = relaunch("audit")
+        assert (ran.status, ran.err.strip()) == (status, ran.err.strip()), code
+        assert f"because {code}" in ran.err
+
+
+def test_an_answer_that_is_no_json_is_still_an_error_with_its_address(api: Api, relaunch: Relaunch) -> None:
+    api.answers["GET /audit"] = (502, json.dumps("proxy says no"))
+
+    ran = relaunch("audit")
+
+    assert ran.status == 1
+    assert "502" in ran.err
+    assert api.url in ran.err
