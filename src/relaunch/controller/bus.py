@@ -227,7 +227,8 @@ accounts {{
 }}
 system_account: {system}
 authorization {{
-  timeout: 5
+  # Longer than an agent waits: one that comes before the judge is there tries again instead of being refused.
+  timeout: 7
   # Everyone else is judged by the controller, connection by connection.
   auth_callout {{ issuer: {issuer}, account: {account}, auth_users: [ {controller}, {watcher} ] }}
 }}

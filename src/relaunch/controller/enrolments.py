@@ -24,7 +24,7 @@ from relaunch.servers.lifecycle import State
 
 TOKEN_LIFE = timedelta(hours=2)  # an image bake with slow mirrors may come before
 
-Bootstrap = Callable[..., str]  # (controller_url=, token=, ca=) → the executable text of the first boot
+UserData = Callable[[str], str]  # a one-time token → the executable text of the first boot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +47,14 @@ class EnrolmentDesk:
         clock: Clock,
         authority: Authority,
         *,
-        bootstrap: Bootstrap,
-        controller_url: str,
+        user_data: UserData,
         bus_url: str,
         ssh_public_key: str,
     ) -> None:
         self._database = database
         self._clock = clock
         self._authority = authority
-        self._bootstrap = bootstrap
-        self._controller_url = controller_url
+        self._user_data = user_data
         self._bus_url = bus_url
         self._ssh_public_key = ssh_public_key
 
@@ -80,7 +78,7 @@ class EnrolmentDesk:
                     expires=stamp(now + TOKEN_LIFE),
                 )
             )
-        return self._bootstrap(controller_url=self._controller_url, token=token, ca=self._authority.pem)
+        return self._user_data(token)
 
     def enrol(self, *, token: str, nonce: str, boot_id: str) -> Welcomed:
         """Exchange the token for a credential; the same nonce may ask again, when the answer was lost."""

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ def create_app(
     *,
     routers: Sequence[APIRouter],
     state: dict[str, Any],
-    pages: Callable[[FastAPI], None] | None = None,
+    pages: APIRouter | None = None,
 ) -> FastAPI:
     """The whole application; what `state` names, handlers find in `request.app.state`."""
     app = FastAPI(
@@ -57,8 +57,8 @@ def create_app(
     async def healthz() -> dict[str, str]:
         return {"status": "ok", "version": __version__}
 
-    if pages:
-        pages(app)
+    if pages is not None:
+        app.include_router(pages)
     _explain_errors(app)
     app.add_middleware(Frame, guards=guards)
     return app

@@ -20,11 +20,11 @@ from fastapi import FastAPI
 import relaunch
 from relaunch import __version__
 from relaunch.clock import SystemClock
-from relaunch.clouds.cloud import Cloud, ImageId
+from relaunch.clouds.cloud import Cloud, Image, InstanceId
 from relaunch.clouds.local.cloud import LocalCloud
 from relaunch.controller import admin_api, agent_api, tasks_api
 from relaunch.controller.activity import Activity
-from relaunch.controller.agents import AgentHub
+from relaunch.controller.agents import AgentEvent, AgentHub, AgentLost, HelloSaid, RunChanged, TagsChanged
 from relaunch.controller.bus import Bus
 from relaunch.controller.enrolments import EnrolmentDesk
 from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
@@ -33,10 +33,19 @@ from relaunch.controller.listening import listen, refuse_taken
 from relaunch.controller.log import Secrets, start_logging
 from relaunch.controller.serving import HttpsServer
 from relaunch.controller.settings import Settings
+from relaunch.controller.upgrades import AgentUpgrades
+from relaunch.dashboard import pages
+from relaunch.dashboard.ports import DashboardPorts
 from relaunch.dns.knot import KnotServer, host_resolver
 from relaunch.dns.zone import Zone
-from relaunch.errors import Conflict, RelaunchError
+from relaunch.errors import Conflict, NotAllowed, NotFound, RelaunchError
+from relaunch.servers.agent_archive import build as build_agent
+from relaunch.servers.bootstrap import render_user_data
+from relaunch.servers.orders import Orders
 from relaunch.servers.ports import Ports
+from relaunch.servers.reconcile import ServerWatch
+from relaunch.sites.names import site_name_problems
+from relaunch.sites.reconcile import SiteReconciler
 from relaunch.workflows.durable import Workflows
 
 log = logging.getLogger("relaunch")
@@ -44,7 +53,7 @@ log = logging.getLogger("relaunch")
 CHECKOUT = Path(relaunch.__file__).parents[2]
 RESTART_PAUSE_SECONDS = 1.0
 
-BaseImage = Callable[[str, Callable[[str], None]], Awaitable[ImageId]]
+BaseImage = Callable[[str, Callable[[str], None]], Awaitable[Image]]
 
 
 class HasPid(Protocol):
@@ -76,9 +85,6 @@ async def local_world(settings: Settings, stack: AsyncExitStack) -> World:
     stack.push_async_callback(cloud.close)
     await cloud.open()
 
-    async def base_image(recipe: str, progress: Callable[[str], None]) -> ImageId:
-        return (await cloud.base_image(recipe, progress)).id
-
     dns = KnotServer(
         settings.state / "dns",
         address=settings.host_address,
@@ -88,7 +94,7 @@ async def local_world(settings: Settings, stack: AsyncExitStack) -> World:
     stack.push_async_callback(dns.stop)
     await dns.start()
     in_background(stack, _keep_dns(dns), "keep knotd running")
-    return World(cloud=cloud, base_image=base_image, zone=dns.zone(), children={"knotd": dns})
+    return World(cloud=cloud, base_image=cloud.base_image, zone=dns.zone(), children={"knotd": dns})
 
 
 async def _keep_dns(dns: KnotServer) -> None:
@@ -159,17 +165,19 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     refuse_taken(settings.host_address, settings.bus_port, purpose="the bus")
     base = lay_foundation(settings, secrets, SystemClock())
     stack.callback(base.database.dispose)
+    program = base.blobs.put(build_agent(settings.state / "agent" / "relaunch-agent.pyz").path)
     world = await open_world(settings, stack)
 
     bus = Bus(bus_place(settings), base.records.may_connect)
-    stack.push_async_callback(bus.stop)
-    await bus.start()
     hub = AgentHub(bus, base.records, base.output, version=__version__)
-    stack.push_async_callback(hub.stop)
-    await hub.start()
-
-    activity = Activity()
-    desk = enrolment_desk(settings, base)
+    desk = EnrolmentDesk(
+        base.database,
+        base.clock,
+        base.authority,
+        user_data=lambda token: render_user_data(settings.agent_api_url, token, base.authority.pem, program.sha256),
+        bus_url=settings.bus_url,
+        ssh_public_key=base.ssh_public_key,
+    )
     ports = Ports(
         cloud=world.cloud,
         agents=hub,
@@ -186,23 +194,28 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows = Workflows(
         database=base.database, clock=base.clock, workflow_database_url=settings.workflow_database_url
     )
-    workflows.subscribe(activity.changed)
-    hub.subscribe(activity.changed)
+    orders = Orders(ports, workflows, remarks=lambda spec: site_name_problems(spec, world.zone.zones))
+    activity = Activity()
     base.output.subscribe(activity.changed)
-    stack.push_async_callback(workflows.stop)
-    await workflows.start(ports)
+    hub.subscribe(activity.changed)
+    workflows.subscribe(activity.changed)
+    await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program))
 
     app = create_app(
         Guards(tokens=base.tokens, audit=base.audit),
         routers=(admin_api.router, tasks_api.router, agent_api.router),
+        pages=pages.router,
         state={
             "ports": ports,
             "workflows": workflows,
+            "orders": orders,
             "activity": activity,
             "hub": hub,
             "desk": desk,
+            "agent_program": program,
             "children": {"nats-server": bus, **world.children},
             "agent_records": base.records,
+            "dashboard": dashboard_ports(base, hub, ports, orders, activity),
             **{name: getattr(base, name) for name in ("database", "tokens", "audit", "vault", "output", "blobs")},
         },
     )
@@ -215,15 +228,71 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     return app
 
 
-def enrolment_desk(settings: Settings, base: Foundation) -> EnrolmentDesk:
-    return EnrolmentDesk(
-        base.database,
-        base.clock,
-        base.authority,
-        bootstrap=lambda **_: "",
-        controller_url=settings.agent_api_url,
-        bus_url=settings.bus_url,
-        ssh_public_key=base.ssh_public_key,
+async def _start_acting(
+    stack: AsyncExitStack, bus: Bus, hub: AgentHub, ports: Ports, workflows: Workflows, upgrades: AgentUpgrades
+) -> None:
+    """Bus, reconcilers and workflows, in the order in which they need each other."""
+    watch = ServerWatch(ports, workflows)
+    sites = SiteReconciler(ports)
+
+    def heard(event: AgentEvent) -> None:
+        match event:
+            case HelloSaid():
+                watch.hello(event.instance, event.hello)
+                sites.forget_view(event.instance)
+            case TagsChanged():
+                watch.tags_changed(event.instance)
+                sites.poke()
+            case AgentLost() | RunChanged():
+                sites.poke()
+
+    hub.subscribe(heard)
+    hub.subscribe(upgrades.heard)
+    workflows.subscribe(sites.poke)
+    stack.push_async_callback(bus.stop)
+    stack.push_async_callback(hub.stop)
+    stack.push_async_callback(upgrades.stop)
+    watch.start()
+    stack.push_async_callback(watch.stop)
+    await bus.start()
+    await hub.start()
+    sites.start()
+    stack.push_async_callback(sites.stop)
+    stack.push_async_callback(workflows.stop)
+    await workflows.start(ports)
+
+
+def dashboard_ports(
+    base: Foundation, hub: AgentHub, ports: Ports, orders: Orders, activity: Activity
+) -> DashboardPorts:
+    """What the pages see of everything else."""
+
+    def check_token(token: str) -> str | None:
+        try:
+            return base.tokens.who(token)
+        except NotAllowed:
+            return None
+
+    async def console(instance: str) -> str:
+        cloud_id = orders.store.instance(instance)["cloud_id"]
+        if not cloud_id:
+            raise NotFound("the cloud has not given this instance a number yet")
+        return await ports.cloud.console_output(InstanceId(cloud_id))
+
+    async def act(who: str, subject: str, action: str) -> str:
+        return await orders.act(subject.removeprefix("server:"), action, who=who)
+
+    return DashboardPorts(
+        engine=base.database,
+        clock=base.clock,
+        session_key=base.session_key,
+        check_token=check_token,
+        run_output=base.output.tail,
+        connected=hub.connected,
+        console=console,
+        changes=activity.changes,
+        actions=act,
+        version=__version__,
     )
 
 

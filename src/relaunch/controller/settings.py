@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-import tomllib
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from relaunch.errors import BadInput, FormatError
