@@ -8,7 +8,7 @@ from dataclasses import dataclass
 _NEVER = re.compile(
     r"ATTACH_DIR|SHELL|TERM|USER|PATH|MAIL|PWD|HOME|RS_.*|INSTANCE_ID|PRIVATE_ID|DATACENTER|EC2_.*|BASH_REMATCH"
 )
-_SHELL = re.compile(r"\$(?:\{([A-Z][A-Z0-9_]*)(?::=([^}]*))?|([A-Z][A-Z0-9_]*))")
+_SHELL = re.compile(r"\$(?:\{([A-Z][A-Z0-9_]*)(?![A-Za-z0-9_])(?::=([^}]*))?|([A-Z][A-Z0-9_]*)(?![A-Za-z0-9_]))")
 _RUBY = re.compile(r"""ENV\[\s*(['"])([A-Z][A-Z0-9_]*)\1\s*\]""")
 _PERL = re.compile(r"""\$ENV\{\s*(['"]?)([A-Z][A-Z0-9_]*)\1\s*\}""")
 _POWERSHELL = re.compile(r"\$env:([A-Z][A-Z0-9_]*)", re.IGNORECASE)

@@ -18,13 +18,18 @@ class _QuotingDumper(yaml.SafeDumper):
 
 
 def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    plain = "\n" in text and all(character == "\n" or character.isprintable() for character in text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if plain else None)
+    if "\n" in text and _is_plain(text.replace("\n", "")):
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
+    return _quoted(dumper, text)
 
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    # Other line breaks than ours come back as ours, unless they are written as escapes.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _is_plain(text) else '"')
+
+
+def _is_plain(text: str) -> bool:
+    return all(character.isprintable() for character in text)
 
 
 _Dumper.add_representer(str, _block)
