@@ -1,8 +1,8 @@
-"""Shows a folder of the host at a path inside a running container: `bind_into.py SOURCE PID TARGET`, or `bind_into.py - PID TARGET`
-takes it away again.
+"""Shows a folder of the host at a path inside a running container: `bind_into.py SOURCE PID TARGET`, or `bind_into.py
+- PID TARGET` takes it away again.
 
-A program of its own because a process enters another mount namespace only while it has one thread. The target is resolved
-inside the container, so that no symbolic link of the guest leads out of it. Standard library only.
+A program of its own because a process enters another mount namespace only while it has one thread. The target is
+resolved inside the container, so that no symbolic link of the guest leads out of it. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 # From the kernel's uapi: the same numbers on every architecture.
 SYS_OPEN_TREE, SYS_MOVE_MOUNT = 428, 429
@@ -41,7 +42,7 @@ def main() -> int:
             return 0
         checked(libc.umount2(target.encode(), 0), target)
         return 0
-    os.makedirs(target, exist_ok=True)
+    Path(target).mkdir(parents=True, exist_ok=True)
     if os.path.ismount(target):
         return 0
     checked(libc.syscall(SYS_MOVE_MOUNT, tree, b"", AT_FDCWD, target.encode(), MOVE_MOUNT_F_EMPTY_PATH), target)

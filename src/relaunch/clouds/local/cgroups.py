@@ -1,8 +1,8 @@
 """One control group per instance: what belongs to it, its limits, and the one write that kills all of it at once.
 
 Without a group of its own every guest's systemd would manage the same tree, and stop the services of its neighbours.
-Where systemd runs the host it makes the groups (see nspawn.py); this module makes them everywhere else. Memory and CPU limits
-are best effort there: on cgroup v1 always, on a pure cgroup v2 only when its controllers may be handed down.
+Where systemd runs the host it makes the groups (see nspawn.py); this module makes them everywhere else. Memory and CPU
+limits are best effort there: on cgroup v1 always, on a pure cgroup v2 only when its controllers may be handed down.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ class LocalCloud:
     # opening and closing
 
     async def open(self) -> None:
-        """Take the folder, make bridge and rules as they must be, heal what a reboot or a kill left. Conflict when another
-        process has the folder or the address range is taken."""
+        """Take the folder, make bridge and rules as they must be, heal what a reboot or a kill left. Conflict when
+        another process has the folder or the address range is taken."""
         if self._lock is not None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -139,8 +139,8 @@ class LocalCloud:
         self._release_folder()
 
     async def down(self, purge: bool = False) -> None:
-        """Stop every instance in order and take away all that is on the host: mounts, bridge, rules, settings. What ran is
-        started again by the next `open`. With `purge` all files go too."""
+        """Stop every instance in order and take away all that is on the host: mounts, bridge, rules, settings. What
+        ran is started again by the next `open`. With `purge` all files go too."""
         if self._lock is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._take_folder()
@@ -247,6 +247,10 @@ class LocalCloud:
 
     async def console_output(self, instance: InstanceId, *, last_bytes: int = 65536) -> str:
         return self._instances.console_output(instance, last_bytes)
+
+    def init_process(self, instance: InstanceId) -> int | None:
+        """The guest's process 1 as the host numbers it, to enter its namespaces; None when it does not run."""
+        return self._nspawn.init_process(instance)
 
     # security groups
 

@@ -1,8 +1,9 @@
 """Security groups as nftables rules: one pure function from the groups to the text that nft loads in one transaction.
 
-Every packet between instances passes the host's forward chain, because the bridge itself lets no frame through from port
-to port (see network.py). What may pass is decided by the *original* direction of its connection, for each packet anew: so a
-rule that is taken away ends established connections too, without a tool that deletes them from the kernel's table.
+Every packet between instances passes the host's forward chain, because the bridge itself lets no frame through from
+port to port (see network.py). What may pass is decided by the *original* direction of its connection, for each packet
+anew: so a rule that is taken away ends established connections too, without a tool that deletes them from the kernel's
+table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What an instance finds on its disk at its first boot: a pure function, and the writing of it into the instance's layer."""
+"""What an instance finds on its disk at its first boot: a pure function, and the writing of it into the instance's
+layer."""
 
 from __future__ import annotations
 

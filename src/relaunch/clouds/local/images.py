@@ -1,6 +1,7 @@
 """Images as layers: a folder each, `image.json` beside `tree/`, put in place by one rename.
 
-A base image is built by its recipe (a folder with a `build` program); every other is the own layer of a stopped instance.
+A base image is built by its recipe (a folder with a `build` program); every other is the own layer of a stopped
+instance.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Images:
         self._building = asyncio.Lock()
 
     def open(self) -> list[ImageRecord]:
-        """Read what is there, remove what was half built; images half made from an instance are returned, to be finished."""
+        """Read what is there, remove what was half built; images half made from an instance are returned, to be
+        finished."""
         self._known = {image.id: image for image in self._store.read(ImageRecord)}
         for entry in self._folder.iterdir():
             if entry.is_dir() and entry.name not in self._known and entry.name != ".making":
@@ -115,8 +117,8 @@ class Images:
         return image
 
     async def _run_recipe(self, program: Path, tree: Path, progress: Callable[[str], None]) -> None:
-        """Run it in namespaces of its own, so that no process and no mount of it outlives it, or us. Its last lines explain
-        a failure."""
+        """Run it in namespaces of its own, so that no process and no mount of it outlives it, or us. Its last lines
+        explain a failure."""
         lines: list[str] = []
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL"),
@@ -161,8 +163,8 @@ class Images:
         return image
 
     def finish(self, image: ImageRecord, *, instance_folder: Path) -> None:
-        """Turn the instance's layer into the image's; each step is skipped when done before. The instance keeps its identity
-        in a fresh layer above."""
+        """Turn the instance's layer into the image's; each step is skipped when done before. The instance keeps its
+        identity in a fresh layer above."""
         making = self._folder / ".making" / image.id
         upper, identity = instance_folder / "upper", instance_folder / "identity"
         assert image.parent is not None

@@ -116,7 +116,8 @@ class Instances:
     # launching
 
     async def launch(self, request: LaunchRequest) -> InstanceRecord:
-        """The record is on disk before anything else is made; whatever happens then, `recover` or a repeat finishes it."""
+        """The record is on disk before anything else is made; whatever happens then, `recover` or a repeat finishes
+        it."""
         id = f"i-{hashlib.sha256(request.client_token.encode()).hexdigest()[:10]}"
         known = self._known.get(id)
         if known is None:

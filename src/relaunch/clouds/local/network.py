@@ -1,11 +1,13 @@
 """The bridge the instances hang on: its address, its kernel settings, and the free addresses in its range.
 
-Instances never reach each other through the bridge itself: the firewall drops frames between ports, and the host answers
-ARP for the other instances (proxy_arp_pvlan). So each packet is routed by the host and passes the security groups.
+Instances never reach each other through the bridge itself: the firewall drops frames between ports, and the host
+answers ARP for the other instances (proxy_arp_pvlan). So each packet is routed by the host and passes the security
+groups.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 from collections.abc import Collection
@@ -16,8 +18,8 @@ from typing import Any
 from relaunch.errors import Conflict
 from relaunch.shell import run
 
-# Which clouds of this host forward through an uplink, and what its setting was before the first of them. Lost with a reboot,
-# as the setting is.
+# Which clouds of this host forward through an uplink, and what its setting was before the first of them. Lost with a
+# reboot, as the setting is.
 UPLINKS = Path("/run/relaunch/uplinks")
 SYSCTL = Path("/proc/sys")
 
@@ -104,9 +106,10 @@ def _set(name: str, value: str) -> None:
 
 
 def _forward_through(uplink: str, bridge: str) -> None:
-    """Let answers come in through the uplink. Several clouds may share it: the first notes what was, the last restores it."""
+    """Let answers come in through the uplink. Several clouds may share it: the first notes what was, the last restores
+    it."""
     folder = UPLINKS / uplink
-    folder.mkdir(parents=True, exist_ok=True)
+    UPLINKS.mkdir(parents=True, exist_ok=True)
     with (UPLINKS.parent / "uplinks.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         setting = SYSCTL / f"net/ipv4/conf/{uplink}/forwarding"
@@ -131,3 +134,7 @@ def _stop_forwarding(uplink: str, bridge: str) -> None:
             setting.write_text((folder / "before").read_text())
         (folder / "before").unlink()
         folder.rmdir()
+        with contextlib.suppress(OSError):  # another cloud of this host still has one
+            UPLINKS.rmdir()
+            Path(lock.name).unlink()
+            UPLINKS.parent.rmdir()

@@ -1,11 +1,12 @@
-"""Processes of instances: started so that they outlive the controller, recognised for certain, ended in order or at once.
+"""Processes of instances: started so that they outlive the controller, recognised for certain, ended in order or at
+once.
 
 An instance runs while its runner (runner.sh) holds the lock on its file `running`: no name pattern, no process number
-that the kernel may have given to another since. On a host whose first process is systemd the runner is a transient unit of the
-slice `relaunch.slice`; elsewhere it is detached, in a session and control groups of its own.
+that the kernel may have given to another since. On a host whose first process is systemd the runner is a transient
+unit of the slice `relaunch.slice`; elsewhere it is detached, in a session and control groups of its own.
 
-Guests are full machines in containers: their root is the host's user 0 with the capabilities systemd-nspawn leaves. That keeps
-accidents in, not an attacker with a kernel exploit.
+Guests are full machines in containers: their root is the host's user 0 with the capabilities systemd-nspawn leaves.
+That keeps accidents in, not an attacker with a kernel exploit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Volumes as subvolumes of one btrfs file system in a sparse file: a snapshot takes milliseconds.
 
-A volume appears in its instance as a folder at the path given as its device. Its size is recorded and checked against the
-space there is; a volume may outgrow it.
+A volume appears in its instance as a folder at the path given as its device. Its size is recorded and checked against
+the space there is; a volume may outgrow it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+"""The clouds the contract suite runs on: the fake, and real instances where the tests run as root."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cloud_lab import Lab, LocalLab
+
+from relaunch.clock import SystemClock
+from relaunch.clouds.cloud import ImageId
+from relaunch.clouds.fake import FakeCloud
+from relaunch.clouds.local.cloud import LocalCloud
+
+RECIPES = Path(__file__).parents[2] / "images"
+NETWORK = IPv4Network("198.19.0.0/24")
+BRIDGE = "rlA0"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def local_cloud() -> AsyncIterator[tuple[LocalCloud, ImageId, Path]]:
+    """One cloud for the session; RELAUNCH_TEST_FOLDER keeps its image between sessions."""
+    kept = os.environ.get("RELAUNCH_TEST_FOLDER")
+    folder = Path(kept or tempfile.mkdtemp(prefix="relaunch-contract-"))
+    cloud = LocalCloud(folder, network=NETWORK, bridge=BRIDGE, recipes=RECIPES)
+    await cloud.open()
+    try:
+        image = await cloud.base_image("trixie", lambda line: None)
+        yield cloud, image.id, folder
+    finally:
+        await cloud.down(purge=kept is None)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def local(local_cloud: tuple[LocalCloud, ImageId, Path]) -> AsyncIterator[LocalLab]:
+    """The local cloud, empty before and after."""
+    cloud, image, folder = local_cloud
+    lab = LocalLab(cloud=cloud, image=image)
+    lab.folder = folder
+    await lab.clear()
+    yield lab
+    await lab.clear()
+
+
+@pytest_asyncio.fixture(loop_scope="session", params=["fake", pytest.param("local", marks=pytest.mark.root)])
+async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    """Each cloud in turn."""
+    if request.param == "fake":
+        cloud = FakeCloud(SystemClock())
+        yield Lab(cloud=cloud, image=cloud.base.id)
+        return
+    yield request.getfixturevalue("local")
