@@ -15,7 +15,7 @@ from relaunch.servers.launch import retry_hint
 from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
-from relaunch.servers.terminate import decommission
+from relaunch.servers.terminate import decommission, stop_run
 from relaunch.workflows.durable import Cancelled, Run, workflow
 
 LOOK_SECONDS = 0.1  # between two looks at whether the agent said hello from the new boot
@@ -30,15 +30,13 @@ async def reboot(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         await run.step("decommission scripts", decommission, run, instance, f"{args['run_id']}-down")
         await run.step("reboot in the cloud", _reboot, ports, instance, args["boot_id"])
     await run.step("wait for its agent", _wait_rebooted, ports, instance, args["boot_id"], waits=True)
-    await run.step("booting", _move, ports, instance, Event.REBOOTED)
-    return await _boot_and_settle(run, args, start_at=0, reboot=True)
+    return await _boot_and_settle(run, args, Event.REBOOTED, start_at=0, reboot=True)
 
 
 @workflow("retry")
 async def retry(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: server, instance, run_id, start_at (index of the script that failed), reboot."""
-    await run.step("booting", _move, run.ports, args["instance"], Event.RETRY)
-    return await _boot_and_settle(run, args, start_at=args["start_at"], reboot=args["reboot"])
+    return await _boot_and_settle(run, args, Event.RETRY, start_at=args["start_at"], reboot=args["reboot"])
 
 
 @workflow("force-operational")
@@ -48,7 +46,9 @@ async def force_operational(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     return {"instance": args["instance"], "state": state}
 
 
-async def _boot_and_settle(run: Run, args: dict[str, Any], *, start_at: int, reboot: bool) -> dict[str, Any]:
+async def _boot_and_settle(
+    run: Run, args: dict[str, Any], why_booting: Event, *, start_at: int, reboot: bool
+) -> dict[str, Any]:
     """A boot that cannot be carried through strands the instance: it stays, and can be retried."""
     ports: Ports = run.ports
     instance = args["instance"]
@@ -57,16 +57,25 @@ async def _boot_and_settle(run: Run, args: dict[str, Any], *, start_at: int, reb
         return await boot(run, instance, args["run_id"], start_at=start_at, reboot=reboot)
 
     try:
+        await run.step("booting", _move, ports, instance, why_booting)
         booted = await run.step("boot scripts", scripts, waits=True)
+        state = await run.step("settle its state", settle, ports, instance, booted)
     except RelaunchError as error:
         why = "cancelled while its boot scripts ran" if isinstance(error, Cancelled) else error.message
         with run.undoing():
-            await run.step("undo: strand it", settle, ports, instance, {"state": "failed", "why": why})
+            await run.step("undo: strand it", _strand, ports, instance, args["run_id"], why)
         raise
-    state = await run.step("settle its state", settle, ports, instance, booted)
     if state != State.OPERATIONAL:
         raise Failed(f"{args['server']} is stranded: {booted['why']}", hint=retry_hint(args["server"]))
     return {"instance": instance, "state": state}
+
+
+async def _strand(ports: Ports, instance: str, run_id: str, why: str) -> None:
+    """Unless it is not half-way any more."""
+    await stop_run(ports, instance, run_id)
+    store = Store(ports.database, ports.clock)
+    if store.instance(instance)["state"] == State.BOOTING:
+        store.move(instance, Event.SCRIPT_FAILED, stranded_why=why)
 
 
 def _move(ports: Ports, instance: str, event: Event) -> str:

@@ -101,7 +101,8 @@ def reboot_args(server: ServerRow, row: Row, *, ordered: bool) -> Args:
 def terminate(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
     row = _instance(orders, server)
     _unlocked(server)
-    after(State(row["state"]), Event.TERMINATE)
+    if row["state"] != State.DECOMMISSIONING:  # an end that failed half-way is ordered again
+        after(State(row["state"]), Event.TERMINATE)
     if not body.get("yes"):
         try:
             refuse_empty_primary(orders.store, server)
@@ -113,7 +114,8 @@ def terminate(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepar
 
 def set_aside(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
     row = _instance(orders, server)
-    after(State(row["state"]), Event.SET_ASIDE)
+    if row["state"] != State.SET_ASIDE:
+        after(State(row["state"]), Event.SET_ASIDE)
     return Prepared(args={"instance": row["id"]})
 
 

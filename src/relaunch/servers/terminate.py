@@ -61,7 +61,7 @@ async def decommission(run: Run, instance: str, run_id: str) -> str:
         ended = await asyncio.wait_for(running, DECOMMISSION_SECONDS)
         return str(outcome(ports, order, ended)["why"] or "succeeded")
     except TimeoutError:
-        await _cancel_run(ports, instance, run_id)
+        await stop_run(ports, instance, run_id)
         return f"broken off after {DECOMMISSION_SECONDS:.0f} s"
     except RelaunchError as error:
         return f"not run: {error.message}"
@@ -91,7 +91,7 @@ def record_end(ports: Ports, instance: str, why: str) -> None:
 async def undo_launch(run: Run, instance: str, run_id: str) -> None:
     """Nothing of this instance is left, in the cloud or as a server's incarnation."""
     with run.undoing():
-        await run.step("undo: stop its scripts", _cancel_run, run.ports, instance, run_id)
+        await run.step("undo: stop its scripts", stop_run, run.ports, instance, run_id)
         await run.step("undo: terminate in the cloud", _end_if_known, run.ports, instance)
 
 
@@ -130,7 +130,8 @@ async def _retire(ports: Ports, instance: str, reason: str) -> str:
     return "told"
 
 
-async def _cancel_run(ports: Ports, instance: str, run_id: str) -> str:
+async def stop_run(ports: Ports, instance: str, run_id: str) -> str:
+    """Tell the agent to; how that went is only noted."""
     if not ports.agents.connected(instance):
         return "not connected"
     try:

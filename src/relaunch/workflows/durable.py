@@ -35,7 +35,8 @@ EXECUTOR = "controller"
 TRIES = 4  # of a step that says try again; waits of 0.25, 0.5, 1 s between
 
 Body = Callable[["Run", dict[str, Any]], Awaitable[Any]]
-AfterEffect = Callable[[str, str, int, str], Awaitable[None] | None]  # kind, workflow id, step number, step name
+# A test's hand between a step's effect and its record: (kind, workflow id, step number, step name). True: do it again.
+AfterEffect = Callable[[str, str, int, str], Awaitable[bool | None] | bool | None]
 
 REGISTRY: dict[str, Body] = {}
 
@@ -88,7 +89,8 @@ class Run:
             self.workflows.changed()
             started = time.monotonic()
             outcome = await self._outcome(name, act, args, waits)
-            outcome = await self._hooked(number, name, outcome)
+            if self.workflows.after_effect is not None:
+                outcome = await self._interfered(number, name, outcome, lambda: self._outcome(name, act, args, waits))
             state, detail = ("failed", outcome["error"]["message"]) if "error" in outcome else ("succeeded", "")
             seconds = round(time.monotonic() - started, 4)
             self.workflows.tasks.step_ended(self.task, number, state, seconds=seconds, detail=detail)
@@ -134,16 +136,17 @@ class Run:
             self._waiting.cancel()
             self._waiting = None
 
-    async def _hooked(self, number: int, name: str, outcome: dict[str, Any]) -> dict[str, Any]:
-        if self.workflows.after_effect is None:
-            return outcome
+    async def _interfered(
+        self, number: int, name: str, outcome: dict[str, Any], again: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        assert self.workflows.after_effect is not None
         try:
             answer = self.workflows.after_effect(self.asked.kind, self.task, number, name)
             if inspect.isawaitable(answer):
-                await answer
+                answer = await answer
         except RelaunchError as error:
             return {"error": _plain(error)}
-        return outcome
+        return await again() if answer else outcome
 
     @contextmanager
     def undoing(self) -> Iterator[None]:
