@@ -10,12 +10,11 @@ set -euo pipefail
 
 server=$(relaunch-local get server)
 name=$(jq -r .name <<<"$server")
-sites=$(relaunch-local get sites)
 header="# Written by relaunch: template $(jq -r .template <<<"$server"), script configure_apache.sh, $name. Change the script, not this file."
 maintenance=/var/lib/relaunch/maintenance
 config=/etc/apache2/sites-available/relaunch.conf
 
-if [ "$(jq length <<<"$sites")" = 0 ]; then
+if ! sites=$(relaunch-local get sites); then
   echo "The deployment has no site yet: nothing for Apache to serve." >&2
   exit 1
 fi

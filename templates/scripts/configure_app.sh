@@ -42,8 +42,7 @@ app=$(cat /etc/app/name)
 server=$(relaunch-local get server)
 name=$(jq -r .name <<<"$server")
 header="# Written by relaunch: template $(jq -r .template <<<"$server"), script configure_app.sh, $name. Change the script, not this file."
-site=$(relaunch-local get sites | jq '.[0] // empty')
-if [ -z "$site" ]; then
+if ! site=$(relaunch-local get sites.0); then
   echo "The deployment has no site: which names and which database would the app serve?" >&2
   exit 1
 fi
@@ -91,7 +90,7 @@ production:
   username: $(yaml "$DB_USER")
   password: $(yaml "$DB_PASSWORD")
   sslca: $DB_CA
-  sslverify: true
+  ssl_mode: verify_identity
   connect_timeout: 3
   read_timeout: 60
   pool: $((PUMA_THREADS + 1))
@@ -108,15 +107,22 @@ migrate_redmine() {
     echo "Redmine's database is up to date."
     return
   fi
-  echo "Redmine: migrate, and load its default data into a new database"
   cat >migrate <<'FILE'
 #!/bin/bash
 set -eu
-/usr/local/lib/relaunch/database migrated /usr/share/redmine/db/migrate && exit 0   # the other server was faster
+database=/usr/local/lib/relaunch/database
+up_to_date() { "$database" migrated /usr/share/redmine/db/migrate; }
+
+up_to_date && exit 0   # the other server was faster
+if "$database" new; then
+  echo "Redmine: a new database; load its tables and default data"
+  "$database" sql /usr/share/relaunch/redmine.sql
+fi
+up_to_date && exit 0
+echo "Redmine: migrate"
 cd /usr/share/redmine
-exec runuser -u www-data -- env REDMINE_INSTANCE=default RAILS_ENV=production REDMINE_LANG=en SCHEMA=/dev/null \
-  RUBYOPT=-rbootsnap/setup BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1 \
-  bundle exec rake db:migrate redmine:load_default_data
+exec runuser -u www-data -- env REDMINE_INSTANCE=default RAILS_ENV=production SCHEMA=/dev/null \
+  RUBYOPT=-rbootsnap/setup BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1 bundle exec rake db:migrate
 FILE
   chmod 755 migrate
   /usr/local/lib/relaunch/database locked "migrate-$DB_NAME" ./migrate

@@ -23,13 +23,14 @@ name=$(jq -r .name <<<"$server")
 header="# Written by relaunch: template $(jq -r .template <<<"$server"), script configure_haproxy.sh, $name. Change the script, not this file."
 
 # host name → back end. A host that is not listed gets the first site; a back end that is not there yet gives 503.
-sites=$(relaunch-local get sites)
+sites=$(relaunch-local get sites || echo '[]')
 first_site=$(jq -r '.[0].name // "none"' <<<"$sites")
 {
   echo "$header"
   jq -r '.[] | .name as $site | ([.canonical, .name] + .aliases | unique[]) + " site-" + $site' <<<"$sites"
 } >/etc/haproxy/sites.map
 
+# HAProxy wants both files; the agent fills this one when it knows what belongs there.
 [ -e /etc/haproxy/relaunch.cfg ] || echo "# The agent has not written back ends and listeners yet." >/etc/haproxy/relaunch.cfg
 
 {
@@ -58,11 +59,10 @@ defaults
   timeout check 2s
   timeout http-request 10s
   timeout http-keep-alive 60s
-  # An app process that dies under a request: another one answers. Never for a POST: done twice is worse than failed.
+  # An app process that dies under a request: another one answers (for a POST see below).
   option redispatch 1
   retries 2
   retry-on conn-failure empty-response response-timeout 502 503
-  http-request disable-l7-retry unless { method GET HEAD OPTIONS }
 
 # Figures of this process: curl http://127.0.0.1:8404/stats
 frontend stats
@@ -74,9 +74,10 @@ FILE
   if [ "$PROXY_SITES" = true ]; then
     cat <<FILE
 
-# Apache hands over here what is no static file.
+# Apache hands over here what is no static file. A POST is not tried again: done twice is worse than failed.
 frontend sites
   bind 127.0.0.1:8080
+  http-request disable-l7-retry unless { method GET HEAD OPTIONS }
   use_backend %[req.hdr(host),host_only,lower,map(/etc/haproxy/sites.map,site-$first_site)]
 FILE
   fi

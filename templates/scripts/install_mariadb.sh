@@ -16,7 +16,7 @@ cat >/etc/mysql/mariadb.conf.d/80-relaunch-files.cnf <<'FILE'
 # Written by relaunch: script install_mariadb.sh. Change the script, not this file.
 [mariadbd]
 innodb_log_file_size = 32M
-innodb_data_file_path = ibdata1:2M:autoextend
+innodb_data_file_path = ibdata1:12M:autoextend
 innodb_temp_data_file_path = ibtmp1:2M:autoextend
 innodb_undo_tablespaces = 2
 innodb_fast_shutdown = 1

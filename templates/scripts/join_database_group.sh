@@ -91,12 +91,11 @@ at_primary() {  # PROGRAM ARGUMENTS…: a client of MariaDB, logged in at the pr
 }
 
 wait_for_primary() {
-  for _ in $(seq 600); do
-    if relaunch-local peers --json |
-      jq -e --arg name "$primary" 'any(.[]; .name == $name and .tags.database == "primary")' >/dev/null; then
+  echo "Waiting until $primary is the primary"
+  for _ in $(seq 120); do
+    if relaunch-local peers --tag database=primary --wait 1 2>/dev/null | grep -q "^$primary "; then
       return
     fi
-    sleep 0.2
   done
   echo "$primary did not become the primary within 120 s. Look at its boot scripts." >&2
   exit 1

@@ -13,7 +13,7 @@
 set -euo pipefail
 
 cd /var/lib/relaunch/maintenance
-for site in ${SITE:-$(relaunch-local get sites | jq -r '.[].name')}; do
+for site in ${SITE:-$(relaunch-local site)}; do
   rm -f "$site"
   echo "$site: open"
 done

@@ -19,9 +19,9 @@
 set -euo pipefail
 
 cd /var/lib/relaunch/maintenance
-for site in ${SITE:-$(relaunch-local get sites | jq -r '.[].name')}; do
+for site in ${SITE:-$(relaunch-local site)}; do
   if [ ! -e "$site.allowed" ]; then
-    echo "No site $site here. Sites: $(relaunch-local get sites | jq -r '[.[].name] | join(" ")')" >&2
+    echo "No site $site here. Sites: $(relaunch-local site | xargs)" >&2
     exit 1
   fi
   # By rename: Apache never reads half a list.

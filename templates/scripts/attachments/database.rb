@@ -3,6 +3,7 @@
 #
 # database wait SECONDS                 until the primary accepts writes
 # database migrated DIRECTORY           exit 0 when every migration in DIRECTORY has been run
+# database new                          exit 0 when no migration has been run yet
 # database locked NAME COMMAND…         runs COMMAND while no other server runs one under this NAME
 # database sql FILE                     runs the statements of FILE
 #
@@ -11,7 +12,7 @@ require "mysql2"
 
 def connect(**more)
   Mysql2::Client.new(host: ENV.fetch("DB_HOST"), username: ENV.fetch("DB_USER"), password: ENV.fetch("DB_PASSWORD"),
-                     database: ENV.fetch("DB_NAME"), sslca: ENV.fetch("DB_CA"), sslverify: true,
+                     database: ENV.fetch("DB_NAME"), sslca: ENV.fetch("DB_CA"), ssl_mode: :verify_identity,
                      connect_timeout: 3, read_timeout: 900, **more)
 end
 
@@ -31,12 +32,19 @@ def wait(seconds)
   wait(seconds - (now - started))
 end
 
+NO_SUCH_TABLE = 1146
+
+def migrations_done
+  connect.query("SELECT version FROM schema_migrations").map { |row| row["version"].to_i }
+rescue Mysql2::Error => error
+  raise unless error.error_number == NO_SUCH_TABLE
+
+  []
+end
+
 def migrated?(directory)
   wanted = Dir.children(directory).filter_map { |file| file[/\A(\d+)_.*\.rb\z/, 1]&.to_i }
-  done = connect.query("SELECT version FROM schema_migrations").map { |row| row["version"].to_i }
-  (wanted - done).empty?
-rescue Mysql2::Error
-  false
+  (wanted - migrations_done).empty?
 end
 
 # The lock lives as long as the connection: a server that dies lets go of it, one that waits gets it then.
@@ -72,6 +80,7 @@ end
 case ARGV
 in ["wait", seconds] then wait(Float(seconds))
 in ["migrated", directory] then exit migrated?(directory)
+in ["new"] then exit migrations_done.empty?
 in ["locked", name, *command] unless command.empty? then locked(name, command)
 in ["sql", file] then sql(file)
 else abort File.foreach(__FILE__).grep(/^# database/).join

@@ -7,7 +7,7 @@ require "socket"
 def database
   Thread.current[:database] ||= Mysql2::Client.new(
     host: ENV.fetch("DB_HOST"), username: ENV.fetch("DB_USER"), password: ENV.fetch("DB_PASSWORD"),
-    database: ENV.fetch("DB_NAME"), sslca: ENV.fetch("DB_CA"), sslverify: true,
+    database: ENV.fetch("DB_NAME"), sslca: ENV.fetch("DB_CA"), ssl_mode: :verify_identity,
     connect_timeout: 3, read_timeout: 10, write_timeout: 10
   )
 end
