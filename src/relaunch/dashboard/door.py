@@ -101,7 +101,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 def login_page(request: Request, next: str = "/") -> Response:
     if _session(request) is not None:
         return _to(_own_path(next))
-    return page(request, "login.html", next=_own_path(next), message="")
+    return _login_form(request, next=_own_path(next))
 
 
 @router.post("/login", response_class=HTMLResponse)
@@ -112,7 +112,7 @@ async def log_in(request: Request) -> Response:
     seconds = int(here.tries.wait(address, now).total_seconds()) + 1
     if seconds > 1:
         message = f"Too many failed tries. Try again in {seconds} s."
-        refusal = page(request, "login.html", status=429, next=wanted, message=message)
+        refusal = _login_form(request, status=429, next=wanted, message=message)
         refusal.headers["Retry-After"] = str(seconds)
         return refusal
     token = fields.get("token", "").strip()
@@ -120,7 +120,7 @@ async def log_in(request: Request) -> Response:
     if who is None:
         here.tries.note_failure(address, now)
         message = "This token is unknown or revoked." if token else "Paste an API token first."
-        return page(request, "login.html", status=401, next=wanted, message=message)
+        return _login_form(request, status=401, next=wanted, message=message)
     answer = _to(wanted)
     answer.set_cookie(
         COOKIE,
@@ -142,6 +142,11 @@ async def log_out(request: Request, session: LoggedIn) -> Response:
     answer = _to("/login")
     answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
     return answer
+
+
+def _login_form(request: Request, *, next: str, status: int = 200, message: str = "") -> HTMLResponse:
+    token_file = ports(request).token_file
+    return page(request, "login.html", status=status, next=next, message=message, token_file=token_file)
 
 
 def _to(path: str) -> RedirectResponse:

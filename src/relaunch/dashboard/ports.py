@@ -28,5 +28,6 @@ class DashboardPorts:
     changes: Callable[[], AsyncIterator[None]]  # yields once after something shown here changed; ends at shut-down
     actions: Callable[[str, str, str], Awaitable[str]]  # (who, "server:shop/front1", "relaunch") → task id
     version: str = ""
+    token_file: str = "/var/lib/relaunch/admin-token"  # where the login page says the first token is
     tries: LoginTries = field(default_factory=LoginTries)
     ended: EndedSessions = field(default_factory=EndedSessions)

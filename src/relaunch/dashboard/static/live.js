@@ -48,10 +48,18 @@
   }
 
   function becomeChildren(old, fresh) {
+    // What goes, goes first: the rest then need not be moved, and what is moved loses its focus.
+    const staying = new Set([...fresh.children].map((child) => child.id));
+    for (const child of [...old.children]) if (child.id && !staying.has(child.id)) child.remove();
     const byId = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
     let at = old.firstChild;
     for (const wanted of [...fresh.childNodes]) {
       const moved = wanted.id && byId.get(wanted.id);
+      while (moved && at && at !== moved && at.nodeType !== Node.ELEMENT_NODE) {
+        const next = at.nextSibling;
+        at.remove();
+        at = next;
+      }
       if (moved && moved !== at && same(moved, wanted)) {
         old.insertBefore(moved, at);
         become(moved, wanted);
