@@ -20,6 +20,7 @@ import nats
 import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from relaunch.bus import subjects
 from relaunch.controller.children import Child, Program
@@ -111,7 +112,10 @@ class Bus:
         """Close one agent's connection; it has to ask for admission again."""
         if self._system is not None and self._server_id:
             body = json.dumps({"cid": connection}).encode()
-            await self._system.publish(f"$SYS.REQ.SERVER.{self._server_id}.KICK", body)
+            try:
+                await self._system.request(f"$SYS.REQ.SERVER.{self._server_id}.KICK", body, timeout=2.0)
+            except NatsError as error:
+                log.warning("connection %d of the bus could not be closed: %s", connection, error)
 
     async def _connect(self, seed: str, name: str) -> Client:
         context = ssl.create_default_context(cafile=str(self._place.ca_file))
