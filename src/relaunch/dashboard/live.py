@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 BEAT_SECONDS = 15.0  # below the idle time-outs of usual proxies
-REST_SECONDS = 0.25  # between two events: a burst of changes is one look
+REST_SECONDS = 0.5  # between two events: a burst of changes is one look
 
 
 async def stream(
