@@ -293,7 +293,11 @@ def test_the_comment_knows_its_place_and_marker():
         ("#!/bin/bash\necho $A\n: ${A:=later}\n", "a.sh", [("A", 2, "text:later")]),
         ("echo $lower $Mixed ${_X} $1 $$\n", "a.sh", []),
         ("echo $PATH $HOME $RS_REBOOT $EC2_X $ATTACH_DIR $INSTANCE_ID $PWD\n", "a.sh", []),
-        ("#!/usr/bin/env ruby\nputs ENV['NAME'], ENV[\"OTHER\"], $DEBUG\n", "a", [("NAME", 2, None), ("OTHER", 2, None)]),
+        (
+            "#!/usr/bin/env ruby\nputs ENV['NAME'], ENV[\"OTHER\"], $DEBUG\n",
+            "a",
+            [("NAME", 2, None), ("OTHER", 2, None)],
+        ),
         ("#!/usr/bin/perl\nprint $ENV{NAME}, $ENV{'OTHER'};\n", "a", [("NAME", 2, None), ("OTHER", 2, None)]),
         ("Write-Host $env:NAME $Env:OTHER\n", "a.ps1", [("NAME", 1, None), ("OTHER", 1, None)]),
     ],

@@ -66,7 +66,10 @@ def test_the_canonical_form_is_this(tmp_path):
 
 
 def test_no_inputs_are_written_as_an_empty_map():
-    assert canonical_metadata(Script(path=Path("a"), name="yes")) == "# ---\n# RightScript Name: 'yes'\n# Inputs: {}\n# ...\n"
+    assert (
+        canonical_metadata(Script(path=Path("a"), name="yes"))
+        == "# ---\n# RightScript Name: 'yes'\n# Inputs: {}\n# ...\n"
+    )
 
 
 def test_a_description_with_a_line_of_three_dots_does_not_end_the_comment(tmp_path):
@@ -118,7 +121,8 @@ scripts = st.builds(
     Script,
     path=st.just(Path("/unused")),
     name=words,
-    description=st.text() | st.lists(st.sampled_from(["a", " b", "...", "---", "", "#", "x: y", "\t", "| "])).map("\n".join),
+    description=st.text()
+    | st.lists(st.sampled_from(["a", " b", "...", "---", "", "#", "x: y", "\t", "| "])).map("\n".join),
     packages=st.lists(st.from_regex(r"[a-z0-9.+:=-]+", fullmatch=True), max_size=3).map(tuple),
     inputs=st.lists(declaration, max_size=3, unique_by=lambda declared: declared.name).map(tuple),
 )
@@ -146,7 +150,9 @@ def test_writing_is_the_same_twice(tmp_path):
     assert with_metadata(once, parse_script(path)) == once
 
 
-@pytest.mark.parametrize("script", sorted((Path(__file__).parents[3] / "templates/scripts").glob("*.sh")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "script", sorted((Path(__file__).parents[3] / "templates/scripts").glob("*.sh")), ids=lambda p: p.name
+)
 def test_our_own_scripts_survive_rewriting(script, tmp_path):
     original = parse_script(script)
     copy = tmp_path / "scripts" / script.name
