@@ -10,6 +10,7 @@
 set -euo pipefail
 
 systemctl stop apache2
+systemctl disable --now --quiet apache-htcacheclean 2>/dev/null || true   # a disk cache that is not used
 # Enabled from the image on, so that it comes back by itself after a reboot; but not before it was configured.
 install -d /etc/systemd/system/apache2.service.d
 cat >/etc/systemd/system/apache2.service.d/relaunch.conf <<'FILE'

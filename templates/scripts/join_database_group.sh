@@ -106,7 +106,7 @@ wait_for_primary() {
 history_is_complete() {
   [ "$(mariadb -N -e "SELECT @@gtid_slave_pos = '' AND @@gtid_binlog_pos = ''")" = 1 ] &&
     [ "$(at_primary mariadb -N -e "SHOW BINARY LOGS" | awk '{bytes += $2} END {print bytes < 64 * 1024 * 1024}')" = 1 ] &&
-    at_primary mariadb -N -e "SHOW BINLOG EVENTS IN 'binlog.000001' LIMIT 6" | grep -m 1 -o "GTID .*" | grep -q -- "-1$"
+    at_primary mariadb -N -e "SHOW BINLOG EVENTS IN 'binlog.000001' LIMIT 6" 2>/dev/null | grep -m 1 -o "GTID .*" | grep -q -- "-1$"
 }
 
 copy_primary() {
