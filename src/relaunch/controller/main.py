@@ -39,11 +39,13 @@ from relaunch.dashboard.ports import DashboardPorts
 from relaunch.dns.knot import KnotServer, host_resolver
 from relaunch.dns.zone import Zone
 from relaunch.errors import Conflict, NotAllowed, NotFound, RelaunchError
+from relaunch.servers import api as servers_api
 from relaunch.servers.agent_archive import build as build_agent
 from relaunch.servers.bootstrap import render_user_data
 from relaunch.servers.orders import Orders
 from relaunch.servers.ports import Ports
 from relaunch.servers.reconcile import ServerWatch
+from relaunch.sites import api as sites_api
 from relaunch.sites.names import site_name_problems
 from relaunch.sites.reconcile import SiteReconciler
 from relaunch.workflows.durable import Workflows
@@ -203,7 +205,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
 
     app = create_app(
         Guards(tokens=base.tokens, audit=base.audit),
-        routers=(admin_api.router, tasks_api.router, agent_api.router),
+        routers=(admin_api.router, tasks_api.router, agent_api.router, servers_api.router, sites_api.router),
         pages=pages.router,
         state={
             "ports": ports,
