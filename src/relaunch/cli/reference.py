@@ -31,8 +31,8 @@ def command_page() -> str:
     lines = [MADE, "# Commands", "", root.help, ""]
     lines += [
         "Every command has `--help`, and `--json` unless it becomes another program. A server is written",
-        "`deployment/server`, or just `server` when only one deployment has it. What takes long shows its steps and ends",
-        "as the task does; `--no-wait` returns at once.",
+        "`deployment/server`, or just `server` when only one deployment has it. What takes long shows its steps and",
+        "ends as the task does; `--no-wait` returns at once.",
         "The exit status says what happened: see [exit statuses](exit-statuses.md).",
         "",
     ]
