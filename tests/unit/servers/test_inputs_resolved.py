@@ -122,7 +122,8 @@ def test_all_problems_are_told_at_once():
         "server shop/web: input IGNORED is required but set to ignore; boot needs it",
         "server shop/web: input KIND cannot be text:c (/t/boot.sh:5); boot allows text:a, text:b",
         'server shop/web: input LIST has the wrong form: text:a (/t/boot.sh:5); boot wants array:["text:…"]',
-        'server shop/web: input ONE has the wrong form: array:["text:a"] (/t/boot.sh:5); boot wants one value, no array',
+        'server shop/web: input ONE has the wrong form: array:["text:a"] (/t/boot.sh:5);'
+        " boot wants one value, no array",
         "server shop/web: input ODD has the wrong form: Invalid input value: odd:x: no type 'odd'"
         " (known here: text, blank, ignore, env, cred, key, array), from /t/boot.sh:5",
         "server shop/web: input SECRET needs credential PASSWORD (/t/boot.sh:5), which does not exist;"

@@ -151,7 +151,8 @@ def test_what_a_file_cannot_change_is_a_problem():
     problems = plan(SPEC, wanted, ALL_UP).problems
 
     assert problems == (
-        "deployment shop runs in cloud local; it cannot be moved to ec2: destroy it first or give the new one another name",
+        "deployment shop runs in cloud local; it cannot be moved to ec2:"
+        " destroy it first or give the new one another name",
         "the primary of database shop is db1; editing the file does not make db2 the primary: leave `primary: db1`",
     )
 
@@ -163,7 +164,8 @@ def test_destroying_all_says_what_goes():
         ("remove_site", "site:shop.test", "the deployment is destroyed", False),
         ("remove_database", "database:shop", "the deployment is destroyed", True),
         ("destroy", "server:shop/front1", "the deployment is destroyed", True),
-        ("destroy", "server:shop/db1", "the deployment is destroyed; it is the database primary, its data goes with it", True),
+        ("destroy", "server:shop/db1",
+         "the deployment is destroyed; it is the database primary, its data goes with it", True),
         ("destroy", "server:shop/db2", "the deployment is destroyed; its copy of the database goes with it", True),
     ]  # fmt: skip
 

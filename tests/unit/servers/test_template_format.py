@@ -200,7 +200,8 @@ def test_alerts_of_files_stand_in_their_place_each_file_once(folder):
     folder.file("a/more.yml", f"Alerts:\n- {{Name: two, Clause: {clause}}}\n- more.yml\n")
     path = folder.file(
         "a/a.yml",
-        f"Alerts:\n- {{Name: one, Clause: {clause}}}\n- more.yml\n- {{Name: three, Description: d, Clause: {clause}}}\n- more.yml\n",
+        f"Alerts:\n- {{Name: one, Clause: {clause}}}\n- more.yml\n"
+        f"- {{Name: three, Description: d, Clause: {clause}}}\n- more.yml\n",
     )
 
     alerts = read_template(path).alerts
