@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relaunch.errors import BadInput
@@ -83,6 +83,7 @@ single = st.one_of(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(single | st.just(Ignore()) | st.builds(Array, st.lists(single, max_size=4).map(tuple)))
 def test_a_written_value_is_read_back(value):
     assert parse_value(written(value)) == value

@@ -128,7 +128,7 @@ scripts = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scripts, st.sampled_from(["#", "//", "--"]))
 def test_whatever_is_written_is_read_back_the_same(script, marker):
     with tempfile.TemporaryDirectory() as folder:
