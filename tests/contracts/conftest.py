@@ -47,11 +47,11 @@ async def local(local_cloud: tuple[LocalCloud, ImageId, Path]) -> AsyncIterator[
     await lab.clear()
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["fake", pytest.param("local", marks=pytest.mark.root)])
-async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+@pytest.fixture(params=["fake", pytest.param("local", marks=pytest.mark.root)])
+def lab(request: pytest.FixtureRequest) -> Lab:
     """Each cloud in turn."""
-    if request.param == "fake":
-        cloud = FakeCloud(SystemClock())
-        yield Lab(cloud=cloud, image=cloud.base.id)
-        return
-    yield request.getfixturevalue("local")
+    if request.param == "local":
+        real: Lab = request.getfixturevalue("local")
+        return real
+    cloud = FakeCloud(SystemClock())
+    return Lab(cloud=cloud, image=cloud.base.id)

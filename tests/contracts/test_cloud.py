@@ -18,7 +18,6 @@ from relaunch.clouds.cloud import (
 )
 from relaunch.errors import BadInput, Conflict, NotFound
 
-
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ANYWHERE = "0.0.0.0/0"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,12 +18,13 @@ from relaunch.clouds.local.files import need_space, no_space_is_a_conflict, remo
 from relaunch.clouds.local.guest import check_host_name, guest_files, write_guest_files
 from relaunch.clouds.local.images import Images
 from relaunch.clouds.local.network import free_address
-from relaunch.clouds.local.nspawn import STOP_SECONDS, Boot, Nspawn
+from relaunch.clouds.local.nspawn import REBOOT, STOP_SECONDS, Boot, Nspawn
 from relaunch.clouds.local.records import ImageRecord, InstanceRecord, Store, Wanted
 from relaunch.clouds.local.volumes import Volumes, check_device
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.shell import run
 
+REBOOT_LOOKS_EACH = 0.05  # seconds
 LAUNCH_NEEDS_BYTES = 256 << 20
 TERMINATED_LISTED_FOR = timedelta(hours=1)
 CONSOLE_BYTES = 1 << 20  # beyond this the older half is dropped
@@ -218,13 +218,13 @@ class Instances:
             before = self._nspawn.init_process(id)
             if not self._nspawn.is_running(id) or before is None:
                 raise Conflict(f"instance {id} is not running", hint="start it")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(before, signal.SIGRTMIN + 5)  # systemd: go to reboot.target
-            for _ in range(STOP_SECONDS * 20):
+            for attempt in range(int(STOP_SECONDS / REBOOT_LOOKS_EACH)):
                 now = self._nspawn.init_process(id)
                 if now is not None and now != before:
                     return
-                await asyncio.sleep(0.05)
+                if attempt % 10 == 0 and now == before:  # again, should it have been too young to hear
+                    self._nspawn.signal_init(id, REBOOT)
+                await asyncio.sleep(REBOOT_LOOKS_EACH)
             await self._nspawn.kill(id)
             await self._bring_up(record)
 

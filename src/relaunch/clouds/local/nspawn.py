@@ -28,6 +28,8 @@ from relaunch.errors import Failed
 from relaunch.shell import last_lines, run
 
 STOP_SECONDS = 20  # for an orderly shut-down, then by force
+SIGNAL_AGAIN_SECONDS = 0.5
+HALT, REBOOT = signal.SIGRTMIN + 3, signal.SIGRTMIN + 5  # systemd(1)
 KILL_SECONDS = 10  # the kernel's own clearing away, bounded in case of an uninterruptible process
 UNIFIED = "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"  # a guest's systemd ≥ 256 refuses cgroup v1
 
@@ -189,14 +191,25 @@ class Nspawn:
         group = self.group(instance)
         return None if group is None else cgroups.first_process(group)
 
+    def signal_init(self, instance: str, number: int) -> None:
+        """Tell the guest's systemd to halt or to reboot, as its manual's section on signals has it."""
+        pid = self.init_process(instance)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     async def stop(self, instance: str) -> None:
         """Shut down in order, by force when that takes too long; not running is no error."""
         pid = self._pid(instance)
         if self.is_running(instance) and pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await _until(lambda: not self.is_running(instance), STOP_SECONDS)
+            # A guest in the first moments of its boot hears no signal: repeat it, systemd does not mind.
+            for _ in range(int(STOP_SECONDS / SIGNAL_AGAIN_SECONDS)):
+                with contextlib.suppress(TimeoutError):
+                    await _until(lambda: not self.is_running(instance), SIGNAL_AGAIN_SECONDS)
+                    break
+                self.signal_init(instance, HALT)
         await self.kill(instance)
 
     async def kill(self, instance: str) -> None:
