@@ -102,7 +102,14 @@ class Frame:
             failure = error.message
             await error_answer(error)(scope, receive, answer)
         else:
-            await self._app(scope, receive, answer)
+            try:
+                await self._app(scope, receive, answer)
+            except Exception as error:  # outermost frame of a request
+                log.exception("request %s", request_id)
+                failure = f"the controller met an error of its own ({type(error).__name__})"
+                if status == 0:
+                    told = Failed(failure, hint=f"its log tells more: {request_id}")
+                    await error_answer(told)(scope, receive, answer)
         self._write_down(scope, status, failure, time.monotonic() - began)
 
     def _admit(self, scope: Scope, headers: dict[bytes, str]) -> None:
@@ -180,15 +187,3 @@ def _explain_errors(app: FastAPI) -> None:
         request.state.failure = wrong.message
         body = {"error": {"code": wrong.code, "message": wrong.message, "hint": ""}}
         return JSONResponse(body, status_code=error.status_code)
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        request_id = request.state.request_id
-        log.error("request %s: %s", request_id, error, exc_info=error)
-        return told(
-            request,
-            Failed(
-                f"the controller met an error of its own ({type(error).__name__})",
-                hint=f"its log tells more: {request_id}",
-            ),
-        )

@@ -1,0 +1,70 @@
+"""The database: migrations lead to the schema, and a newer program's database is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Engine
+
+from relaunch.errors import Conflict
+from relaunch.records.engine import connect, open_database, schema_version
+from relaunch.records.migrations import HEAD
+from relaunch.records.schema import metadata
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder}/controller.db"
+
+
+def shape(engine: Engine) -> dict[str, Any]:
+    """Of every table: columns, keys, constraints and indexes, as the database itself tells them."""
+    seen = inspect(engine)
+    return {
+        table: {
+            "columns": [{**column, "type": str(column["type"])} for column in seen.get_columns(table)],
+            "key": seen.get_pk_constraint(table)["constrained_columns"],
+            "foreign": sorted(str(key) for key in seen.get_foreign_keys(table)),
+            "unique": sorted(str(each["column_names"]) for each in seen.get_unique_constraints(table)),
+            "indexes": sorted(str(each) for each in seen.get_indexes(table)),
+        }
+        for table in seen.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def test_migrations_lead_to_exactly_the_schema(tmp_path: Path) -> None:
+    wanted = connect("sqlite://")
+    metadata.create_all(wanted)
+
+    assert shape(open_database(url(tmp_path), program="0.1.0")) == shape(wanted)
+
+
+def test_a_database_is_opened_again_as_it_is(tmp_path: Path) -> None:
+    open_database(url(tmp_path), program="0.1.0").dispose()
+
+    assert schema_version(open_database(url(tmp_path), program="0.1.1")) == HEAD
+
+
+def test_a_database_of_a_newer_program_is_refused_with_both_versions(tmp_path: Path) -> None:
+    open_database(url(tmp_path), program="9.8.7").dispose()
+    with sqlite3.connect(tmp_path / "controller.db") as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '0999'")
+
+    with pytest.raises(Conflict, match=r"9\.8\.7.*0999.*0\.1\.0") as refused:
+        open_database(url(tmp_path), program="0.1.0")
+
+    assert "upgrade" in refused.value.hint
+
+
+def test_connections_are_patient_durable_and_check_foreign_keys(tmp_path: Path) -> None:
+    with connect(url(tmp_path)).connect() as connection:
+        found = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
+        }
+
+    assert found == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 10000, "synchronous": 2}
