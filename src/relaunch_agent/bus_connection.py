@@ -7,11 +7,10 @@ the rest of its start, most of it for JetStream, and it retries for ever by itse
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 import ssl
-from typing import Any, Awaitable, Callable, Dict, Optional, Tuple, cast
+from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
 from relaunch.errors import NotAllowed, Unavailable
 
@@ -27,6 +26,7 @@ class BusConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inbox: str) -> None:
         self._reader = reader
         self._writer = writer
+        self._plain: Optional[asyncio.StreamWriter] = None
         self._inbox = f"{inbox}.{random.getrandbits(64):x}"
         self._handlers: Dict[str, Handler] = {}
         self._answers: Dict[str, asyncio.Future[bytes]] = {}
@@ -53,12 +53,13 @@ class BusConnection:
     async def _connected(
         cls, host: str, port: int, tls: ssl.SSLContext, user: str, password: str, inbox: str
     ) -> BusConnection:
-        reader, writer = await asyncio.open_connection(host, port, limit=MAX_LINE_BYTES)
+        plain_reader, plain = await asyncio.open_connection(host, port, limit=MAX_LINE_BYTES)
+        writer = plain
         try:
-            greeting = await reader.readline()
+            greeting = await plain_reader.readline()
             if not greeting.startswith(b"INFO "):
                 raise Unavailable(f"{host}:{port} is not a bus: it said {greeting[:40]!r}")
-            reader, writer = await _encrypted(reader, writer, tls, host)
+            reader, writer = await _encrypted(plain, tls, host)
             options = {
                 "user": user, "pass": password, "verbose": False, "pedantic": False, "headers": True,
                 "no_responders": True, "protocol": 1, "lang": "python3", "version": "1", "name": user, "echo": False,
@@ -77,6 +78,8 @@ class BusConnection:
             writer.transport.abort()
             raise
         connection = cls(reader, writer, inbox)
+        # Python closes the transport below TLS when the writer it was opened with is collected.
+        connection._plain = plain
         connection._start(connection._read())
         connection._start(connection._ping())
         connection._subscribe(f"{connection._inbox}.*", "1")
@@ -197,23 +200,17 @@ class BusConnection:
 
 
 async def _encrypted(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tls: ssl.SSLContext, host: str
+    plain: asyncio.StreamWriter, tls: ssl.SSLContext, host: str
 ) -> Tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """StreamWriter.start_tls exists only from Python 3.11 on."""
     loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     protocol = asyncio.StreamReaderProtocol(reader)
-    transport = cast(asyncio.Transport, writer.transport)
-    transport.pause_reading()
-    transport.set_protocol(protocol)
-    upgraded: Optional[asyncio.Transport] = await loop.start_tls(
-        transport, protocol, tls, server_hostname=host, ssl_handshake_timeout=5.0
-    )
-    if upgraded is None:
+    transport = await loop.start_tls(plain.transport, protocol, tls, server_hostname=host, ssl_handshake_timeout=5.0)
+    if transport is None:
         raise Unavailable("no TLS with the bus")
-    with contextlib.suppress(AttributeError):
-        reader._transport = upgraded  # type: ignore[attr-defined]  # flow control of the reader acts on the encrypted side
-    protocol._over_ssl = True  # type: ignore[attr-defined]
-    return reader, asyncio.StreamWriter(upgraded, protocol, reader, loop)
+    reader.set_transport(transport)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def _resolve(future: asyncio.Future[None], value: None) -> None:

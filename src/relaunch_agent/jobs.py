@@ -172,6 +172,7 @@ class JobFollower:
     async def _late_output(self) -> None:
         late, at = late_of(self._job.log), 0
         reader, base = LogReader(late), self._reader.total()
+        pause = 0.05
         while True:
             alive = runner_lives(self._job.folder)
             self._job.reap()
@@ -184,7 +185,8 @@ class JobFollower:
                     continue
             elif not alive:
                 break
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 2)
         if at:
             with self._job.log.open("ab") as log:
                 log.write(b"\n[relaunch: written after the script had ended]\n" + reader.read(0, at))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from relaunch.bus.messages import RunScripts, RunState, ScriptResult, decode, encode
+from relaunch.bus.messages import RunProgress, RunScripts, RunState, ScriptResult, decode, encode
 from relaunch_agent.disk import read_json, remove, write_json, write_whole
 
 KEPT_RUNS = 50
@@ -56,7 +56,7 @@ class Journal:
 
     def save(self, run: Run, *, durable: bool = False) -> None:
         known = {
-            "state": json.loads(encode(run.state)), "boot_id": run.boot_id, "sequence": run.sequence,
+            "progress": json.loads(encode(RunProgress(run.state, run.sequence))), "boot_id": run.boot_id,
             "acknowledged": run.acknowledged, "cancelled": run.cancelled, "at": run.at,
         }  # fmt: skip
         write_json(self._folder / run.run_id / "run.json", known, durable=durable)
@@ -78,10 +78,10 @@ class Journal:
         known = read_json(folder / "run.json")
         if not isinstance(known, dict):
             return None
-        state = decode(json.dumps(known.pop("state")).encode())
+        progress: RunProgress = decode(json.dumps(known.pop("progress")).encode())
         order_file = folder / "order.json"
         order = decode(order_file.read_bytes()) if order_file.exists() else None
-        return Run(folder.name, order, state, **known)
+        return Run(folder.name, order, progress.run, sequence=progress.sequence, **known)
 
 
 def with_result(state: RunState, result: ScriptResult) -> RunState:

@@ -1,6 +1,6 @@
 """The output of one script on disk: the first 20 MB and the last 2 MB, always valid UTF-8.
 
-While it runs: `INDEX.log` is the head, `INDEX.ring` the newest bytes beyond it, `progress` how many there were in all.
+While it runs: `INDEX.log` is the head, `INDEX.log.ring` the newest bytes beyond it, `INDEX.log.progress` how many there were in all.
 Shared by the runner, which writes, and the agent, which reads.
 """
 
@@ -108,13 +108,13 @@ class LogReader:
 
 
 def progress_of(log: Path) -> Path:
-    return log.with_suffix(".progress")
+    return log.with_name(f"{log.name}.progress")
 
 
 def ring_of(log: Path) -> Path:
-    return log.with_suffix(".ring")
+    return log.with_name(f"{log.name}.ring")
 
 
 def late_of(log: Path) -> Path:
     """What detached children wrote after the script had ended."""
-    return log.with_suffix(".late")
+    return log.with_suffix(".late.log")

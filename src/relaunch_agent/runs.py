@@ -44,6 +44,7 @@ class Runs:
         self._after_each = after_each
         self._runs: Dict[str, Run] = {}
         self._jobs: Dict[str, Job] = {}
+        self._unsent: Dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
 
@@ -95,6 +96,7 @@ class Runs:
             self._news.clear()
             for run in [run for run in self._runs.values() if run.acknowledged < run.sequence]:
                 sequence = run.sequence
+                await self._output_sent(run.run_id)
                 try:
                     await self._link.report(RunProgress(run.state, sequence))
                 except RelaunchError as error:
@@ -107,6 +109,13 @@ class Runs:
                 if run.sequence > sequence:
                     self._news.set()
             await self._news.wait()
+
+    async def _output_sent(self, run_id: str) -> None:
+        """Who reads that a script has ended can read what it said: give the output a head start."""
+        sent = self._unsent.pop(run_id, None)
+        if sent is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(sent.wait(), STREAM_SECONDS)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -175,8 +184,7 @@ class Runs:
         follower = JobFollower(job, run.run_id, max(index, 0), self._link)
         result = await follower.result()
         self._start(follower.finish())
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(follower.sent.wait(), STREAM_SECONDS if self._link.connected.is_set() else 0.01)
+        self._unsent[run.run_id] = follower.sent
         self._after_each()
         return journals.as_result(index, result)
 
