@@ -110,14 +110,14 @@ async def _keep_dns(dns: KnotServer) -> None:
             log.error("knotd does not start: %s", error)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, open_world: OpenWorld = local_world) -> None:
     """Run the controller until SIGTERM or SIGINT; Conflict when its state folder or a port has an owner already."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o711)
     with only_one(settings.state):
         secrets = Secrets()
         start_logging(settings.log_folder, secrets)
         try:
-            asyncio.run(_until_told(settings, secrets))
+            asyncio.run(_until_told(settings, secrets, open_world))
         except RelaunchError as error:
             log.error("%s", error)
             raise
@@ -138,12 +138,12 @@ def only_one(state: Path) -> Iterator[None]:
         os.close(folder)
 
 
-async def _until_told(settings: Settings, secrets: Secrets) -> None:
+async def _until_told(settings: Settings, secrets: Secrets, open_world: OpenWorld) -> None:
     told = asyncio.Event()
     for which in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(which, told.set)
     async with AsyncExitStack() as stack:
-        starting = asyncio.create_task(start(settings, secrets, stack, local_world))
+        starting = asyncio.create_task(start(settings, secrets, stack, open_world))
         ending = asyncio.create_task(told.wait())
         await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():

@@ -1,6 +1,7 @@
 """The tables of the controller's database, in one place; migrations in `records/migrations` bring a database to this.
 
-Times are UTC ISO-8601 text with microseconds (sorts as text on SQLite and PostgreSQL alike); JSON columns hold plain data.
+Times are UTC ISO-8601 text with microseconds (sorts as text on SQLite and PostgreSQL alike); JSON columns hold plain
+data.
 """
 
 from __future__ import annotations
@@ -43,9 +44,8 @@ credentials = Table(
     "credentials",
     metadata,
     Column("name", String, primary_key=True),
-    Column(
-        "sealed", Text, nullable=False
-    ),  # encrypted with the master key; never leaves the process in clear but to an agent
+    # encrypted with the master key; never leaves the process in clear but to an agent
+    Column("sealed", Text, nullable=False),
     Column("created", String, nullable=False),
     Column("changed", String, nullable=False),
     Column("description", Text, nullable=False, server_default=""),
@@ -90,9 +90,8 @@ instances = Table(
     Column("private_address", String),
     Column("public_address", String),
     Column("zone", String, nullable=False),
-    Column(
-        "run_list", JSON, nullable=False
-    ),  # frozen at launch: boot, operational, decommission scripts with inputs' sources
+    # frozen at launch: boot, operational, decommission scripts with inputs' sources
+    Column("run_list", JSON, nullable=False),
     Column("sealed_inputs", Text, nullable=False, server_default=""),  # resolved values, encrypted
     Column("tags", JSON, nullable=False),
     Column("outputs", JSON, nullable=False),
@@ -194,9 +193,8 @@ database_groups = Table(
     Column("name", String, primary_key=True),
     Column("epoch", Integer, nullable=False),
     Column("primary_server_id", String),  # stored, never inferred; null until the first primary is initialised
-    Column(
-        "initialised", Boolean, nullable=False, server_default="0"
-    ),  # data exists: a primary may never again start empty
+    # data exists: a primary may never again start empty
+    Column("initialised", Boolean, nullable=False, server_default="0"),
 )
 
 dns_records = Table(

@@ -1,0 +1,63 @@
+"""The agent's own link and the controller's bus understand each other."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from controller_at_work import controller_at_work, until
+
+from relaunch.bus.messages import (
+    Accepted,
+    AskMayWrite,
+    AskRun,
+    Hello,
+    MayWrite,
+    Output,
+    RunProgress,
+    RunScripts,
+    RunState,
+    Stored,
+)
+from relaunch_agent.enrolment import Credential
+from relaunch_agent.https import trusting
+from relaunch_agent.link import Link
+
+
+async def test_the_agents_link_says_hello_obeys_reports_streams_and_comes_back_after_the_controller(
+    tmp_path: Path,
+) -> None:
+    async with controller_at_work(tmp_path) as at_work:
+        at_work.add_deployment()
+        obeyed: list[Any] = []
+
+        async def obey(order: Any) -> Any:
+            obeyed.append(order)
+            return Accepted(RunState(order.run_id, "running"))
+
+        link = Link(
+            Credential("front1", "secret of front1", at_work.settings.bus_url),
+            trusting(at_work.settings.ca_file),
+            hello=lambda: Hello("0.1.0", "", "boot-1", 0),
+            obey=obey,
+        )
+        keeping = asyncio.create_task(link.keep())
+        await at_work.hub.wait_connected("front1", timeout_seconds=5)
+        running = asyncio.create_task(at_work.hub.run("front1", RunScripts("r1", "boot"), task=None))
+        await until(lambda: obeyed, "the order has come")
+
+        await link.send(Output("r1", 0, 0, "said\n"))
+        stored = await link.report(RunProgress(RunState("r1", "succeeded"), 1))
+
+        assert stored == Stored()
+        assert (await asyncio.wait_for(running, 2)).state == "succeeded"
+        assert at_work.base.output.tail("r1", 0) == "said\n", "output is there before the run's end is told"
+        assert await link.report(AskMayWrite()) == MayWrite(True, 3)
+
+        await at_work.end()
+        await asyncio.sleep(1.0)
+        await at_work.begin()
+        await at_work.hub.wait_connected("front1", timeout_seconds=8)
+        assert (await at_work.hub.order("front1", AskRun("r1"))).run is not None
+        keeping.cancel()
