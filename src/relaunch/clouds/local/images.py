@@ -59,8 +59,8 @@ class Images:
         for entry in self._folder.iterdir():
             if entry.is_dir() and entry.name not in self._known and entry.name != ".making":
                 remove_tree(entry)
-        unfinished = Store(self._folder / ".making", "image.json")
-        return [image for image in unfinished.read(ImageRecord) if image.builder is not None]
+        making = self._folder / ".making"
+        return list(Store(making, "image.json").read(ImageRecord)) if making.exists() else []
 
     def all(self) -> list[ImageRecord]:
         return list(self._known.values())
