@@ -60,7 +60,7 @@ class App:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = self.name.encode()
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 at = head.lower().find(b"content-length:")
@@ -91,14 +91,16 @@ class Load:
                 if not head.startswith(b"HTTP/1.1 200"):
                     self.failed.append(f"{method}: {head[:40]!r}")
                 self.done[method] += 1
-            except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            except (TimeoutError, OSError, EOFError, ValueError) as error:
                 self.failed.append(f"{method}: {error!r}")
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         writer.close()
 
 
 def view(ports: dict[str, int]) -> dict[str, Any]:
-    servers = [{"name": n, "address": "127.0.0.1", "port": p, "weight": 50 if n == "a" else 100} for n, p in ports.items()]
+    servers = [
+        {"name": n, "address": "127.0.0.1", "port": p, "weight": 50 if n == "a" else 100} for n, p in ports.items()
+    ]
     backends = [{"name": BACKEND, "check_path": "/", "servers": servers}]
     return {"server": {"name": "bench", "deployment": "bench"}, "proxy": {"backends": backends, "listeners": []}}
 
@@ -114,6 +116,7 @@ async def in_process(haproxy: HAProxy, wanted: set[str]) -> None:
 
 
 async def measure(rounds: int, requests: int, folder: Path) -> dict[str, Any]:
+    version = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout.split()[2]  # noqa: ASYNC221
     places = Places(folder)
     places.haproxy_file.parent.mkdir(parents=True)
     places.haproxy_socket.parent.mkdir(parents=True)
@@ -127,13 +130,14 @@ async def measure(rounds: int, requests: int, folder: Path) -> dict[str, Any]:
     agent = HAProxy(places, reload=["false"])  # a reload would be a fault: nothing structural changes here
     agent.write_file(view(two))
     places.reload_pending.unlink()
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220
         ["haproxy", "-W", "-f", str(places.haproxy_main_file), "-f", str(places.haproxy_file)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         for _ in range(100):
-            if places.haproxy_socket.exists():
+            with contextlib.suppress(OSError):
+                (await asyncio.open_connection("127.0.0.1", port))[1].close()
                 break
             await asyncio.sleep(0.05)
         keeping = asyncio.ensure_future(agent.keep())
@@ -157,13 +161,20 @@ async def measure(rounds: int, requests: int, folder: Path) -> dict[str, Any]:
         load.stopping = True
         await asyncio.gather(*clients)
         keeping.cancel()
-        version = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout.split()[2]
         return {
-            "bench": "haproxy_backends", "haproxy": version, "rounds": rounds, "get": load.done["GET"], "post": load.done["POST"],
-            "failed": len(load.failed), "failures": load.failed[:5], "seconds": round(seconds, 1),
-            "add_median_ms": round(sorted(adding)[rounds // 2] * 1000), "remove_median_ms": round(sorted(removing)[rounds // 2] * 1000),
-            "fewest_requests_on_the_added_one": min(taken), "trouble": agent.trouble,
-        }  # fmt: skip
+            "bench": "haproxy_backends",
+            "haproxy": version,
+            "rounds": rounds,
+            "get": load.done["GET"],
+            "post": load.done["POST"],
+            "failed": len(load.failed),
+            "failures": load.failed[:5],
+            "seconds": round(seconds, 1),
+            "add_median_ms": round(sorted(adding)[rounds // 2] * 1000),
+            "remove_median_ms": round(sorted(removing)[rounds // 2] * 1000),
+            "fewest_requests_on_the_added_one": min(taken),
+            "trouble": agent.trouble,
+        }
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()

@@ -1,7 +1,7 @@
 """The output of one script on disk: the first 20 MB and the last 2 MB, always valid UTF-8.
 
-While it runs: `INDEX.log` is the head, `INDEX.log.ring` the newest bytes beyond it, `INDEX.log.progress` how many there were in all.
-Shared by the runner, which writes, and the agent, which reads.
+While it runs: `INDEX.log` is the head, `INDEX.log.ring` the newest bytes beyond it, `INDEX.log.progress` how many there
+were in all. Shared by the runner, which writes, and the agent, which reads.
 """
 
 from __future__ import annotations

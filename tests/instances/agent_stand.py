@@ -153,7 +153,7 @@ class Stand:
 
     async def start_bus(self) -> None:
         program = Path(sys.executable).with_name("nats-server")
-        self._bus = subprocess.Popen(
+        self._bus = subprocess.Popen(  # noqa: ASYNC220
             [program, "-c", self.folder / "bus.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         client_tls = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
