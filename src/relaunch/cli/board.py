@@ -45,7 +45,7 @@ def lines_of(
         subject = f"server:{deployment}/{server.get('name')}"
         lines.append(_line(str(server.get("name")), str(server.get("state")), by_subject.pop(subject, None)))
     others = [
-        _line(subject.partition(":")[2] or subject, str(task.get("state")), task)
+        _line(_called(subject, task), str(task.get("state")), task)
         for subject, task in sorted(by_subject.items())
         if not subject.startswith(("deployment:", "server:"))
     ]
@@ -89,6 +89,12 @@ def _unended(client: Client, task: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*below, *running]))
 
 
+def _called(subject: str, task: Mapping[str, Any]) -> str:
+    """Images are named by a hash; their title ends in `TEMPLATE-HASH`, which says more."""
+    kind, _, name = subject.partition(":")
+    return f"image {str(task.get('title')).split()[-1].rpartition('-')[0] or name[:8]}" if kind == "image" else name
+
+
 def _line(name: str, state: str, task: Mapping[str, Any] | None) -> Line:
     if task is None or task.get("state") in ENDED:
         return Line(name=name, state=state, doing=str((task or {}).get("error") or "").partition("\n")[0])
@@ -119,7 +125,7 @@ class _Shown:
             if self._before.get(line.name) != (line.state, line.doing):
                 self._before[line.name] = (line.state, line.doing)
                 state = line.state.replace("_", " ")
-                print(f"{time.monotonic() - self._began:6.1f} s  {line.name:<12} {state:<12} {line.doing}", flush=True)
+                print(f"{time.monotonic() - self._began:6.1f} s  {line.name:<16} {state:<12} {line.doing}", flush=True)
 
     def end(self) -> None:
         if self._live:

@@ -162,7 +162,7 @@ def summary(url: str, state: Path, sites: list[dict[str, Any]], answers: list[An
         lines += [
             f"  try it   curl --cacert {ca} --resolve {first.host}:443:{first.address} https://{first.host}/",
             f"  browser  echo '{first.address} {first.host}' >> /etc/hosts, then https://{first.host}/",
-            f"  DNS      dig @{host_address} {first.host}",
+            f"  DNS      kdig @{host_address} {first.host}",
         ]
     if any("redmine" in str(site.get("name")) for site in sites):
         lines.append("  log in   admin / admin (Redmine asks for a new password at once)")

@@ -34,6 +34,8 @@ def finish(client: Client, answer: Mapping[str, Any], *, json: bool, no_wait: bo
     ended = follow(client, task, quiet=json, verbose=verbose)
     if json:
         print_json(ended)
+    elif ended.get("state") == "succeeded":
+        print(f"{ended.get('title') or 'task ' + task}: done")
     if ended.get("state") != "succeeded":
         why = str(ended.get("error") or "no reason was given")
         state = ended.get("state")
@@ -76,6 +78,7 @@ class Printed:
         self._quiet, self._verbose = quiet, verbose
         self._steps: dict[Any, str] = {}
         self._line_open = False
+        self._source = ""
 
     def event(self, name: str, data: Mapping[str, Any]) -> None:
         if self._quiet:
@@ -83,7 +86,7 @@ class Printed:
         if name == "step":
             self._step(data)
         elif name == "output" and self._verbose:
-            self._output(str(data.get("text", data.get("data", ""))))
+            self._output(f"{data.get('server')} · {data.get('script')}", str(data.get("text", "")))
 
     def _step(self, step: Mapping[str, Any]) -> None:
         key = (step.get("task_id"), step.get("number"))
@@ -102,9 +105,13 @@ class Printed:
         if self._line_open:
             print()
         self._line_open = False
+        self._source = ""
         print(line, flush=True)
 
-    def _output(self, text: str) -> None:
+    def _output(self, source: str, text: str) -> None:
+        if source != self._source:
+            self._source = source
+            sys.stdout.write(("\n" if self._line_open else "") + f"── {source}\n")
         sys.stdout.write(text)
         sys.stdout.flush()
         self._line_open = not text.endswith("\n")

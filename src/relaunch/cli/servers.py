@@ -53,10 +53,7 @@ def _action(name: str, sentence: str, *, destroys: str = "") -> None:
         path = _path(server)
         confirm(destroys.format(server=path.removeprefix("/servers/")), yes=yes)
         answer = client.post(f"{path}/{name}")
-        if "task" in answer or "steps" in answer or "kind" in answer:
-            finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
-        elif json:
-            print_json(answer)
+        finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
 
     def asking(
         server: Server, yes: Yes = False, no_wait: NoWait = False, verbose: Verbose = False, json: Json = False

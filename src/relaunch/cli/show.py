@@ -20,6 +20,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before someth
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once; the task goes on.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the output of scripts while they run.")]
 
+WIDE = 400
 COLOURS = {
     "operational": "green", "succeeded": "green", "done": "green", "ready": "green", "running": "cyan",
     "pending": "yellow", "booting": "yellow", "waiting": "yellow", "baking": "yellow", "decommissioning": "yellow",
@@ -31,7 +32,8 @@ COLOURS = {
 def console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    # Into a pipe a line is as long as it needs to be: what reads it counts words, not columns.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def print_json(value: object) -> None:
@@ -62,9 +64,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
         table.add_column(heading.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(_inside(row, key or heading), heading) for heading, _, key in named))
-    shown = console()
-    # Into a pipe a line is as long as it needs to be: what reads it counts words, not columns.
-    shown.print(table, width=None if shown.is_terminal else 400, crop=False)
+    console().print(table, crop=False)
 
 
 def print_facts(value: Mapping[str, Any], *, leave_out: Sequence[str] = ()) -> None:

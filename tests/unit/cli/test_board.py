@@ -34,12 +34,17 @@ def test_a_server_shows_the_step_that_runs_and_its_detail() -> None:
 def test_an_image_being_made_has_a_line_and_the_deployment_has_none() -> None:
     tasks = [
         task("deployment:demo"),
-        task("image:abc", "running", {"name": "base image", "state": "running", "detail": "unpacking apache2"}),
+        task(
+            "image:0123456789abcdef",
+            "running",
+            {"name": "base image", "state": "running", "detail": "unpacking apache2"},
+            title="bake image front-end-0123",
+        ),
     ]
 
     lines = lines_of([], tasks, "demo")
 
-    assert [(line.name, line.doing) for line in lines] == [("abc", "base image: unpacking apache2")]
+    assert [(line.name, line.doing) for line in lines] == [("image front-end", "base image: unpacking apache2")]
 
 
 def test_a_failed_launch_shows_why_in_one_line() -> None:

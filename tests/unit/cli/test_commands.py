@@ -92,7 +92,7 @@ def test_an_action_shows_its_steps_and_ends_well(api: Api, relaunch: Relaunch) -
     ran = relaunch("server", "reboot", "shop/front1")
 
     assert ran.status == 0
-    assert ran.out == "  … shop/front1: boot scripts\n  ✓ shop/front1: boot scripts  1.2 s\n"
+    assert ran.out == "  … shop/front1: boot scripts\n  ✓ shop/front1: boot scripts  1.2 s\napply shop: done\n"
 
 
 def test_output_is_shown_only_when_asked_for(api: Api, relaunch: Relaunch) -> None:
