@@ -12,11 +12,12 @@ from relaunch.workflows.durable import Run, workflow
 
 @workflow("relaunch")
 async def relaunch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: server, old (its instance now), instance (the new one's id), inputs."""
+    """args: server, old (its instance now, or None), instance (the new one's id), inputs."""
     server = args["server"]
     ending, starting = f"{run.task}-end", f"{run.task}-launch"
-    await run.step("end the old instance", _end, run, args, ending)
-    await run.step("wait for its end", succeeded, run, [ending], waits=True)
+    if args["old"] is not None:
+        await run.step("end the old instance", _end, run, args, ending)
+        await run.step("wait for its end", succeeded, run, [ending], waits=True)
     await run.step("launch the new one", _start, run, args, starting)
     await run.step("wait for it to boot", succeeded, run, [starting], waits=True)
     return {"instance": args["instance"], "server": server}

@@ -73,12 +73,11 @@ def launch(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
 
 
 def relaunch(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
-    old = _instance(orders, server)["id"]
     _unlocked(server)
     given = _given_inputs(body)
     refuse_empty_primary(orders.store, server)
     _refuse_inputs(orders, server, given)
-    return Prepared(args={"server": server.full_name, "old": old, "instance": new_id(), "inputs": given})
+    return Prepared(args={"server": server.full_name, "old": server.instance_id, "instance": new_id(), "inputs": given})
 
 
 def reboot(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:

@@ -57,8 +57,8 @@ async def decommission(run: Run, instance: str, run_id: str) -> str:
     if not ports.agents.connected(instance):
         return "skipped: its agent is not connected"
     try:
-        running = ports.agents.run(instance, order, task=run.task)
-        ended = await asyncio.wait_for(running, DECOMMISSION_SECONDS)
+        async with asyncio.timeout(DECOMMISSION_SECONDS):
+            ended = await ports.agents.run(instance, order, task=run.task)
         return str(outcome(ports, order, ended)["why"] or "succeeded")
     except TimeoutError:
         await stop_run(ports, instance, run_id)

@@ -6,6 +6,7 @@ Views and names go separately, each agent's view by its own task: nobody waits f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -155,11 +156,11 @@ class _Beat:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self._poked.wait(), FALL_BACK_SECONDS)
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with a poke.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FALL_BACK_SECONDS):
+                    await self._poked.wait()
                 await asyncio.sleep(SETTLE_SECONDS)
-            except TimeoutError:
-                pass
             self._poked.clear()
             try:
                 await self._act()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from relaunch.errors import BadInput, Conflict, Failed
@@ -97,8 +95,7 @@ async def test_an_instance_that_dies_while_it_boots_undoes_the_launch(
     await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
     world.agents.hanging.add("configure")
     task = await world.orders.act("shop/front1", "launch", who="ann")
-    while world.state("shop/front1") != "booting":
-        await asyncio.sleep(0.01)
+    await world.comes_to("shop/front1", "booting")
 
     world.cloud.shut_itself_down(world.cloud_id("shop/front1"))
 
@@ -111,8 +108,7 @@ async def test_cancelling_a_launch_undoes_it(world: World) -> None:
     await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
     world.agents.hanging.add("configure")
     task = await world.orders.act("shop/front1", "launch", who="ann")
-    while world.state("shop/front1") != "booting":
-        await asyncio.sleep(0.01)
+    await world.comes_to("shop/front1", "booting")
 
     world.workflows.cancel(task, "bob")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable
+import pickle
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ servers:
 def write_templates(folder: Path, names: tuple[str, ...] = ("web", "mysql")) -> Path:
     for template in names:
         scripts = folder / template / "scripts"
-        scripts.mkdir(parents=True)
+        scripts.mkdir(parents=True, exist_ok=True)
         for name in ("install", "configure", "greet", "leave"):
             packages = "apache2" if name == "install" else '""'
             (scripts / f"{name}.sh").write_text(SCRIPT.format(name=name, packages=packages))
@@ -87,6 +88,20 @@ def write_templates(folder: Path, names: tuple[str, ...] = ("web", "mysql")) -> 
         extras = EXTRAS if template == "web" else EXTRAS.replace("front-end, port: 80", "database, port: 3306")
         (folder / template / f"{template}.relaunch.yml").write_text(extras)
     return folder
+
+
+class RebootingCloud(FakeCloud):
+    """Whose reboots the agents notice: the instance comes back with another boot id."""
+
+    database: Engine
+    boots = 1
+
+    async def reboot(self, instance: InstanceId) -> None:
+        await super().reboot(instance)
+        self.boots += 1
+        with self.database.begin() as connection:
+            mine = instances.c.cloud_id == instance
+            connection.execute(update(instances).where(mine).values(boot_id=f"boot-{self.boots}"))
 
 
 class PlainVault:
@@ -226,17 +241,23 @@ class World:
     store: Store
     workflows: Workflows
     orders: Orders
-    after_effect: Callable[[str, str, int, str], Awaitable[None] | None] | None = None
+    after_effect: Callable[[str, str, int, str], Any] | None = None
     _made: list[Workflows] = field(default_factory=list)
 
     @classmethod
-    async def create(cls, folder: Path) -> World:
+    async def create(cls, folder: Path, *, resume: Path | None = None) -> World:
+        """`resume`: what an earlier process, since killed, has saved of its cloud and agents."""
         clock = SystemClock()
         database = create_engine(f"sqlite:///{folder}/controller.db")
         event.listen(database, "connect", lambda raw, _: raw.execute("PRAGMA journal_mode=WAL"))
         metadata.create_all(database)
-        cloud = FakeCloud(clock)
+        cloud = RebootingCloud(clock)
+        cloud.database = database
         agents = FakeAgents(cloud, database)
+        if resume is not None:
+            saved = pickle.loads(resume.read_bytes())
+            vars(cloud).update(saved["cloud"])
+            vars(agents).update(saved["agents"])
         vault = PlainVault()
         zone = FakeZone(("test",))
         ports = Ports(
@@ -255,7 +276,7 @@ class World:
         await workflows.start(ports)
         return world
 
-    def _hook(self, kind: str, task: str, number: int, name: str) -> Awaitable[None] | None:
+    def _hook(self, kind: str, task: str, number: int, name: str) -> Any:
         return self.after_effect(kind, task, number, name) if self.after_effect else None
 
     async def restart(self) -> None:
@@ -269,6 +290,12 @@ class World:
         )
         self.orders = Orders(self.ports, self.workflows)
         await self.workflows.start(self.ports)
+
+    def save(self, file: Path) -> None:
+        """Cloud and agents live on when the controller's process is killed."""
+        cloud = {name: value for name, value in vars(self.cloud).items() if name not in ("database", "_clock")}
+        agents = {name: value for name, value in vars(self.agents).items() if name not in ("database", "cloud")}
+        file.write_bytes(pickle.dumps({"cloud": cloud, "agents": agents}))
 
     async def stop(self) -> None:
         await self.workflows.stop()
@@ -284,6 +311,15 @@ class World:
 
     async def apply(self, source: str = SHOP, **more: Any) -> dict[str, Any]:
         return await self.succeeds(await self.orders.apply(source, who="ann", **more))
+
+    async def comes_to(self, full_name: str, wanted: str) -> None:
+        """Bounded: until the server is in that state."""
+        for _ in range(500):
+            known = [server.full_name for server in self.store.servers()]
+            if full_name in known and self.state(full_name) == wanted:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{full_name} is {self.state(full_name)}, not {wanted}")
 
     def instance(self, full_name: str) -> dict[str, Any]:
         server = self.store.server(full_name)

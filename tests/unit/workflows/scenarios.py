@@ -1,0 +1,136 @@
+"""For every registered workflow: how to come to the point where it starts, how to start it, and what is then true."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from relaunch.clouds.cloud import InstanceState
+from relaunch.errors import Conflict, NotFound
+
+from .world import World, write_templates
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`d` is the name of a deployment with the one server `d`/one. `start` answers the task."""
+
+    prepare: Callable[[World, str], Awaitable[None]]
+    start: Callable[[World, str], Awaitable[str]]
+    done: Callable[[World, str], bool]
+
+
+def source(d: str, template: str = "web") -> str:
+    return f"deployment: {d}\nservers:\n  one: {{template: {template}, zone: a}}\n"
+
+
+async def nothing(world: World, d: str) -> None:
+    pass
+
+
+async def applied(world: World, d: str) -> None:
+    await world.apply(source(d))
+
+
+async def without_instance(world: World, d: str) -> None:
+    await applied(world, d)
+    await world.succeeds(await world.orders.act(f"{d}/one", "terminate", who="ann"))
+
+
+async def stranded(world: World, d: str) -> None:
+    world.agents.failing["configure"] = 1
+    await world.ended(await world.orders.apply(source(d), who="ann"))
+    assert world.state(f"{d}/one") == "stranded"
+
+
+async def own_template(world: World, d: str) -> None:
+    write_templates(world.folder / "templates", (f"web-{d}",))
+    script = world.folder / "templates" / f"web-{d}" / "scripts" / "install.sh"
+    script.write_text(script.read_text() + f"echo {d}\n")
+
+
+async def powered_off(world: World, d: str) -> None:
+    await applied(world, d)
+    await world.succeeds(await world.orders.act(f"{d}/one", "power-off", who="ann"))
+
+
+def act(action: str) -> Callable[[World, str], Awaitable[str]]:
+    async def start(world: World, d: str) -> str:
+        return await world.orders.act(f"{d}/one", action, who="ann")
+
+    return start
+
+
+async def apply(world: World, d: str) -> str:
+    return await world.orders.apply(source(d), who="ann")
+
+
+async def apply_own(world: World, d: str) -> str:
+    return await world.orders.apply(source(d, f"web-{d}"), who="ann")
+
+
+async def destroy(world: World, d: str) -> str:
+    return await world.orders.destroy(d, who="ann", yes=True)
+
+
+async def run_greeting(world: World, d: str) -> str:
+    return await world.orders.run([f"{d}/one"], "greet", {}, who="ann")
+
+
+def state(wanted: str) -> Callable[[World, str], bool]:
+    return lambda world, d: world.state(f"{d}/one") == wanted
+
+
+def gone(world: World, d: str) -> bool:
+    return world.store.deployment(d) is None
+
+
+def in_cloud(wanted: InstanceState, *, cut_off: bool = False) -> Callable[[World, str], bool]:
+    def done(world: World, d: str) -> bool:
+        found = world.cloud._instances[world.cloud_id(f"{d}/one")]
+        return found.state is wanted and found.cut_off is cut_off
+
+    return done
+
+
+def greeted(world: World, d: str) -> bool:
+    mine = {run["id"] for run in world.store.runs(instance_id=world.instance(f"{d}/one")["id"])}
+    return any(name == "greet" and run in mine for run, name in world.agents.executed)
+
+
+def fenced(world: World, d: str) -> bool:
+    found = world.cloud._instances[world.cloud_id(f"{d}/one")]
+    return world.state(f"{d}/one") == "set_aside" and found.security_groups == ("relaunch-quarantine",)
+
+
+OPERATIONAL = state("operational")
+RUNNING = InstanceState.RUNNING
+
+SCENARIOS: dict[str, Scenario] = {
+    "apply": Scenario(nothing, apply, OPERATIONAL),
+    "bake": Scenario(own_template, apply_own, OPERATIONAL),
+    "destroy": Scenario(applied, destroy, gone),
+    "launch": Scenario(without_instance, act("launch"), OPERATIONAL),
+    "relaunch": Scenario(applied, act("relaunch"), OPERATIONAL),
+    "terminate": Scenario(applied, act("terminate"), state("inactive")),
+    "set-aside": Scenario(applied, act("set-aside"), fenced),
+    "reboot": Scenario(applied, act("reboot"), OPERATIONAL),
+    "retry": Scenario(stranded, act("retry"), OPERATIONAL),
+    "force-operational": Scenario(stranded, act("force-operational"), OPERATIONAL),
+    "power-off": Scenario(applied, act("power-off"), in_cloud(InstanceState.STOPPED)),
+    "start": Scenario(powered_off, act("start"), in_cloud(RUNNING)),
+    "cut-off": Scenario(applied, act("cut-off"), in_cloud(RUNNING, cut_off=True)),
+    "reconnect": Scenario(applied, act("reconnect"), in_cloud(RUNNING)),
+    "run": Scenario(applied, run_greeting, greeted),
+}
+
+REFUSED_WHEN_DONE = (Conflict, NotFound)
+
+
+async def start_again(world: World, kind: str, d: str) -> None:
+    """Order it once more after a failure, as an operator would; refused only when it is done already."""
+    scenario = SCENARIOS[kind]
+    try:
+        await world.ended(await scenario.start(world, d))
+    except REFUSED_WHEN_DONE:
+        assert scenario.done(world, d), f"{kind} refused although it is not done"

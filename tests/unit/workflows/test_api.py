@@ -1,0 +1,96 @@
+"""The HTTP API over a world in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest_asyncio
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from relaunch.errors import RelaunchError
+from relaunch.servers import api as servers_api
+from relaunch.sites import api as sites_api
+
+from .world import SHOP, World
+
+
+@pytest_asyncio.fixture
+async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    app.state.orders, app.state.ports = world.orders, world.ports
+
+    @app.middleware("http")
+    async def as_ann(request: Request, call: Any) -> Any:
+        request.state.who = "ann"
+        return await call(request)
+
+    @app.exception_handler(RelaunchError)
+    async def told(request: Request, error: RelaunchError) -> JSONResponse:
+        return JSONResponse({"error": {"code": error.code, "message": error.message}}, error.http_status)
+
+    app.include_router(servers_api.router)
+    app.include_router(sites_api.router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
+        yield made
+
+
+async def test_from_plan_to_destroy(world: World, client: httpx.AsyncClient) -> None:
+    source = SHOP + "sites:\n  shop.test: {}\n"
+    plan = (await client.post("/plans", json={"source": source})).json()
+    assert [action["action"] for action in plan["actions"]] == ["launch", "launch", "add_site"]
+    assert {each["name"]: each["level"] for each in plan["inputs"]} == {"COLOUR": "script"}
+
+    answer = await client.post("/deployments", json={"source": source})
+    assert answer.status_code == 202
+    await world.succeeds(answer.json()["task"]["id"])
+
+    (deployment,) = (await client.get("/deployments")).json()["deployments"]
+    assert (deployment["name"], deployment["servers"], deployment["operational"]) == ("shop", 2, 2)
+    servers = (await client.get("/servers", params={"deployment": "shop"})).json()["servers"]
+    assert [(each["name"], each["state"], each["lost"]) for each in servers] == [
+        ("shop/front1", "operational", False),
+        ("shop/front2", "operational", False),
+    ]
+    (site,) = (await client.get("/sites")).json()["sites"]
+    assert [front_end["name"] for front_end in site["front_ends"]] == ["front1", "front2"]
+    shown = (await client.get("/servers/shop/front1")).json()
+    assert shown["scripts"]["boot"] == ["install", "configure"]
+    (run,) = (await client.get("/servers/shop/front1/runs")).json()["runs"]
+    assert run["phase"] == "boot"
+
+    answer = await client.delete("/deployments/shop")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "needs_confirmation")
+    answer = await client.delete("/deployments/shop", params={"yes": True})
+    await world.succeeds(answer.json()["task"]["id"])
+    assert (await client.get("/deployments/shop")).status_code == 404
+
+
+async def test_actions_answer_with_their_task(world: World, client: httpx.AsyncClient) -> None:
+    await world.apply()
+
+    answer = await client.post("/servers/shop/front1/reboot")
+    assert (answer.status_code, answer.json()["task"]["kind"]) == (202, "reboot")
+    await world.succeeds(answer.json()["task"]["id"])
+    answer = await client.post("/runs", json={"servers": ["shop/front1"], "script": "greet"})
+    await world.succeeds(answer.json()["task"]["id"])
+    assert (await client.post("/servers/shop/front1/dance")).status_code == 404
+    assert (await client.post("/runs", json={"servers": [], "script": "greet"})).status_code == 400
+
+
+async def test_a_cloned_template_stands_on_its_own(world: World, client: httpx.AsyncClient) -> None:
+    world.ports.template_folders[0].joinpath("unused").mkdir()
+    own = world.folder / "own"
+    own.mkdir()
+    object.__setattr__(world.ports, "template_folders", (own, world.ports.template_folders[0]))
+
+    made = await client.post("/templates/web/clone", json={"name": "my-web"})
+
+    assert made.status_code == 201
+    assert made.json()["boot"] == ["install", "configure"]
+    assert (own / "my-web" / "scripts" / "install.sh").exists()
+    names = [each["name"] for each in (await client.get("/templates")).json()["templates"]]
+    assert names == ["my-web", "mysql", "web"]
+    assert (await client.post("/templates/web/clone", json={"name": "my-web"})).status_code == 409

@@ -1,0 +1,27 @@
+"""A controller killed by SIGKILL in the midst of launches, and another one started on its disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def controller(what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"{HERE.name}.killed", what, str(folder)]
+    return subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=60)
+
+
+def test_every_launch_finishes_after_sigkill_and_none_is_launched_twice(tmp_path: Path) -> None:
+    killed = controller("kill", tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    hung = json.loads((tmp_path / "hung.json").read_text())
+    assert len([d for d in hung if d.startswith("launch")]) >= 5
+
+    resumed = controller("resume", tmp_path)
+
+    assert resumed.returncode == 0, resumed.stderr
