@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
@@ -43,6 +44,11 @@ def free_address(network: IPv4Network, *, taken: Collection[str], lately: Collec
     return second_choice
 
 
+def fixed_mac(bridge: str) -> str:
+    """Else the bridge takes the lowest of its ports', and changes it as instances come and go: they lose each other."""
+    return "02:" + hashlib.sha256(bridge.encode()).digest()[:5].hex(":")
+
+
 def collision(network: IPv4Network, bridge: str, routes: list[dict[str, Any]]) -> str | None:
     """The route of this host that covers a part of the range, or None; the default route does not count."""
     for route in routes:
@@ -66,7 +72,7 @@ async def create_bridge(bridge: str, network: IPv4Network, owner: str) -> None:
         )
     await _refuse_foreign_bridge(bridge, owner)
     if not Path("/sys/class/net", bridge).exists():
-        await run("ip", "link", "add", bridge, "type", "bridge")
+        await run("ip", "link", "add", bridge, "address", fixed_mac(bridge), "type", "bridge")
         await run("ip", "link", "set", bridge, "alias", owner)
     _set(f"net/ipv6/conf/{bridge}/disable_ipv6", "1")
     _set(f"net/ipv4/conf/{bridge}/forwarding", "1")
