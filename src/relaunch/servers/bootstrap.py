@@ -13,7 +13,7 @@ TEMPLATE = Path(__file__).with_name("bootstrap.sh")
 def render_user_data(controller_url: str, token: str, ca_pem: str, agent_sha256: str) -> str:
     """A POSIX shell script; every value is checked, because it is put between quotes as it is."""
     checks = (
-        ("controller_url", controller_url, r"https://[A-Za-z0-9.:\[\]-]+"),
+        ("controller_url", controller_url, r"https://[A-Za-z0-9.:\[\]-]+/?"),
         ("token", token, r"[A-Za-z0-9._~+/=-]+"),
         ("agent_sha256", agent_sha256, r"[0-9a-f]{64}"),
         ("ca_pem", ca_pem.strip(), r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s-]+-----END CERTIFICATE-----"),

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relaunch_agent.haproxy import (
+    CHECKED,
+    Decision,
+    Key,
+    Running,
+    Seen,
+    decide,
+    parse_proxies,
+    parse_servers,
+    proxies_of,
+    render,
+    structure,
+    wanted_servers,
+)
+
+SITE = "site-redmine.test"
+FRONT1 = {"name": "front1", "address": "127.0.0.1", "port": 8000, "weight": 50}
+FRONT2 = {"name": "front2", "address": "198.18.0.12", "port": 8000, "weight": 100}
+DB1 = {"name": "db1", "address": "198.18.0.13", "port": 3306, "weight": 100}
+DB2 = {"name": "db2", "address": "198.18.0.14", "port": 3306, "weight": 100}
+
+WHOLE = """\
+# Written by relaunch's agent from the view of server front1 (deployment shop): /var/lib/relaunch/view.json
+# Changes here are lost. Your own settings belong into /etc/haproxy/haproxy.cfg; use `use_backend site-NAME` there.
+
+backend site-redmine.test
+    mode http
+    balance roundrobin
+    option httpchk
+    http-check send meth GET uri /login ver HTTP/1.1 hdr Host redmine.test hdr User-Agent relaunch-check
+    http-check expect rstatus ^[23]
+    option redispatch 1
+    retries 2
+    # A request the app may have begun to act on is sent again only when that does no harm.
+    retry-on conn-failure empty-response response-timeout 502 503
+    http-request disable-l7-retry unless { method GET HEAD OPTIONS }
+    server front1 127.0.0.1:8000 check inter 1s fall 2 rise 1 fastinter 250ms weight 50
+    server front2 198.18.0.12:8000 check inter 1s fall 2 rise 1 fastinter 250ms weight 100
+
+listen db-primary
+    bind 127.0.1.1:3306
+    mode tcp
+    balance leastconn
+    option tcp-check
+    option clitcpka
+    option srvtcpka
+    timeout connect 2s
+    timeout client 8h
+    timeout server 8h
+    server db1 198.18.0.13:3306 check inter 1s fall 2 rise 1 fastinter 250ms weight 100 on-marked-down shutdown-sessions
+"""
+
+
+def view(fronts: list[dict[str, Any]], databases: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "server": {"name": "front1", "deployment": "shop"},
+        "proxy": {
+            "backends": [{"name": SITE, "check_path": "/login", "servers": fronts}],
+            "listeners": [{"name": "db-primary", "bind": "127.0.1.1:3306", "servers": databases}],
+        },
+    }
+
+
+def running(raw: dict[str, Any], **how: Any) -> Running:
+    facts = {"weight": raw["weight"], "in_maintenance": False, "draining": False, **how}
+    return Running(raw["address"], raw["port"], **facts)
+
+
+def decided(wanted: dict[str, Any], servers: dict[Key, Running], **seen: Any) -> Decision:
+    ours = proxies_of(render(wanted))
+    return decide(wanted_servers(wanted["proxy"]), ours, Seen(servers, seen.pop("proxies", ours), **seen))
+
+
+F1, F2, D1, D2 = (SITE, "front1"), (SITE, "front2"), ("db-primary", "db1"), ("db-primary", "db2")
+BOTH = {F1: running(FRONT1), F2: running(FRONT2), D1: running(DB1)}
+ONE = {F1: running(FRONT1), D1: running(DB1)}
+
+
+def test_the_whole_file() -> None:
+    assert render(view([FRONT1, FRONT2], [DB1])) == WHOLE
+
+
+def test_no_proxy_is_a_file_without_proxies() -> None:
+    assert structure(render({})) == ""
+
+
+def test_servers_are_no_structure_but_a_bind_is() -> None:
+    text = render(view([FRONT1], [DB1]))
+    assert structure(text) == structure(render(view([FRONT1, FRONT2], [DB2])))
+    assert structure(text) != structure(text.replace("127.0.1.1", "127.0.1.9"))
+
+
+def test_a_name_haproxy_would_stumble_over_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        render(view([{**FRONT1, "name": "a b"}], []))
+
+
+def test_nothing_to_do_is_nothing_done() -> None:
+    assert decided(view([FRONT1, FRONT2], [DB1]), BOTH) == Decision()
+
+
+def test_a_new_app_is_probed_before_it_is_added() -> None:
+    wanted = view([FRONT1, FRONT2], [DB1])
+    first = decided(wanted, ONE)
+    assert first.commands == () and [s.key for s in first.to_probe] == [F2] and first.unfinished
+    assert decided(wanted, ONE, answering=frozenset([F2])).commands == (
+        f"add server {SITE}/front2 198.18.0.12:8000 {CHECKED} weight 100",
+        f"enable health {SITE}/front2",
+        f"enable server {SITE}/front2",
+    )
+
+
+def test_one_that_was_added_but_not_enabled_is_finished() -> None:
+    half = {**BOTH, F2: running(FRONT2, in_maintenance=True)}
+    wanted = view([FRONT1, FRONT2], [DB1])
+    assert decided(wanted, half, answering=frozenset([F2])).commands == (
+        f"enable health {SITE}/front2",
+        f"enable server {SITE}/front2",
+    )
+
+
+def test_a_web_server_leaves_step_by_step() -> None:
+    wanted = view([FRONT1], [DB1])
+    assert decided(wanted, BOTH).commands == (f"set server {SITE}/front2 state drain",)
+    busy = {**BOTH, F2: running(FRONT2, draining=True, sessions=3)}
+    assert decided(wanted, busy, draining_since={F2: 100.0}, now=105.0).commands == ()
+    assert decided(wanted, busy, draining_since={F2: 100.0}, now=110.0).commands == (
+        f"disable server {SITE}/front2",
+        f"shutdown sessions server {SITE}/front2",
+        f"del server {SITE}/front2",
+    )
+    idle = {**BOTH, F2: running(FRONT2, draining=True)}
+    after = decided(wanted, idle, draining_since={F2: 100.0}, now=100.1)
+    assert after.commands == (f"disable server {SITE}/front2", f"del server {SITE}/front2") and after.unfinished
+
+
+def test_one_wanted_again_while_draining_stays() -> None:
+    draining = {**BOTH, F2: running(FRONT2, draining=True)}
+    wanted = view([FRONT1, FRONT2], [DB1])
+    assert decided(wanted, draining).commands == (f"set server {SITE}/front2 state ready",)
+
+
+def test_weight_and_address_change_at_runtime() -> None:
+    wanted = view([{**FRONT1, "weight": 10}, {**FRONT2, "address": "198.18.0.99"}], [DB1])
+    assert decided(wanted, BOTH).commands == (f"set server {SITE}/front1 weight 10",)
+    assert decided(wanted, BOTH, answering=frozenset([F2])).commands == (
+        f"set server {SITE}/front1 weight 10",
+        f"set server {SITE}/front2 addr 198.18.0.99 port 8000",
+    )
+
+
+def test_the_old_primary_is_cut_off_before_the_new_one_comes() -> None:
+    old = {**BOTH, D1: running(DB1, sessions=4)}
+    assert decided(view([FRONT1, FRONT2], [DB2]), old).commands == (
+        "disable server db-primary/db1",
+        "shutdown sessions server db-primary/db1",
+        "del server db-primary/db1",
+        f"add server db-primary/db2 198.18.0.14:3306 {CHECKED} weight 100 on-marked-down shutdown-sessions",
+        "enable health db-primary/db2",
+        "enable server db-primary/db2",
+    )
+
+
+def test_a_listener_left_without_servers_is_cut_at_once() -> None:
+    commands = decided(view([FRONT1, FRONT2], []), BOTH).commands
+    assert commands == ("disable server db-primary/db1", "del server db-primary/db1")
+
+
+def test_a_proxy_the_process_lacks_needs_a_reload() -> None:
+    assert decided(view([FRONT1], [DB1]), {F1: running(FRONT1)}, proxies=frozenset([SITE])).needs_reload
+
+
+def test_servers_of_others_are_left_alone() -> None:
+    others = {**BOTH, ("mine", "x"): running(FRONT1)}
+    assert decided(view([FRONT1, FRONT2], [DB1]), others).commands == ()
+
+
+COLUMNS = (
+    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight"
+    " srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state"
+    " bk_f_forced_id srv_f_forced_id srv_fqdn srv_port"
+)
+STATE = f"""\
+1
+# {COLUMNS}
+3 site-redmine.test 1 front1 127.0.0.1 2 0 50 50 12 6 3 3 6 0 0 0 - 8000
+3 site-redmine.test 2 front2 198.18.0.12 0 9 100 100 12 6 3 3 6 0 0 0 - 8000
+"""
+STAT = "# pxname,svname,qcur,qmax,scur,smax\nsite-redmine.test,front1,0,0,7,9\nsite-redmine.test,front2,0,0,0,9\n"
+
+
+def test_reading_the_admin_socket() -> None:
+    assert parse_servers(STATE, STAT) == {
+        F1: Running("127.0.0.1", 8000, 50, False, False, 7),
+        F2: Running("198.18.0.12", 8000, 100, True, True, 0),
+    }
+    assert parse_proxies("# name\nsite-a\nMASTER\n\n") == {"site-a", "MASTER"}
