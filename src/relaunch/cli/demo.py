@@ -115,18 +115,26 @@ def _bring_up(client: Client, source: str, state: Path, *, yes: bool) -> None:
 
 
 def _wait_operational(client: Client) -> None:
+    """Until every server is operational and its agent says so now: after a stop the record alone is of yesterday."""
     end = time.monotonic() + AGAIN_SECONDS
     while True:
         servers = _servers(client)
-        waiting = [row for row in servers if row.get("state") != "operational"]
-        if servers and not waiting:
+        waiting = [row for row in servers if row.get("state") != "operational" or not row.get("connected")]
+        going_on = [t for t in rows_of(client.get("/tasks", state="running")) if f":{NAME}/" in str(t.get("subject"))]
+        if servers and not waiting and not going_on:
             return
         stuck = [row for row in waiting if row.get("state") in ("stranded", "set_aside")]
         if stuck or time.monotonic() > end:
-            names = ", ".join(f"{row['name']} ({row.get('state')})" for row in stuck or waiting) or "no servers"
+            names = ", ".join(f"{row['name']} ({_how(row)})" for row in stuck or waiting)
+            names = names or ", ".join(str(task.get("title")) for task in going_on) or "no servers"
             hint = "./relaunch server log NAME shows why; ./relaunch server retry NAME, or server relaunch NAME"
             raise Failed(f"not operational: {names}", hint=hint)
         time.sleep(0.5)
+
+
+def _how(row: dict[str, Any]) -> str:
+    state = str(row.get("state")).replace("_", " ")
+    return state if row.get("connected") else f"{state}, its agent is not connected"
 
 
 def _fetch_sites(client: Client, state: Path) -> list[Answer]:
