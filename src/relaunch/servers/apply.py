@@ -57,7 +57,7 @@ async def _start(run: Run, name: str, args: dict[str, Any]) -> list[str]:
     children = await _end(run, name, args["removes"])
     for server, instance in args["launches"].items():
         child = f"{run.task}-{server}"
-        await start_launch(run, child, f"{name}/{server}", instance, args["inputs"])
+        await start_launch(run, child, f"{name}/{server}", instance, args["inputs"], groups_set=True)
         children.append(child)
     return children
 

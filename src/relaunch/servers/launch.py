@@ -40,7 +40,7 @@ def refuse_empty_primary(store: Store, server: ServerRow) -> None:
 
 @workflow("launch")
 async def launch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: server (deployment/name), instance (its new id), inputs (given at launch)."""
+    """args: server (deployment/name), instance (its new id), inputs (given at launch), groups_set (already)."""
     ports: Ports = run.ports
     instance = args["instance"]
     try:
@@ -72,9 +72,9 @@ async def _resolve(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     refuse_empty_primary(store, server)
     template = find_template(server.template, ports.template_folders)
     base = str((await ports.base_image(template.image, run.note)).id)
-    frozen = run_list.freeze(ports, server, args["inputs"])
+    frozen = run_list.freeze(ports, server, template, args["inputs"])
     recipe = run_list.recipe(ports, server, template, base, frozen)
-    plan = {"run_list": frozen["run_list"], "sealed_inputs": frozen["sealed_inputs"], "image": base, "bake": None}
+    plan = {**frozen, "image": base, "bake": None, "memory_bytes": server.spec.memory_bytes or template.memory_bytes}
     if recipe is not None:
         plan |= {"image": None} | await ready_or_baking(run, recipe)
     return plan
@@ -95,8 +95,8 @@ async def _launch(ports: Ports, args: dict[str, Any], plan: dict[str, Any], imag
         run_list=plan["run_list"],
         sealed_inputs=plan["sealed_inputs"],
     )
-    await set_deployment_groups(ports, server.deployment)
-    template = find_template(server.template, ports.template_folders)
+    if not args["groups_set"]:
+        await set_deployment_groups(ports, server.deployment)
     found = await ports.cloud.launch(
         LaunchRequest(
             client_token=instance,
@@ -106,7 +106,7 @@ async def _launch(ports: Ports, args: dict[str, Any], plan: dict[str, Any], imag
             security_groups=(group_name(server.deployment, server.template),),
             user_data=ports.enrolments.user_data(instance),
             public_key=ports.enrolments.public_key(),
-            memory_bytes=server.spec.memory_bytes or template.memory_bytes,
+            memory_bytes=plan["memory_bytes"],
             tags={"relaunch-instance": instance, "relaunch-server": server.full_name, "relaunch-purpose": "serve"},
         )
     )

@@ -34,11 +34,13 @@ async def _start(run: Run, args: dict[str, Any], child: str) -> None:
     await start_launch(run, child, args["server"], args["instance"], args["inputs"])
 
 
-async def start_launch(run: Run, child: str, server: str, instance: str, inputs: dict[str, str]) -> None:
+async def start_launch(
+    run: Run, child: str, server: str, instance: str, inputs: dict[str, str], *, groups_set: bool = False
+) -> None:
     await run.start_child(
         "launch",
         child,
-        {"server": server, "instance": instance, "inputs": inputs},
+        {"server": server, "instance": instance, "inputs": inputs, "groups_set": groups_set},
         title=f"launch {server}",
         subject=f"server:{server}",
     )

@@ -20,15 +20,14 @@ from relaunch.servers.inputs import Facts, ResolvedInput, ResolvedInputs
 from relaunch.servers.ports import Ports
 from relaunch.servers.scripts import InputDeclaration, Script
 from relaunch.servers.store import ServerRow, Store
-from relaunch.servers.templates import ServerTemplate, find_template, template_hash
+from relaunch.servers.templates import ServerTemplate, template_hash
 from relaunch.servers.values import parse_value
 
 Plain = dict[str, Any]
 
 
-def freeze(ports: Ports, server: ServerRow, given: Mapping[str, str]) -> Plain:
+def freeze(ports: Ports, server: ServerRow, template: ServerTemplate, given: Mapping[str, str]) -> Plain:
     """Plain {run_list, sealed_inputs}; BadInput with all problems when an input is missing, ambiguous or ill-formed."""
-    template = find_template(server.template, ports.template_folders)
     deployment = Store(ports.database, ports.clock).applied_spec(server.deployment)
     if deployment is None:
         raise NotFound(f"no deployment {server.deployment}")

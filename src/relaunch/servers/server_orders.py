@@ -69,7 +69,7 @@ def launch(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
     given = _given_inputs(body)
     refuse_empty_primary(orders.store, server)
     _refuse_inputs(orders, server, given)
-    return Prepared(args={"server": server.full_name, "instance": new_id(), "inputs": given})
+    return Prepared(args={"server": server.full_name, "instance": new_id(), "inputs": given, "groups_set": False})
 
 
 def relaunch(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:

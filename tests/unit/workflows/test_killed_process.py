@@ -16,12 +16,12 @@ def controller(what: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=60)
 
 
-def test_every_launch_finishes_after_sigkill_and_none_is_launched_twice(tmp_path: Path) -> None:
-    killed = controller("kill", tmp_path)
+def test_every_launch_finishes_after_sigkill_and_none_is_launched_twice(folder: Path) -> None:
+    killed = controller("kill", folder)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    hung = json.loads((tmp_path / "hung.json").read_text())
+    hung = json.loads((folder / "hung.json").read_text())
     assert len([d for d in hung if d.startswith("launch")]) >= 5
 
-    resumed = controller("resume", tmp_path)
+    resumed = controller("resume", folder)
 
     assert resumed.returncode == 0, resumed.stderr
