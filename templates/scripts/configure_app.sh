@@ -99,7 +99,7 @@ production:
 FILE
   install -m 640 -g www-data /dev/stdin /etc/redmine/default/secret_key.txt <<<"$SECRET_KEY_BASE"
   write_environment REDMINE_INSTANCE=default RAILS_ENV=production RAILS_LOG_TO_STDOUT=1 RUBYOPT=-rbootsnap/setup \
-    BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1
+    BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1 BUNDLE_VERSION=system   # without it Bundler starts Ruby twice
 }
 
 migrate_redmine() {

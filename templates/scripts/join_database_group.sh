@@ -44,11 +44,10 @@ quoted() {  # a string for SQL
   printf "'%s'" "${value//\'/\'\'}"
 }
 
-ensure_accounts() {
+accounts() {  # the statements that make them, or bring them to the present passwords and sites
   local user password replication schema
   user=$(quoted "$DB_USER") password=$(quoted "$DB_PASSWORD") replication=$(quoted "$REPLICATION_PASSWORD")
-  {
-    cat <<SQL
+  cat <<SQL
 CREATE USER IF NOT EXISTS $user@'%';
 ALTER USER $user@'%' IDENTIFIED BY $password REQUIRE SSL;
 CREATE USER IF NOT EXISTS 'replication'@'%';
@@ -58,14 +57,27 @@ CREATE USER IF NOT EXISTS 'seed'@'%';
 ALTER USER 'seed'@'%' IDENTIFIED BY $replication REQUIRE SSL;
 GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, BINLOG MONITOR ON *.* TO 'seed'@'%';
 SQL
-    for schema in $(relaunch-local get sites | jq -r '.[].database // empty') ${DB_NAME:-}; do
-      cat <<SQL
+  for schema in $(relaunch-local get sites | jq -r '.[].database // empty') ${DB_NAME:-}; do
+    cat <<SQL
 CREATE DATABASE IF NOT EXISTS \`$schema\` CHARACTER SET utf8mb4;
 GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
   CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$schema\`.* TO $user@'%';
 SQL
-    done
-  } | mariadb
+  done
+}
+
+# Not when they are made already: a write waits for the replica, and a primary must come up without one.
+ensure_accounts() {
+  local wanted sum status=0
+  wanted=$(accounts)
+  sum=$(sha256sum <<<"$wanted")
+  if [ "$(cat "$joined.accounts" 2>/dev/null)" = "$sum" ]; then return; fi
+  timeout 60 mariadb <<<"$wanted" || status=$?
+  if [ "$status" != 0 ]; then
+    [ "$status" != 124 ] || echo "No replica acknowledged the accounts within 60 s (durability strict). Is one running?" >&2
+    exit 1
+  fi
+  install -m 600 /dev/stdin "$joined.accounts" <<<"$sum"
 }
 
 become_primary() {
