@@ -564,6 +564,42 @@ async def test_no_space_is_said_and_nothing_half_made_remains(local: LocalLab, m
     assert sorted((local.folder / "instances").iterdir()) == before
 
 
+def left_on_the_host(folder: Path) -> list[str]:
+    """What of this cloud is still on the host: processes, mounts, links, tables, loop devices, control groups."""
+    found = [f"process {pid.name}" for pid in Path("/proc").iterdir() if pid.name.isdigit() and _is_of(pid, folder)]
+    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
+    found += [link.name for link in Path("/sys/class/net").iterdir() if link.name == BRIDGE]
+    for command in ("nft list tables", "losetup --list --output BACK-FILE"):
+        output = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
+        found += [line for line in output.splitlines() if f"relaunch_{BRIDGE}" in line or str(folder) in line]
+    found += [str(group) for group in Path("/sys/fs/cgroup").glob(f"**/relaunch/{BRIDGE}")]
+    return found + [str(each) for each in Path("/run/relaunch").glob(f"uplinks/*/for-{BRIDGE}")]
+
+
+def _is_of(pid: Path, folder: Path) -> bool:
+    try:
+        return str(folder).encode() in (pid / "cmdline").read_bytes() and pid.name != str(os.getpid())
+    except OSError:
+        return False
+
+
+async def test_down_leaves_nothing_and_the_next_open_starts_what_ran(local: LocalLab) -> None:
+    volume = await local.cloud.create_volume(client_token="data", size_bytes=64 * MEGABYTE, zone="a")
+    instance = await local.launch_booted()
+    await local.cloud.attach_volume(volume.id, instance.id, "/srv/data")
+    local.inside(instance.id, "echo kept > /srv/data/file")
+    assert left_on_the_host(local.folder), "the check finds what is there"
+
+    await local.cloud.down()
+    left = left_on_the_host(local.folder)
+    await local.cloud.down()
+    await local.cloud.open()
+    local.booted(instance.id)
+
+    assert left == []
+    assert local.inside(instance.id, "cat /srv/data/file") == "kept"
+
+
 async def test_twenty_at_once(local: LocalLab, record_property: object) -> None:
     started = time.time()
     user_data = "#!/bin/sh\ndate +%s.%N > /root/ran.new\nmv /root/ran.new /root/ran\n"

@@ -24,7 +24,7 @@ from relaunch.clouds.cloud import (
     VolumeId,
 )
 from relaunch.clouds.local import firewall, network
-from relaunch.clouds.local.files import read_json, remove_tree, write_json
+from relaunch.clouds.local.files import read_json, remove_tree, write_json, write_text
 from relaunch.clouds.local.firewall import Member, Wall
 from relaunch.clouds.local.images import Images
 from relaunch.clouds.local.instances import Instances
@@ -172,7 +172,9 @@ class LocalCloud:
             if self._wall_is >= mine:
                 return
             covers = self._wall_wanted
-            await firewall.put_up(self._wall())
+            wall = self._wall()
+            write_text(self._folder / "firewall.nft", firewall.ruleset(wall))  # to be read: what is in force
+            await firewall.put_up(wall)
             self._wall_is = covers
 
     def _wall(self) -> Wall:

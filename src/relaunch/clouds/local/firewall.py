@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from relaunch.clouds.cloud import IngressRule
-from relaunch.errors import BadInput
-from relaunch.shell import run
+from relaunch.errors import BadInput, Failed
+from relaunch.shell import last_lines, run
 
 PROTOCOLS = ("tcp", "udp", "icmp", "all")
 GROUP = "group:"
@@ -191,11 +191,19 @@ def _cut_off(wall: Wall) -> list[str]:
 
 async def put_up(wall: Wall) -> None:
     """Bring the kernel to these rules, whatever stood there before."""
-    await run("nft", "-f", "-", input=ruleset(wall))
+    done = await run("nft", "-f", "-", input=ruleset(wall), check=False)
+    if done.status < 0:
+        # nft reads all tables first, and version 1.0.6 was seen to crash reading ours; deleting it needs no reading.
+        await take_down(wall.bridge)
+        done = await run("nft", "-f", "-", input=ruleset(wall))
+    if done.status != 0:
+        raise Failed("nftables refused the rules of the local cloud", hint=last_lines(done.stderr))
 
 
 async def take_down(bridge: str) -> None:
     """Remove both tables of this bridge; gone already is no error."""
     table = f"relaunch_{bridge.replace('-', '_')}"
     for family in ("inet", "bridge"):
-        await run("nft", "delete", "table", family, table, check=False)
+        done = await run("nft", "delete", "table", family, table, check=False)
+        if done.status != 0 and "No such file" not in done.stderr:
+            raise Failed(f"the nft table {family} {table} could not be deleted", hint=last_lines(done.stderr))

@@ -1,0 +1,43 @@
+import time
+
+import pytest
+
+from relaunch.errors import Failed
+from relaunch.shell import Secret, run, shown
+
+
+async def test_output_and_status_come_back() -> None:
+    done = await run("sh", "-c", "cat; echo err >&2; exit 3", input="in", check=False)
+
+    assert (done.status, done.stdout, done.stderr) == (3, "in", "err\n")
+
+
+async def test_a_failure_carries_the_command_and_its_last_lines() -> None:
+    with pytest.raises(Failed, match="exit status 4: sh -c") as failure:
+        await run("sh", "-c", "seq 100 >&2; exit 4")
+
+    assert failure.value.hint.splitlines() == [str(number) for number in range(89, 101)]
+
+
+async def test_a_secret_is_handed_over_and_never_shown() -> None:
+    secret = Secret("hunter2")
+
+    assert (await run("echo", secret)).stdout == "hunter2\n"
+    with pytest.raises(Failed) as failure:
+        await run("sh", "-c", 'echo "no such $0" >&2; exit 1', secret)
+    assert "hunter2" not in str(failure.value) + repr(secret) + f"{secret}" + shown(["a", secret])
+    assert "no such •••" in failure.value.hint
+
+
+async def test_a_command_that_takes_too_long_is_killed_with_all_it_started() -> None:
+    started = time.monotonic()
+
+    with pytest.raises(Failed, match=r"did not end within 0\.2 s"):
+        await run("sh", "-c", "sleep 30 & sleep 30", timeout_seconds=0.2)
+
+    assert time.monotonic() - started < 5
+
+
+async def test_a_command_that_is_not_there_is_named() -> None:
+    with pytest.raises(Failed, match="no-such-program is not installed"):
+        await run("no-such-program")
