@@ -13,8 +13,18 @@ durability=$(relaunch-local get database | jq -r .durability)
 
 # How long a commit waits for the replica's acknowledgement. available: 3 s, and not at all without a replica.
 # strict: until there is one. The source side is on only here, on the primary: on a replica it would stop the applier.
-if [ "$durability" = strict ]; then timeout_ms=315360000000 wait_without=ON; else timeout_ms=3000 wait_without=OFF; fi
+release=
+if [ "$durability" = strict ]; then
+  timeout_ms=315360000000 wait_without=ON
+else
+  timeout_ms=3000 wait_without=OFF
+  # Coming from strict: commits that have begun to wait would do so for ever. Switching off lets go of them.
+  if [ "$(mariadb -N -e "SELECT @@rpl_semi_sync_master_timeout > 10000")" = 1 ]; then
+    release="SET GLOBAL rpl_semi_sync_master_enabled = OFF;"
+  fi
+fi
 mariadb <<SQL
+$release
 SET GLOBAL rpl_semi_sync_master_timeout = $timeout_ms;
 SET GLOBAL rpl_semi_sync_master_wait_no_slave = $wait_without;
 SET GLOBAL rpl_semi_sync_master_enabled = ON;
