@@ -95,9 +95,11 @@ class RebootingCloud(FakeCloud):
 
     database: Engine
     boots = 1
+    rebooted: tuple[str, ...] = ()
 
     async def reboot(self, instance: InstanceId) -> None:
         await super().reboot(instance)
+        self.rebooted += (str(instance),)
         self.boots += 1
         with self.database.begin() as connection:
             mine = instances.c.cloud_id == instance
@@ -233,7 +235,7 @@ class World:
     """Everything a controller has; `restart` is a kill and a new start on the same disk."""
 
     folder: Path
-    cloud: FakeCloud
+    cloud: RebootingCloud
     agents: FakeAgents
     zone: FakeZone
     vault: PlainVault

@@ -1,0 +1,230 @@
+"""What the runtime itself promises, beyond what every workflow is tested for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from relaunch.errors import BadInput, Conflict, Failed, FormatError, Unavailable
+from relaunch.records.schema import audit, task_steps
+from relaunch.workflows.durable import REGISTRY, Run, workflow
+from relaunch.workflows.tasks import Asked
+
+from .scenarios import applied, without_instance
+from .world import World
+
+ASKED = Asked(kind="probe", title="probe", subject="test", who="ann")
+
+
+@pytest.fixture
+def probe() -> Any:
+    """A workflow whose body the test sets; gone afterwards."""
+    body: dict[str, Any] = {}
+
+    @workflow("probe")
+    async def run_probe(run: Run, args: dict[str, Any]) -> Any:
+        return await body["does"](run, args)
+
+    yield body
+    del REGISTRY["probe"]
+
+
+async def hang_after(world: World, step: str) -> asyncio.Event:
+    reached = asyncio.Event()
+
+    async def hang(kind: str, task: str, number: int, name: str) -> None:
+        if name == step:
+            reached.set()
+            await asyncio.Event().wait()
+
+    world.after_effect = hang
+    return reached
+
+
+async def test_a_cancel_is_kept_when_the_controller_is_killed_before_it_acts(world: World) -> None:
+    await without_instance(world, "shop")
+    reached = await hang_after(world, "launch in the cloud")
+    task = await world.orders.act("shop/one", "launch", who="ann")
+    await asyncio.wait_for(reached.wait(), 10)
+    world.workflows.cancel(task, "bob")
+    world.after_effect = None
+
+    await world.restart()
+
+    assert (await world.ended(task))["state"] == "cancelled"
+    world.check_invariant()
+
+
+async def test_a_reboot_killed_in_the_midst_does_not_reboot_again(world: World) -> None:
+    await applied(world, "shop")
+    reached = await hang_after(world, "reboot in the cloud")
+    task = await world.orders.act("shop/one", "reboot", who="ann")
+    await asyncio.wait_for(reached.wait(), 10)
+    world.after_effect = None
+
+    await world.restart()
+
+    await world.succeeds(task)
+    assert len(world.cloud.rebooted) == 1
+
+
+async def test_a_recorded_step_is_not_done_again(world: World, probe: Any) -> None:
+    done: list[str] = []
+
+    async def body(run: Run, args: dict[str, Any]) -> Any:
+        first = await run.step("first", lambda: done.append("first") or len(done))
+        await run.step("second", lambda: done.append("second"))
+        return first
+
+    probe["does"] = body
+    reached = await hang_after(world, "second")
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    await asyncio.wait_for(reached.wait(), 10)
+    world.after_effect = None
+
+    await world.restart()
+
+    assert (await world.succeeds("probe-1"))["result"] == 1
+    assert done == ["first", "second", "second"]
+
+
+async def test_the_same_id_is_the_same_workflow(world: World, probe: Any) -> None:
+    done: list[str] = []
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        await run.step("once", done.append, "once")
+
+    probe["does"] = body
+    for _ in range(3):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+
+    await world.succeeds("probe-1")
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    await asyncio.sleep(0.05)
+    assert done == ["once"]
+
+
+async def test_an_error_comes_out_of_a_step_as_it_went_in_also_after_a_restart(world: World, probe: Any) -> None:
+    seen: list[tuple[type, str, str]] = []
+
+    def fails() -> None:
+        raise Conflict("taken", hint="choose another")
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        try:
+            await run.step("fails", fails)
+        except Conflict as error:
+            seen.append((type(error), error.message, error.hint))
+        await run.step("after", lambda: None)
+
+    probe["does"] = body
+    reached = await hang_after(world, "after")
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    await asyncio.wait_for(reached.wait(), 10)
+    world.after_effect = None
+    await world.restart()
+    await world.succeeds("probe-1")
+
+    assert seen == [(Conflict, "taken", "choose another")] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_out"),
+    [(FormatError("bad", file="f", line=2), BadInput), (ValueError("odd"), Failed)],
+)
+async def test_errors_that_cannot_travel_come_out_as_the_nearest_kind(
+    world: World, probe: Any, error: Exception, comes_out: type
+) -> None:
+    def fails() -> None:
+        raise error
+
+    async def body(run: Run, args: dict[str, Any]) -> str:
+        try:
+            await run.step("fails", fails)
+        except comes_out as found:
+            return str(found)
+        return "nothing came out"
+
+    probe["does"] = body
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+
+    assert str(error) in (await world.succeeds("probe-1"))["result"]
+
+
+async def test_a_step_that_says_try_again_is_tried_again(world: World, probe: Any) -> None:
+    tries: list[int] = []
+
+    def busy() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise Unavailable("busy")
+        return len(tries)
+
+    async def body(run: Run, args: dict[str, Any]) -> Any:
+        return await run.step("busy", busy)
+
+    probe["does"] = body
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+
+    assert (await world.succeeds("probe-1"))["result"] == 3
+
+
+async def test_steps_are_seen_while_they_run_and_the_end_is_audited(world: World, probe: Any) -> None:
+    go = asyncio.Event()
+
+    async def slow(run: Run) -> None:
+        run.note("half of it")
+        await go.wait()
+        raise Failed("it broke")
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        await run.step("slow", slow, run)
+
+    def steps() -> list[tuple[Any, ...]]:
+        with world.ports.database.connect() as connection:
+            columns = (task_steps.c.name, task_steps.c.state, task_steps.c.detail)
+            return [tuple(row) for row in connection.execute(select(*columns))]
+
+    probe["does"] = body
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    for _ in range(100):
+        if steps():
+            break
+        await asyncio.sleep(0.01)
+    assert steps() == [("slow", "running", "half of it")]
+    go.set()
+
+    assert (await world.ended("probe-1"))["error"] == "it broke"
+    assert steps() == [("slow", "failed", "it broke")]
+    with world.ports.database.connect() as connection:
+        trail = [tuple(row) for row in connection.execute(select(audit.c.who, audit.c.action, audit.c.result))]
+    assert trail == [("ann", "probe begun", "done"), ("ann", "probe", "failed")]
+
+
+async def test_a_fault_in_a_body_ends_its_task_as_failed(world: World, probe: Any) -> None:
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        raise KeyError("forgotten")
+
+    probe["does"] = body
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+
+    assert "KeyError" in (await world.ended("probe-1"))["error"]
+
+
+async def test_a_task_whose_workflow_never_began_is_ended_at_the_next_start(world: World) -> None:
+    world.workflows.tasks.begin("probe-1", ASKED)
+
+    await world.restart()
+
+    assert (await world.ended("probe-1"))["state"] == "failed"
+
+
+async def test_an_ended_task_cannot_be_cancelled(world: World) -> None:
+    await applied(world, "shop")
+    row = await world.succeeds(await world.orders.act("shop/one", "cut-off", who="ann"))
+
+    with pytest.raises(Conflict, match="has ended"):
+        world.workflows.cancel(row["id"], "bob")
