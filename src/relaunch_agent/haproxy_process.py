@@ -28,7 +28,9 @@ PROBE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
 SLOW_LOOK_SECONDS = 1.0  # while we wait only for an app that does not answer yet
 QUICK_SECONDS = 15.0
+LONGEST_PAUSE_SECONDS = 60.0  # after failures: a reload that fails must not be tried all the time
 RELOAD_SECONDS = 30.0
+LOADED_SECONDS = 4.0
 SOUND_ANSWERS = ("", "New server registered.", "Server deleted.")
 # Said while the last connections of a drained server close: the next look tries again.
 NOT_YET = ("This server cannot be removed yet", "Server still has connections", "not removable", "in maintenance mode")
@@ -71,19 +73,23 @@ class HAProxy:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            began = time.monotonic()
+            began, failures = time.monotonic(), 0
             while self._view is not None and not self._changed.is_set():
                 try:
                     unfinished = await self._step(self._view)
                     self._complain("")
+                    failures = 0
                 except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
                     self._complain(f"HAProxy: {error or type(error).__name__}")
                     unfinished = True
+                    failures += 1
                 if not unfinished:
                     break
-                slow = time.monotonic() - began > QUICK_SECONDS
+                pause = SLOW_LOOK_SECONDS if time.monotonic() - began > QUICK_SECONDS else LOOK_SECONDS
+                if failures:
+                    pause = min(LONGEST_PAUSE_SECONDS, LOOK_SECONDS * 2**failures)
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), SLOW_LOOK_SECONDS if slow else LOOK_SECONDS)
+                    await asyncio.wait_for(self._changed.wait(), pause)
 
     async def _step(self, view: Mapping[str, Any]) -> bool:
         """One look and what follows from it; whether there is more to do."""
@@ -155,7 +161,7 @@ class HAProxy:
         said, _ = await asyncio.wait_for(process.communicate(), RELOAD_SECONDS)
         if process.returncode != 0:
             raise ValueError(f"{' '.join(self._reload)}: {said.decode('utf-8', 'replace').strip()[-500:]}")
-        end = time.monotonic() + RELOAD_SECONDS
+        end = time.monotonic() + LOADED_SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 if ours <= parse_proxies(await self.ask("show backend")):

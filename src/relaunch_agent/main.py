@@ -35,6 +35,7 @@ from relaunch_agent.publishing import Publisher
 from relaunch_agent.runs import Runs
 from relaunch_agent.views import Views
 
+LEFT_FOR_GOOD = 78  # the unit knows it: no restart
 ANSWER_SECONDS = 0.3  # until an answer given before the end is surely sent
 
 
@@ -61,6 +62,9 @@ class Agent:
         )  # fmt: skip
         publisher = Publisher(places, self._link)
         self._runs.load()
+        own = Path(__file__).resolve().parent.parent
+        if own.parent == places.libraries.resolve():
+            upgrade.forget_old_libraries(places, own)
         local_socket.install_launcher(places)
         await LocalSocket(places, self._views, publisher, self._link).open()
         _tell_systemd("READY=1")
@@ -113,7 +117,7 @@ class Agent:
             if last is not None:
                 last(self._places)
             if not self._over.done():
-                self._over.set_result(0)
+                self._over.set_result(LEFT_FOR_GOOD if last is not None else 0)
 
         asyncio.get_running_loop().call_later(ANSWER_SECONDS, end)
 
@@ -153,8 +157,12 @@ def main(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     root = Path(arguments[arguments.index("--root") + 1]) if "--root" in arguments else Path("/")
+    places = Places(root)
+    if not places.config.exists():
+        print(f"relaunch-agent: {places.config} is missing: the bootstrap writes it", file=sys.stderr, flush=True)
+        return LEFT_FOR_GOOD
     try:
-        return asyncio.run(_main(Places(root)))
+        return asyncio.run(_main(places))
     except RelaunchError as error:
         print(f"relaunch-agent: {error}", file=sys.stderr, flush=True)
         return error.exit_status

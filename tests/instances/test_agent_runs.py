@@ -272,7 +272,7 @@ async def test_prepare_image_forgets_this_instance(ready: Stand) -> None:
     await ready.order(SetView(1, {"hosts": {"a.test": "127.0.1.1"}}))
     await ready.run(ready.script("#!/bin/sh\necho bake"), phase="bake")
     assert isinstance(await ready.order(PrepareImage()), Accepted)
-    await until(lambda: ready._agents[-1].poll() == 0, "the agent ended")
+    await until(lambda: ready._agents[-1].poll() == 78, "the agent ended")
     files = {str(p.relative_to(ready.root)) for p in ready.root.rglob("*") if p.is_file()}
     assert {f.split("/")[-2] for f in files if f.startswith("var/lib/relaunch/")} == {"blobs"}
     assert not any(f.startswith(("etc/relaunch", "var/log/relaunch")) for f in files)
@@ -282,7 +282,7 @@ async def test_prepare_image_forgets_this_instance(ready: Stand) -> None:
 async def test_retire_forgets_the_credential_and_keeps_the_logs(ready: Stand) -> None:
     await ready.run(ready.script("#!/bin/sh\necho hello"))
     assert isinstance(await ready.order(Retire("terminated")), Accepted)
-    await until(lambda: ready._agents[-1].poll() == 0, "the agent ended")
+    await until(lambda: ready._agents[-1].poll() == 78, "the agent ended")
     assert not (ready.root / "var/lib/relaunch/agent/credential.json").exists()
     assert (ready.root / "var/log/relaunch/runs/run-1/0.log").exists()
 

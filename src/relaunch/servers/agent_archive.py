@@ -38,10 +38,25 @@ def unpacked(archive):
     return folder
 
 
+def unpack_again():
+    """After a power loss the unpacked files may be empty."""
+    import os
+    import shutil
+
+    folder, archive = sys.path[0], os.path.abspath(sys.argv[0])
+    if folder == archive or os.environ.get("RELAUNCH_UNPACKED_AGAIN"):
+        raise
+    shutil.rmtree(folder)
+    os.environ["RELAUNCH_UNPACKED_AGAIN"] = "1"
+    os.execv(sys.executable, [sys.executable, "-IS", archive, *sys.argv[1:]])
+
+
 if "--version" not in sys.argv:
     sys.path[0] = unpacked(sys.path[0])
-
-from relaunch_agent.main import main  # noqa: E402
+try:
+    from relaunch_agent.main import main
+except Exception:
+    unpack_again()
 
 sys.exit(main(sys.argv[1:]))
 '''

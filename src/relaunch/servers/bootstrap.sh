@@ -38,15 +38,16 @@ install_missing() {{
     apt-get -q -y update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends "$@"
 }}
 
-missing=''
-[ -e /usr/lib/python3/dist-packages ] && python3 -c 'import asyncio, ssl' 2>/dev/null || missing='python3'
-command -v curl >/dev/null || missing="$missing curl"
-# shellcheck disable=SC2086 # words on purpose
-[ -z "$missing" ] || persistently install_missing $missing
-
-# An image made of an earlier instance carries the agent already.
-is_the_agent /opt/relaunch/relaunch-agent.pyz || persistently fetch_agent
-chmod 0755 /opt/relaunch/relaunch-agent.pyz
+# An image made of an earlier instance carries the agent, and what it needs, already.
+if ! is_the_agent /opt/relaunch/relaunch-agent.pyz; then
+    missing=''
+    python3 -c 'import asyncio, ssl' 2>/dev/null || missing='python3'
+    command -v curl >/dev/null || missing="$missing curl"
+    # shellcheck disable=SC2086 # words on purpose
+    [ -z "$missing" ] || persistently install_missing $missing
+    persistently fetch_agent
+    chmod 0755 /opt/relaunch/relaunch-agent.pyz
+fi
 
 # An upgrade that keeps dying before it says anything is undone here, outside of the new program.
 cat >/opt/relaunch/before-agent.sh <<'SCRIPT'
@@ -63,7 +64,8 @@ fi
 rm -f "$pending" "$pending.starts"
 SCRIPT
 
-cat >/etc/systemd/system/relaunch-agent.service <<'UNIT'
+unit=/etc/systemd/system/relaunch-agent.service
+cat >"$unit.new" <<'UNIT'
 [Unit]
 Description=relaunch's agent: runs scripts for the controller and keeps this server as it wants it
 After=network.target
@@ -78,6 +80,9 @@ ExecStartPre=/bin/sh /opt/relaunch/before-agent.sh
 ExecStart=/usr/bin/python3 -IS /opt/relaunch/relaunch-agent.pyz
 Restart=always
 RestartSec=200ms
+# 78: it has left for good, or was never told of a controller.
+RestartPreventExitStatus=78
+SuccessExitStatus=78
 # Scripts that run, and daemons they started, outlive a restart or an upgrade of the agent.
 KillMode=process
 OOMScoreAdjust=-800
@@ -94,9 +99,12 @@ UNIT
 CONFIG
 )
 
-if [ ! -e /etc/systemd/system/multi-user.target.wants/relaunch-agent.service ]; then
+if cmp -s "$unit.new" "$unit"; then
+    rm "$unit.new"
+else
+    mv "$unit.new" "$unit"
     mkdir -p /etc/systemd/system/multi-user.target.wants
-    ln -s ../relaunch-agent.service /etc/systemd/system/multi-user.target.wants/relaunch-agent.service
+    ln -sf ../relaunch-agent.service /etc/systemd/system/multi-user.target.wants/relaunch-agent.service
+    systemctl daemon-reload
 fi
-systemctl daemon-reload
 systemctl start --no-block relaunch-agent.service

@@ -1,0 +1,177 @@
+"""The agent brings a real HAProxy from view to view, without root."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from agent_stand import free_port, listens, until
+
+from relaunch_agent.haproxy import proxies_of
+from relaunch_agent.haproxy_process import HAProxy
+from relaunch_agent.places import Places
+
+pytestmark = pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+
+MAIN = """
+global
+    stats socket {socket} mode 600 level admin
+    hard-stop-after 2s
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 30s
+    timeout server 30s
+frontend web
+    bind 127.0.0.1:{port}
+    use_backend site-%[hdr(host),lower]
+"""
+
+
+class App:
+    """Answers HTTP and everything else with its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = free_port()
+
+    async def start(self) -> App:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while (line := await reader.readline()) != b"":
+                if line == b"\r\n":
+                    body = self.name.encode()
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                elif line == b"who\n":
+                    writer.write(f"{self.name}\n".encode())
+        writer.close()
+
+
+class Site:
+    def __init__(self, folder: Path) -> None:
+        self.places = Places(folder)
+        self.port, self.database_port = free_port(), free_port()
+        self.pid_file = folder / "pid"
+
+    async def open(self) -> Site:
+        for file in (self.places.haproxy_file, self.places.haproxy_socket):
+            file.parent.mkdir(parents=True)
+        self.places.haproxy_main_file.write_text(MAIN.format(socket=self.places.haproxy_socket, port=self.port))
+        reload = self.places.root / "reload"
+        reload.write_text(f"#!/bin/sh\necho reload >>{self.places.root}/reloads\nkill -USR2 $(cat {self.pid_file})\n")
+        reload.chmod(0o755)
+        self.agent = HAProxy(self.places, reload=[str(reload)])
+        self.agent.write_file(self.view([], []))
+        self.places.reload_pending.unlink(missing_ok=True)
+        self._process = subprocess.Popen(  # noqa: ASYNC220
+            ["haproxy", "-W", "-p", self.pid_file, "-f", self.places.haproxy_main_file, "-f", self.places.haproxy_file],
+            start_new_session=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        await until(lambda: self.pid_file.exists() and self.places.haproxy_socket.exists(), "HAProxy runs")
+        await until(lambda: listens(self.port), "HAProxy listens")
+        self._keeping = asyncio.ensure_future(self.agent.keep())
+        return self
+
+    async def close(self) -> None:
+        self._keeping.cancel()
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait()
+
+    def view(self, apps: list[App], databases: list[App], sites: tuple[str, ...] = ("a.test",)) -> dict[str, Any]:
+        def servers(of: list[App]) -> list[dict[str, Any]]:
+            return [{"name": app.name, "address": "127.0.0.1", "port": app.port, "weight": 100} for app in of]
+
+        listeners = [{"name": "db-primary", "bind": f"127.0.0.1:{self.database_port}", "servers": servers(databases)}]
+        backends = [{"name": f"site-{site}", "check_path": "/", "servers": servers(apps)} for site in sites]
+        return {"server": {}, "proxy": {"backends": backends, "listeners": listeners}}
+
+    async def get(self, host: str = "a.test") -> str:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        said = (await asyncio.wait_for(reader.read(), 5)).decode()
+        writer.close()
+        return said.split(" ")[1] + " " + said.rpartition("\r\n\r\n")[2].splitlines()[0]
+
+    @property
+    def reloads(self) -> int:
+        file = self.places.root / "reloads"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    site = await Site(tmp_path).open()
+    yield site
+    await site.close()
+
+
+async def test_an_app_gets_requests_only_once_it_answers(site: Site) -> None:
+    slow, quick = App("slow"), await App("quick").start()
+    site.agent.bring_to(site.view([slow, quick], []))
+    await asyncio.sleep(1)
+    assert {await site.get() for _ in range(20)} == {"200 quick"}
+    await slow.start()
+    await asyncio.wait_for(site.agent.settled(), 5)
+    assert {await site.get() for _ in range(20)} == {"200 quick", "200 slow"}
+    assert site.reloads == 0 and site.agent.trouble == ""
+
+
+async def test_a_new_site_reloads_once_and_serves(site: Site) -> None:
+    app = await App("app").start()
+    site.agent.bring_to(site.view([app], [], ("a.test", "b.test")))
+    await asyncio.wait_for(site.agent.settled(), 10)
+    assert (await site.get("a.test"), await site.get("b.test")) == ("200 app", "200 app")
+    assert site.reloads == 1 and not site.places.reload_pending.exists()
+    assert proxies_of(site.places.haproxy_file.read_text()) == {"site-a.test", "site-b.test", "db-primary"}
+
+
+async def test_sessions_with_the_old_primary_are_cut(site: Site) -> None:
+    old, new = await App("db1").start(), await App("db2").start()
+    site.agent.bring_to(site.view([], [old]))
+    await asyncio.wait_for(site.agent.settled(), 5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.database_port)
+    writer.write(b"who\n")
+    assert await asyncio.wait_for(reader.readline(), 3) == b"db1\n"
+    site.agent.bring_to(site.view([], [new]))
+    assert await asyncio.wait_for(reader.read(), 3) == b""
+    await asyncio.wait_for(site.agent.settled(), 5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.database_port)
+    writer.write(b"who\n")
+    assert await asyncio.wait_for(reader.readline(), 3) == b"db2\n"
+    assert site.reloads == 0
+
+
+async def test_a_reload_that_was_still_due_is_done_by_the_next_agent(site: Site) -> None:
+    app = await App("app").start()
+    site.agent.write_file(site.view([app], [], ("a.test", "c.test")))
+    again = HAProxy(site.places, reload=[str(site.places.root / "reload")])
+    keeping = asyncio.ensure_future(again.keep())
+    again.bring_to(site.view([app], [], ("a.test", "c.test")))
+    await asyncio.wait_for(again.settled(), 15)
+    keeping.cancel()
+    assert await site.get("c.test") == "200 app" and not site.places.reload_pending.exists()
+
+
+async def test_a_process_that_does_not_run_gets_only_its_file(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    agent = HAProxy(places, reload=["false"])
+    view = {"proxy": {"backends": [{"name": "site-x", "servers": []}]}}
+    assert not agent.write_file(view) and not places.haproxy_file.exists()
+    places.haproxy_file.parent.mkdir(parents=True)
+    keeping = asyncio.ensure_future(agent.keep())
+    agent.bring_to(view)
+    await asyncio.wait_for(agent.settled(), 3)
+    keeping.cancel()
+    assert "backend site-x" in places.haproxy_file.read_text() and agent.trouble == ""
