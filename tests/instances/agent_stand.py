@@ -226,7 +226,13 @@ class Stand:
         return next((p.run.state for p in reversed(self.progress) if p.run.run_id == run_id), "unknown")
 
     def text(self, run_id: str, index: int = 0) -> str:
-        return "".join(o.text for o in self.outputs if o.run_id == run_id and o.index == index)
+        """As a controller puts it together: a piece that comes again says by its offset that it is known."""
+        whole, at = b"", 0
+        for piece in [o for o in self.outputs if o.run_id == run_id and o.index == index]:
+            data = piece.text.encode()
+            whole += data[max(0, at - piece.offset) :]
+            at = max(at, piece.offset + len(data))
+        return whole.decode()
 
     async def connected(self, count: int = 1, timeout: float = 15.0) -> None:
         await until(lambda: len(self.hellos) >= count, f"{count} hellos; agent said: {self.log}", timeout)
