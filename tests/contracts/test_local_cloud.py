@@ -405,6 +405,25 @@ async def test_a_volume_outlives_reboots_and_its_instance(local: LocalLab) -> No
     assert local.inside(other.id, "ls /srv/data") == ""
 
 
+async def test_an_instance_does_not_hold_another_cloud_s_volumes(local: LocalLab, tmp_path: Path) -> None:
+    pool = tmp_path / "volumes/pool"
+    pool.mkdir(parents=True)
+    with (tmp_path / "disk").open("wb") as disk:
+        disk.truncate(256 * MEGABYTE)
+    subprocess.run(["mkfs.btrfs", "--quiet", str(disk.name)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk.name), str(pool)], check=True)
+    try:
+        instance = await local.launch_booted()
+    finally:
+        subprocess.run(["umount", str(pool)], check=True)
+
+    def holders() -> str:
+        return subprocess.run(["losetup", "-j", str(disk.name)], capture_output=True, text=True, check=True).stdout
+
+    until(lambda: holders() == "", "the loop device is free", seconds=3)
+    assert local.cloud.init_process(instance.id) is not None
+
+
 async def test_a_volume_s_path_cannot_lead_out_of_the_instance(local: LocalLab, tmp_path: Path) -> None:
     volume = await local.cloud.create_volume(client_token="data", size_bytes=64 * MEGABYTE, zone="a")
     instance = await local.launch_booted()
@@ -448,8 +467,9 @@ asyncio.run(main())
 @pytest.mark.parametrize("seed", range(5))
 async def test_launches_killed_half_way_are_finished_and_nothing_is_launched_twice(local: LocalLab, seed: int) -> None:
     delay = random.Random(seed).uniform(0, 0.15)
+    prefix = f"kill-{seed}-{time.time_ns()}-"
     await local.cloud.close()
-    argv = [sys.executable, "-c", LAUNCH_MANY, str(local.folder), str(NETWORK), BRIDGE, local.image, f"kill-{seed}-"]
+    argv = [sys.executable, "-c", LAUNCH_MANY, str(local.folder), str(NETWORK), BRIDGE, local.image, prefix]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as controller:
         assert controller.stdout is not None
         assert controller.stdout.readline() == "open\n"
@@ -460,12 +480,12 @@ async def test_launches_killed_half_way_are_finished_and_nothing_is_launched_twi
     recorded = await local.cloud.instances()
     again = await asyncio.gather(
         *(
-            local.launch(f"k{n}", client_token=f"kill-{seed}-{n}", user_data="#!/bin/sh\necho ran >> /root/ran\n")
+            local.launch(f"k{n}", client_token=f"{prefix}{n}", user_data="#!/bin/sh\necho ran >> /root/ran\n")
             for n in range(4)
         )
     )
 
-    present = [each for each in await local.cloud.instances() if each.client_token.startswith(f"kill-{seed}-")]
+    present = [each for each in await local.cloud.instances() if each.client_token.startswith(prefix)]
     assert {each.id for each in present} == {each.id for each in again}, f"seed {seed}, {len(recorded)} were recorded"
     assert len({each.private_address for each in present}) == 4
     for instance in present:
@@ -610,5 +630,5 @@ async def test_twenty_at_once(local: LocalLab, record_property: object) -> None:
     took = max(float(file.read_text()) for file in ran) - started
 
     print(f"\ntwenty at once: all at their user data after {took:.1f} s")
-    assert took < 20 * (2 / min(2, os.cpu_count() or 2))
+    assert took < 40, "on two idle cores it is 10"
     assert len({each.private_address for each in instances}) == 20

@@ -152,7 +152,7 @@ class LocalCloud:
         await self._volumes.close()
         await firewall.take_down(self._bridge)
         await network.remove_bridge(self._bridge, self._owner)
-        self._nspawn.remove_all_groups()
+        await self._nspawn.remove_all_groups()
         if purge:
             remove_tree(self._folder)
         self._release_folder()

@@ -248,9 +248,15 @@ class Nspawn:
             return []
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
-    def remove_all_groups(self) -> None:
+    async def remove_all_groups(self) -> None:
+        """Take away the groups of this cloud, whose instances have ended."""
         if not self.under_systemd:
             cgroups.remove_groups(self._bridge)
+            return
+        root = cgroups.unified_root()
+        slice_group = root / "relaunch.slice" if root is not None else None
+        if slice_group is not None and slice_group.exists() and not any(slice_group.glob("*.service")):
+            await run("systemctl", "stop", "relaunch.slice", check=False)
 
 
 async def _until(is_so: Callable[[], bool], seconds: float) -> None:

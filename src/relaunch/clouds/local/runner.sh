@@ -28,6 +28,13 @@ fi
 
 # shellcheck disable=SC2016  # expanded by the inner shell
 boot='
+    # The volumes of another cloud of this host: a copy of the mount here would keep its loop device for as long as we run.
+    while read -r device where type rest; do
+        case "$type $where" in
+            "btrfs $PWD/volumes/pool") ;;
+            "btrfs "*/volumes/pool) umount --lazy "$where" ;;
+        esac
+    done < /proc/self/mounts
     mount -t overlay overlay -o "$(cat "$1/mount-options")" "$1/root" || exit 1
     while IFS= read -r argument; do set -- "$@" "$argument"; done < "$1/arguments"
     folder=$1; shift

@@ -6,6 +6,7 @@ the space there is; a volume may outgrow it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from relaunch.clouds.local.files import need_space
 from relaunch.clouds.local.records import SnapshotRecord, Store, VolumeRecord
-from relaunch.errors import BadInput, Conflict, Failed, NotFound
+from relaunch.errors import BadInput, Conflict, Failed, NotFound, RelaunchError
 from relaunch.shell import run
 
 POOL_BYTES = 256 << 30  # sparse: it takes what is written to it
@@ -46,8 +47,10 @@ class Volumes:
         self.known = {volume.id: volume for volume in self._volumes.read(VolumeRecord)}
         self.known_snapshots = {each.id: each for each in self._snapshots.read(SnapshotRecord)}
         if self._file.exists():
-            await self._mount()
-            await self._remove_orphans()
+            # Without them every verb on a volume says why, and all that needs none goes on.
+            with contextlib.suppress(RelaunchError):
+                await self._mount()
+                await self._remove_orphans()
 
     async def _remove_orphans(self) -> None:
         """Subvolumes that a kill left without a record, and the reverse."""
@@ -77,7 +80,9 @@ class Volumes:
                 stream.truncate(POOL_BYTES)
             await run("mkfs.btrfs", "--quiet", fresh)
             fresh.rename(self._file)
-        await run("mount", "-o", "loop,noatime", self._file, self._pool)
+        mounted = await run("mount", "-o", "loop,noatime", self._file, self._pool, check=False)
+        if mounted.status != 0:
+            raise Conflict(f"the volumes in {self._file} cannot be mounted", hint=mounted.stderr.strip())
         for kind in ("volumes", "snapshots"):
             (self._pool / kind).mkdir(exist_ok=True)
 
