@@ -18,6 +18,7 @@ class Places:
         self.nonce = self.state / "nonce"
         self.unpublished = self.state / "unpublished.json"
         self.upgrade = self.state / "upgrade-pending"
+        self.upgrade_starts = self.state / "upgrade-pending.starts"  # counted by before-agent.sh of the bootstrap
         self.upgrade_failed = self.state / "upgrade-failed"
         self.reload_pending = self.state / "haproxy-reload-pending"
         self.view = root / "var/lib/relaunch/view.json"

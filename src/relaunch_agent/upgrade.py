@@ -44,6 +44,7 @@ async def upgrade(blob: Blob, places: Places, blobs: BlobStore, sha256: str) -> 
         raise Conflict(f"the new agent does not start: {said.decode('utf-8', 'replace').strip()[-500:]}")
     if places.program.exists():
         shutil.copy2(places.program, places.previous_program)
+    remove(places.upgrade_starts)
     write_json(places.upgrade, {"sha256": blob.sha256})
     fresh.replace(places.program)
     return Accepted()
@@ -53,14 +54,14 @@ async def undo_unless_connected(places: Places, link: Link, sha256: str) -> bool
     """Whether the previous program was put back because this new one did not reach the controller in time."""
     pending = read_json(places.upgrade) or {}
     if pending.get("sha256") != sha256:
-        remove(places.upgrade)
+        remove(places.upgrade, places.upgrade_starts)
         return False
     try:
         await asyncio.wait_for(link.ever_connected.wait(), HELLO_SECONDS)
     except asyncio.TimeoutError:
         if put_back(places):
             return True
-    remove(places.upgrade)
+    remove(places.upgrade, places.upgrade_starts)
     return False
 
 
@@ -69,7 +70,7 @@ def put_back(places: Places) -> bool:
         return False
     write_json(places.upgrade_failed, {"sha256": own_sha256(places)})
     os.replace(places.previous_program, places.program)  # noqa: PTH105
-    remove(places.upgrade)
+    remove(places.upgrade, places.upgrade_starts)
     return True
 
 

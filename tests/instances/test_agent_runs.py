@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from relaunch.bus.messages import (
     SetView,
     UpgradeAgent,
 )
+from relaunch.servers.agent_archive import build
 
 
 @pytest_asyncio.fixture
@@ -298,3 +301,22 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError:
         return b""
+
+
+async def test_a_good_upgrade_starts_counting_afresh(stand: Stand) -> None:
+    """Otherwise the starts of four good upgrades would undo the fifth."""
+    program = stand.root / "opt/relaunch/relaunch-agent.pyz"
+    build(program)
+    new = build(stand.folder / "new.pyz").path.read_bytes() + b"\0"
+    state = stand.root / "var/lib/relaunch/agent"
+    agent = stand.start_agent(sys.executable, "-IS", str(program))
+    await stand.connected()
+    (state / "upgrade-pending.starts").write_text("start\n" * 3)
+    assert isinstance(await stand.order(UpgradeAgent(stand.blob("agent", new)), timeout=25), Accepted)
+    await until(lambda: agent.poll() == 0, "the old agent ended")
+    assert (state / "upgrade-pending").exists() and not (state / "upgrade-pending.starts").exists()
+    (state / "upgrade-pending.starts").write_text("start\n")
+    stand.start_agent(sys.executable, "-IS", str(program))
+    await stand.connected(2)
+    assert stand.hellos[1].agent_sha256 == hashlib.sha256(new).hexdigest()
+    await until(lambda: not list(state.glob("upgrade-pending*")), "the upgrade is done")
