@@ -57,7 +57,7 @@ async def test_from_plan_to_destroy(world: World, client: httpx.AsyncClient) -> 
     (site,) = (await client.get("/sites")).json()["sites"]
     assert [front_end["name"] for front_end in site["front_ends"]] == ["front1", "front2"]
     shown = (await client.get("/servers/shop/front1")).json()
-    assert shown["scripts"]["boot"] == ["install", "configure"]
+    assert shown["scripts"]["boot"] == ["install", "configure", "announce"]
     (run,) = (await client.get("/servers/shop/front1/runs")).json()["runs"]
     assert run["phase"] == "boot"
 
@@ -89,7 +89,7 @@ async def test_a_cloned_template_stands_on_its_own(world: World, client: httpx.A
     made = await client.post("/templates/web/clone", json={"name": "my-web"})
 
     assert made.status_code == 201
-    assert made.json()["boot"] == ["install", "configure"]
+    assert made.json()["boot"] == ["install", "configure", "announce"]
     assert (own / "my-web" / "scripts" / "install.sh").exists()
     names = [each["name"] for each in (await client.get("/templates")).json()["templates"]]
     assert names == ["my-web", "mysql", "web"]

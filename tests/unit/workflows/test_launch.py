@@ -30,7 +30,7 @@ async def test_what_is_baked_is_not_run_again_at_boot(world: World) -> None:
     await world.apply()
 
     booted = world.instance("shop/front1")["id"]
-    assert [name for run, name in world.agents.executed if run.startswith(booted)] == ["configure"]
+    assert [name for run, name in world.agents.executed if run.startswith(booted)] == ["configure", "announce"]
 
 
 async def test_a_failing_boot_script_strands_the_server_with_its_output_at_hand(world: World) -> None:

@@ -132,14 +132,24 @@ async def test_relaunch_keeps_the_server_and_replaces_the_instance(world: World)
 
 
 async def test_retry_goes_on_from_the_script_that_failed(world: World) -> None:
-    world.agents.failing["configure"] = 1
+    world.agents.failing["announce"] = 1
     await world.ended(await world.orders.apply(ONE, who="ann"))
     assert world.state("shop/front1") == "stranded"
 
     await world.succeeds(await world.orders.act("shop/front1", "retry", who="ann"))
 
+    assert [name for run, name in world.agents.executed if "-retry-" in run] == ["announce"]
     assert world.state("shop/front1") == "operational"
     assert world.instance("shop/front1")["stranded_why"] is None
+
+
+async def test_retry_from_the_start_runs_all_boot_scripts(world: World) -> None:
+    world.agents.failing["announce"] = 1
+    await world.ended(await world.orders.apply(ONE, who="ann"))
+
+    await world.succeeds(await world.orders.act("shop/front1", "retry", who="ann", body={"from_start": True}))
+
+    assert [name for run, name in world.agents.executed if "-retry-" in run] == ["configure", "announce"]
 
 
 async def test_a_script_on_twenty_servers_is_one_task_with_little_overhead(world: World) -> None:
@@ -195,7 +205,7 @@ async def test_a_hello_from_a_new_boot_has_the_boot_scripts_run(world: World) ->
     await watch.stop()
 
     again = [name for run, name in world.agents.executed if run.startswith(f"{instance}-reboot")]
-    assert again == ["configure"]
+    assert again == ["configure", "announce"]
     assert world.state("shop/front1") == "operational"
 
 
@@ -214,7 +224,7 @@ async def test_a_hello_from_the_same_boot_does_nothing(world: World) -> None:
 async def test_a_primary_that_says_so_marks_its_group_as_holding_data(world: World) -> None:
     await world.apply(DATABASE)
     watch = ServerWatch(world.ports, world.workflows)
-    world.set_tags("shop/front2", database="replica")
+    world.set_tags("shop/front2", database="primary")  # whatever it says: the stored primary is another
     watch.tags_changed(world.instance("shop/front2")["id"])
     deployment = world.store.deployment("shop")
     assert deployment is not None

@@ -56,6 +56,7 @@ RightScripts:
   Boot:
   - scripts/install.sh
   - scripts/configure.sh
+  - scripts/announce.sh
   Operational:
   - scripts/greet.sh
   Decommission:
@@ -81,7 +82,7 @@ def write_templates(folder: Path, names: tuple[str, ...] = ("web", "mysql")) -> 
     for template in names:
         scripts = folder / template / "scripts"
         scripts.mkdir(parents=True, exist_ok=True)
-        for name in ("install", "configure", "greet", "leave"):
+        for name in ("install", "configure", "announce", "greet", "leave"):
             packages = "apache2" if name == "install" else '""'
             (scripts / f"{name}.sh").write_text(SCRIPT.format(name=name, packages=packages))
         (folder / template / f"{template}.yml").write_text(TEMPLATE)
