@@ -95,6 +95,9 @@ make_environment() {
     fi
     "$folder/bin/python" -m compileall -q "$here/src" || true
   fi
-  printf '%s\n' "$here/src" >"$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/relaunch.pth"
-  printf '%s\n' "$key" >"$folder/.made-from"
+  local path
+  path=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/relaunch.pth
+  # Written only when it changes: who runs ./test unit may not be who made the environment.
+  [ "$(cat "$path" 2>/dev/null)" = "$here/src" ] || printf '%s\n' "$here/src" >"$path"
+  [ "$(cat "$folder/.made-from" 2>/dev/null)" = "$key" ] || printf '%s\n' "$key" >"$folder/.made-from"
 }
