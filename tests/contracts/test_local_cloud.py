@@ -86,7 +86,7 @@ async def test_a_guest_may_reboot_and_shut_itself_down(local: LocalLab) -> None:
     instance = await local.launch_booted()
     first = local.cloud.init_process(instance.id)
 
-    local.inside(instance.id, "touch /root/kept; systemctl reboot --no-block")
+    assert local.inside(instance.id, "touch /root/kept; systemctl reboot 2>&1") == ""
     until(lambda: local.cloud.init_process(instance.id) not in (None, first), "another boot")
     local.booted(instance.id)
     local.inside(instance.id, f"test -e /root/kept && ping -c1 -W2 {HOST}")
@@ -110,6 +110,13 @@ async def test_root_logs_in_with_the_key_given(local: LocalLab, tmp_path: Path) 
     done = subprocess.run(argv, capture_output=True, text=True, timeout=15, stdin=subprocess.DEVNULL)
 
     assert (done.stdout, done.returncode) == ("web1\n", 0), done.stderr
+
+
+async def test_a_booted_guest_has_no_failed_unit_and_lets_everyone_log_in(local: LocalLab) -> None:
+    instance = await local.launch_booted()
+
+    assert local.inside(instance.id, "systemctl is-system-running; systemctl --failed --no-legend") == "running"
+    assert local.inside(instance.id, "ls /run/nologin /etc/nologin 2>/dev/null; :") == ""
 
 
 async def test_power_off_gives_no_time_to_shut_down_and_stop_does(local: LocalLab) -> None:
