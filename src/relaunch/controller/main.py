@@ -235,7 +235,7 @@ async def _start_acting(
 ) -> None:
     """Bus, reconcilers and workflows, in the order in which they need each other."""
     watch = ServerWatch(ports, workflows)
-    sites = SiteReconciler(ports)
+    sites = SiteReconciler(ports, lost=lambda: watch.lost)
 
     def heard(event: AgentEvent) -> None:
         match event:
@@ -245,7 +245,9 @@ async def _start_acting(
             case TagsChanged():
                 watch.tags_changed(event.instance)
                 sites.poke()
-            case AgentLost() | RunChanged():
+            case AgentLost():
+                watch.poke()
+            case RunChanged():
                 sites.poke()
 
     hub.subscribe(heard)

@@ -44,10 +44,7 @@ async def launch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     ports: Ports = run.ports
     instance = args["instance"]
     try:
-        plan = await run.step("resolve inputs and image", _resolve, run, args, waits=True)
-        image = plan["image"]
-        if image is None:
-            image = await run.step("wait for the image to be baked", baked, run, plan["bake"], waits=True)
+        plan, image = await launchable(run, args)
         await run.step("launch in the cloud", _launch, ports, args, plan, image)
         await run.step("wait for its agent", _connect, ports, instance, waits=True)
         booted = await run.step("boot scripts", boot, run, instance, boot_run_id(instance), waits=True)
@@ -58,6 +55,15 @@ async def launch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     if state != "operational":
         raise Failed(f"{args['server']} is stranded: {booted['why']}", hint=retry_hint(args["server"]))
     return {"instance": instance, "state": state}
+
+
+async def launchable(run: Run, args: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """What the launch with these args needs, inputs and image, all there; whatever is missing is said here."""
+    plan = await run.step("resolve inputs and image", _resolve, run, args, waits=True)
+    image = plan["image"]
+    if image is None:
+        image = await run.step("wait for the image to be baked", baked, run, plan["bake"], waits=True)
+    return plan, image
 
 
 def retry_hint(server: str) -> str:

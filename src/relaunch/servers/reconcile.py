@@ -7,6 +7,7 @@ it was terminated is ended. A lost instance is only marked: what to do about it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -39,6 +40,7 @@ class ServerWatch:
         self._unheard: dict[str, float] = {}
         self.lost: dict[str, str] = {}
         self._loop: asyncio.Task[None] | None = None
+        self._poked = asyncio.Event()
         self._started: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
@@ -60,6 +62,10 @@ class ServerWatch:
             self._workflows.changed()
         if before is not None and before != hello.boot_id:
             self._has_rebooted(instance, before, hello.boot_id)
+
+    def poke(self) -> None:
+        """An agent has gone quiet: look soon; returns at once."""
+        self._poked.set()
 
     def tags_changed(self, instance: str) -> None:
         """A database that says it is the primary holds data from now on."""
@@ -88,7 +94,9 @@ class ServerWatch:
 
     async def _look_again_and_again(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._poked.wait(), LOOK_SECONDS)
+            self._poked.clear()
             try:
                 await self.look()
             except RelaunchError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from relaunch.errors import Failed
+from relaunch.servers.launch import launchable
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.workflows.durable import Run, workflow
@@ -16,6 +17,7 @@ async def relaunch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     server = args["server"]
     ending, starting = f"{run.task}-end", f"{run.task}-launch"
     if args["old"] is not None:
+        await launchable(run, args)  # nothing is taken away before what replaces it can start
         await run.step("end the old instance", _end, run, args, ending)
         await run.step("wait for its end", succeeded, run, [ending], waits=True)
     await run.step("launch the new one", _start, run, args, starting)

@@ -33,9 +33,7 @@ def dns_records(observed: Observed, zones: Sequence[str]) -> tuple[WantedName, .
         return ()
     spec = observed.deployment
     own = f"{spec.name}.{zones[0]}"
-    front_ends = _addresses(
-        [server for server in observed.servers if server.offers_role("front-end") and server.serves], public=True
-    )
+    front_ends = _addresses(_answering(observed), public=True)
     wanted = [_a(f"www.{own}", front_ends, FRONT_END_TTL_SECONDS)]
     if spec.database is not None:
         primary = observed.primary
@@ -78,6 +76,12 @@ def site_name_problems(spec: DeploymentSpec, zones: Sequence[str]) -> tuple[str,
         if host in zones
     ]
     return tuple(problems)
+
+
+def _answering(observed: Observed) -> list[ObservedServer]:
+    """The front ends that serve; without the lost ones while any other is left, for a browser waits long for those."""
+    serving = [server for server in observed.servers if server.offers_role("front-end") and server.serves]
+    return [server for server in serving if not server.lost] or serving
 
 
 def _addresses(servers: Sequence[ObservedServer], *, public: bool = False) -> tuple[str, ...]:

@@ -24,20 +24,20 @@ class ObservedServer:
     public_address: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     offers: tuple[Offer, ...] = ()
-    cut_off: bool = False
+    lost: bool = False  # not heard, or down in the cloud: an observation that may be ours alone
 
     def offers_role(self, role: str) -> bool:
         return any(offer.role == role for offer in self.offers)
 
     @property
     def serves(self) -> bool:
-        """Operational, reachable, and meant to be: others may send it requests."""
-        return self.state is State.OPERATIONAL and not self.cut_off and bool(self.instance and self.private_address)
+        """Operational, and meant to be: others may send it requests. Whether it answers, their health checks know."""
+        return self.state is State.OPERATIONAL and bool(self.instance and self.private_address)
 
     @property
     def is_enrolled(self) -> bool:
         """Its agent has been heard and nothing has gone wrong with it since."""
-        return self.state in ENROLLED and not self.cut_off and bool(self.instance and self.private_address)
+        return self.state in ENROLLED and bool(self.instance and self.private_address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

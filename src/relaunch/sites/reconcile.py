@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from relaunch.bus.messages import SetView
@@ -29,10 +29,14 @@ ZONE_CHECK_SECONDS = 60.0
 
 
 class SiteReconciler:
-    """`poke` it at every change; without one it looks every two seconds."""
+    """`poke` it at every change; without one it looks every two seconds.
 
-    def __init__(self, ports: Ports) -> None:
+    `lost`: the instances thought lost, now and later. It is asked anew at each look.
+    """
+
+    def __init__(self, ports: Ports, *, lost: Callable[[], Collection[str]] = tuple) -> None:
         self._ports = ports
+        self._lost = lost
         self._store = SiteStore(ports.database)
         self._views = _Beat("views", self.reconcile_views)
         self._names = _Beat("names", self.reconcile_names)
@@ -102,21 +106,21 @@ class SiteReconciler:
         """Bring DNS to what the deployments want; names of nobody are removed."""
         present = self._store.names()
         wanted: dict[tuple[str, str], tuple[str, RecordSet | None]] = {}
-        for observed in self._store.observe():
+        for observed in self._store.observe(self._lost()):
             for name in dns_records(observed, self._ports.zone.zones):
                 wanted.setdefault((name.name, name.type), (observed.deployment.name, name.record))
-        lost = await self._lost_names(present)
+        not_held = await self._not_held(present)
         stale = [key for key in present if key not in wanted]
         changed = [
             (owner, record)
             for key, (owner, record) in wanted.items()
-            if record is not None and (key not in present or present[key][1] != record or key in lost)
+            if record is not None and (key not in present or present[key][1] != record or key in not_held)
         ]
         # Removed first: a name's CNAME keeps its A record out.
         await _all(self._remove(*key) for key in stale)
         await _all(self._replace(owner, record) for owner, record in changed)
 
-    async def _lost_names(self, present: dict[tuple[str, str], tuple[str, RecordSet]]) -> set[tuple[str, str]]:
+    async def _not_held(self, present: dict[tuple[str, str], tuple[str, RecordSet]]) -> set[tuple[str, str]]:
         """Now and then: what the zone does not hold although we have set it."""
         now = asyncio.get_running_loop().time()
         if self._zone_checked is not None and now - self._zone_checked < ZONE_CHECK_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -19,8 +20,8 @@ class SiteStore:
     def __init__(self, database: Engine) -> None:
         self._database = database
 
-    def observe(self) -> list[Observed]:
-        """All deployments as they stand, in one transaction."""
+    def observe(self, lost: Collection[str] = ()) -> list[Observed]:
+        """All deployments as they stand, in one transaction. `lost`: ids of instances that are thought to be."""
         with self._database.connect() as connection:
             found = [dict(row) for row in connection.execute(select(deployments)).mappings()]
             rows = [dict(row) for row in connection.execute(_server_rows()).mappings()]
@@ -28,7 +29,7 @@ class SiteStore:
         return [
             _observed(
                 deployment,
-                [row for row in rows if row["deployment_id"] == deployment["id"]],
+                [{**row, "lost": row["instance"] in lost} for row in rows if row["deployment_id"] == deployment["id"]],
                 next((group for group in groups if group["deployment_id"] == deployment["id"]), None),
             )
             for deployment in found
@@ -113,5 +114,6 @@ def _server(row: dict[str, Any]) -> ObservedServer:
         private_address=row["private_address"] or "",
         public_address=row["public_address"] or "",
         tags=row["tags"],
+        lost=row["lost"],
         offers=tuple(Offer(**offer) for offer in row["run_list"].get("offers", ())),
     )

@@ -34,11 +34,17 @@ def test_the_names_of_a_redundant_site_are_these():
                for wanted in dns_records(REDUNDANT, ["test"]))  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"state": State.SET_ASIDE}, {"cut_off": True}], ids=str)
+@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"state": State.SET_ASIDE}, {"lost": True}], ids=str)
 def test_a_front_end_that_does_not_serve_is_in_no_answer(values):
     found = answers(changed(REDUNDANT, "front1", **values))
 
     assert found["www.shop.test", "A"] == found["redmine.test", "A"] == (("198.18.0.12",), 30)
+
+
+def test_front_ends_that_are_all_thought_lost_stay_it_may_be_us_who_are_cut_off():
+    world = changed(changed(REDUNDANT, "front1", lost=True), "front2", lost=True)
+
+    assert answers(world)["www.shop.test", "A"] == (FRONT_ENDS, 30)
 
 
 def test_when_nobody_serves_the_answer_is_left_as_it_is():

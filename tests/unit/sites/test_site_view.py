@@ -60,7 +60,6 @@ def test_each_front_end_prefers_the_others_app():
         {"state": State.DECOMMISSIONING},
         {"state": State.TERMINATED},
         {"state": State.INACTIVE, "instance": ""},
-        {"cut_off": True},
         {"tags": {}},
         {"tags": {"app": "no"}},
         {"tags": {"app": "0"}},
@@ -107,7 +106,7 @@ def test_the_primary_is_told_from_its_enrolment_on(state):
     assert view["database"]["primary"] == {"name": "db1", "address": "198.18.0.13", "state": str(state)}
 
 
-@pytest.mark.parametrize("values", [{"state": State.PENDING}, {"state": State.SET_ASIDE}, {"cut_off": True}], ids=str)
+@pytest.mark.parametrize("values", [{"state": State.PENDING}, {"state": State.SET_ASIDE}], ids=str)
 def test_a_primary_that_cannot_be_used_is_not_told(values):
     view = view_for(changed(REDUNDANT, "db1", **values), "front1")
 
@@ -135,7 +134,7 @@ def test_before_a_primary_is_stored_the_files_is_told():
     assert (view["database"]["group"], view["database"]["epoch"], view["database"]["initialised"]) == ("shop", 0, False)
 
 
-@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"tags": {}}, {"cut_off": True}], ids=str)
+@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"tags": {}}], ids=str)
 def test_reads_go_to_the_primary_while_no_replica_answers(values):
     assert listener(view_for(changed(REDUNDANT, "db2", **values), "front1"), "db-replica") == ["db1"]
 
