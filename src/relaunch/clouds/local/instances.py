@@ -118,7 +118,7 @@ class Instances:
     async def launch(self, request: LaunchRequest) -> InstanceRecord:
         """The record is on disk before anything else is made; whatever happens then, `recover` or a repeat finishes
         it."""
-        # With the folder, because two clouds of one host may be given the same token (a bake's is made from its content),
+        # With the folder: two clouds of one host may be given the same token (that of a bake is made from its content),
         # and the number names an interface of the host.
         id = f"i-{hashlib.sha256(f'{self._folder} {request.client_token}'.encode()).hexdigest()[:10]}"
         known = self._known.get(id)
