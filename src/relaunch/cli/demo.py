@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ import typer
 
 from relaunch.cli import starters
 from relaunch.cli.board import watch
-from relaunch.cli.client import Client, state_folder
+from relaunch.cli.client import Client, part, state_folder
 from relaunch.cli.controller import PROGRAM_TEMPLATES, start_controller
 from relaunch.cli.deployments import print_plan
 from relaunch.cli.follow import task_id
@@ -23,10 +24,11 @@ from relaunch.cli.process import ControllerProcess, need_root
 from relaunch.cli.reach import Answer, wait_for_all
 from relaunch.cli.servers import flat
 from relaunch.cli.show import Json, Yes, confirm, print_json, rows_of
-from relaunch.errors import BadInput, Failed, NeedsConfirmation, RelaunchError
+from relaunch.errors import BadInput, Conflict, Failed, NeedsConfirmation, RelaunchError
 
 NAME = "demo"
 FRONT_ENDS = ("front-end", "all-in-one")
+SILENT_SECONDS = 8.0  # an agent that boots is heard of by then
 AGAIN_SECONDS = 90.0  # for servers that boot again after a stop, and for the app behind them
 
 
@@ -116,13 +118,18 @@ def _bring_up(client: Client, source: str, state: Path, *, yes: bool) -> None:
 
 def _wait_operational(client: Client) -> None:
     """Until every server is operational and its agent says so now: after a stop the record alone is of yesterday."""
-    end = time.monotonic() + AGAIN_SECONDS
+    began = time.monotonic()
+    end = began + AGAIN_SECONDS
+    started = False
     while True:
         servers = _servers(client)
         waiting = [row for row in servers if row.get("state") != "operational" or not row.get("connected")]
         going_on = [t for t in rows_of(client.get("/tasks", state="running")) if f":{NAME}/" in str(t.get("subject"))]
         if servers and not waiting and not going_on:
             return
+        if waiting and not started and time.monotonic() - began > SILENT_SECONDS:
+            started = True
+            _start(client, waiting)
         stuck = [row for row in waiting if row.get("state") in ("stranded", "set_aside")]
         if stuck or time.monotonic() > end:
             names = ", ".join(f"{row['name']} ({_how(row)})" for row in stuck or waiting)
@@ -130,6 +137,15 @@ def _wait_operational(client: Client) -> None:
             hint = "./relaunch server log NAME shows why; ./relaunch server retry NAME, or server relaunch NAME"
             raise Failed(f"not operational: {names}", hint=hint)
         time.sleep(0.5)
+
+
+def _start(client: Client, silent: list[dict[str, Any]]) -> None:
+    """Those somebody has powered off; to start what runs already changes nothing."""
+    for row in silent:
+        if row.get("state") == "operational":
+            with contextlib.suppress(Conflict):
+                client.post(f"/servers/{NAME}/{part(str(row['name']))}/start")
+                print(f"· {row['name']} is started")
 
 
 def _how(row: dict[str, Any]) -> str:
@@ -169,7 +185,8 @@ def summary(url: str, state: Path, sites: list[dict[str, Any]], answers: list[An
         ca = state / "ca" / "ca.crt"
         lines += [
             f"  try it   curl --cacert {ca} --resolve {first.host}:443:{first.address} https://{first.host}/",
-            f"  browser  echo '{first.address} {first.host}' >> /etc/hosts, then https://{first.host}/",
+            f"  browser  https://{first.address}/ (the certificate is by the internal authority {ca});",
+            f"           by name: echo '{first.address} {first.host}' >> /etc/hosts, then https://{first.host}/",
             f"  DNS      kdig @{host_address} {first.host}",
         ]
     if any("redmine" in str(site.get("name")) for site in sites):
