@@ -45,10 +45,10 @@ def controller(*, keep_running: bool = False) -> Iterator[Client]:
     relaunch("controller", "start")
     try:
         client = Client(find_controller(ENVIRONMENT))
-        for left in client.get("/deployments"):
+        for left in client.get("/deployments")["deployments"]:
             destroy(client, left["name"])
         yield client
-        for left in client.get("/deployments"):
+        for left in client.get("/deployments")["deployments"]:
             destroy(client, left["name"])
     finally:
         if not keep_running:
@@ -109,7 +109,7 @@ def until(ask: Callable[[], T | None], what: str, *, within_seconds: float, ever
 
 
 def servers(client: Client, deployment: str) -> list[dict[str, Any]]:
-    return list(client.get("/servers", deployment=deployment))
+    return list(client.get("/servers", deployment=deployment)["servers"])
 
 
 def answers_200(address: str, path: str = "/") -> bool:

@@ -167,6 +167,8 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     instance = row.get("instance") if isinstance(row.get("instance"), dict) else {}
     merged = {**(instance or {}), **{k: v for k, v in row.items() if v is not None}}
     merged["address"] = merged.get("address") or merged.get("private_address") or ""
+    if merged.get("lost"):
+        merged["state"] = f"{merged['state']}, lost"
     merged["name"] = str(row.get("name", "")).rpartition("/")[2]
     return merged
 

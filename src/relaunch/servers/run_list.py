@@ -121,9 +121,11 @@ def given_order(ports: Ports, script: Plain, target: Plain) -> RunScripts:
 
 
 def operational_entry(run_list: Plain, name: str, server: str) -> Plain:
-    """By its name or its file's; NotFound lists what there is."""
+    """By its name or its file's, with or without ending, in any case; NotFound lists what there is."""
+    wanted = name.casefold()
     for entry in run_list.get("operational", []):
-        if name in (entry["name"], entry["blob"]["name"]):
+        file = entry["blob"]["name"].casefold()
+        if wanted in (entry["name"].casefold(), file, file.rpartition(".")[0]):
             found: Plain = entry
             return found
     known = ", ".join(entry["name"] for entry in run_list.get("operational", [])) or "none"

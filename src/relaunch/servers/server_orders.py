@@ -198,7 +198,7 @@ def prepared_run(orders: Orders, servers: Sequence[str], script: Any, inputs: Ma
             target = {"server": full_name, "instance": row["id"], "run_id": f"run-{new_id()}"}
             run_list.given_order(orders.ports, plain, target)
         except RelaunchError as error:
-            problems.append(f"{error.message} {error.hint}".strip())
+            problems.append("; ".join(filter(None, (error.message, error.hint))))
         else:
             targets.append(target)
     if problems:
