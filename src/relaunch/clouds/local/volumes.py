@@ -6,6 +6,7 @@ the space there is; a volume may outgrow it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import sys
@@ -21,6 +22,7 @@ from relaunch.shell import run
 
 POOL_BYTES = 256 << 30  # sparse: it takes what is written to it
 SMALLEST_BYTES = 1 << 20
+LOOP_GONE_SECONDS = 5
 
 
 def check_device(device: str) -> None:
@@ -62,9 +64,14 @@ class Volumes:
             await self._make_subvolume(volume)
 
     async def close(self) -> None:
-        """Unmount; the loop device goes with it."""
-        if self._pool.is_mount():
-            await run("umount", self._pool)
+        """Unmount; the loop device goes with it, once guests that just ended are cleared away."""
+        if not self._pool.is_mount():
+            return
+        await run("umount", self._pool)
+        for _ in range(LOOP_GONE_SECONDS * 10):
+            if not (await run("losetup", "--associated", self._file)).stdout:
+                return
+            await asyncio.sleep(0.1)
 
     async def _mount(self) -> None:
         if "btrfs" not in Path("/proc/filesystems").read_text():
