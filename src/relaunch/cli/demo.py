@@ -142,7 +142,7 @@ def _wait_operational(client: Client) -> None:
 def _start(client: Client, silent: list[dict[str, Any]]) -> None:
     """Those somebody has powered off; to start what runs already changes nothing."""
     for row in silent:
-        if row.get("state") == "operational":
+        if str(row.get("state")).startswith("operational"):  # also "operational, lost"
             with contextlib.suppress(Conflict):
                 client.post(f"/servers/{NAME}/{part(str(row['name']))}/start")
                 print(f"· {row['name']} is started")
