@@ -2,8 +2,8 @@
 
     sudo python bench/demo_times.py [--app redmine]
 
-On a state folder of its own in /var/tmp/relaunch-bench-demo, removed at the end. "First" means: no virtual environment, no
-image, no baked layer; Debian packages that the machine already has are not installed again.
+On a state folder of its own in /var/tmp/relaunch-bench-demo, removed at the end. "First" means: no virtual
+environment, no image, no baked layer; Debian packages that the machine already has are not installed again.
 """
 
 from __future__ import annotations

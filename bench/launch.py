@@ -1,6 +1,6 @@
 """From `apply` to a site that answers: all-in-one and redundant, on images baked before the first counted run.
 
-    python bench/launch.py [--app rack|redmine] [--runs 5] [--architecture all-in-one|redundant]
+python bench/launch.py [--app rack|redmine] [--runs 5] [--architecture all-in-one|redundant]
 """
 
 from __future__ import annotations

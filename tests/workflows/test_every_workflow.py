@@ -16,8 +16,6 @@ from relaunch.workflows.durable import REGISTRY
 from .scenarios import SCENARIOS, start_again
 from .world import World
 
-pytestmark = pytest.mark.crash
-
 
 def test_every_workflow_has_a_scenario() -> None:
     assert set(SCENARIOS) == set(REGISTRY)
