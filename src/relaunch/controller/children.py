@@ -81,16 +81,26 @@ class Child:
                 stderr=output,
                 start_new_session=True,  # a Ctrl-C meant for us is ours to pass on, in order
             )
-        program.pid_file.write_text(f"{self._process.pid} {_started(self._process.pid)}\n")
+        with contextlib.suppress(OSError):  # gone already: then there is nothing to find again
+            program.pid_file.write_text(f"{self._process.pid} {_started(self._process.pid)}\n")
 
     async def _became_ready(self) -> bool:
         assert self._process
         end = time.monotonic() + self._program.ready_seconds
         while time.monotonic() < end and self._process.returncode is None:
-            if await self._program.ready():
+            if self._is_itself() and await self._program.ready():
                 return True
             await asyncio.sleep(0.02)
         return False
+
+    def _is_itself(self) -> bool:
+        """No longer setpriv: from then on it dies with us, and a later controller knows it by its program."""
+        assert self._process
+        executable = Path(self._program.command[0]).resolve()
+        try:
+            return Path(f"/proc/{self._process.pid}/exe").readlink() == executable
+        except OSError:
+            return False
 
     async def _keep_running(self) -> None:
         pause = FIRST_PAUSE_SECONDS
