@@ -72,7 +72,7 @@ def relaunch(*words: str) -> str:
 
 
 def controller_pid() -> int:
-    return int((STATE / "controller.pid").read_text().split()[0])
+    return int((STATE / "controller.lock").read_text())
 
 
 def apply(client: Client, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
@@ -36,6 +37,7 @@ class Foundation:
     output: OutputLogs
     records: AgentRecords
     ssh_public_key: str
+    token_file: Path  # the first token, made at the first start
     session_key: bytes  # signs the dashboard's cookies: the same after a restart
 
 
@@ -62,6 +64,7 @@ def lay_foundation(settings: Settings, secrets: Secrets, clock: Clock) -> Founda
         output=OutputLogs(settings.log_folder / "runs"),
         records=AgentRecords(database, clock),
         ssh_public_key=ssh_key(settings.ssh_key_file),
+        token_file=settings.admin_token_file,
         session_key=hmac.new(key, b"dashboard sessions", hashlib.sha256).digest(),
     )
 

@@ -297,6 +297,7 @@ def dashboard_ports(
         changes=activity.changes,
         actions=act,
         version=__version__,
+        token_file=str(base.token_file),
     )
 
 
