@@ -9,14 +9,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from relaunch.bus.messages import Output, RunScripts
 from relaunch.errors import Unavailable
+from relaunch_agent import runner
 from relaunch_agent.blobs import BlobStore
 from relaunch_agent.disk import read_json, remove, write_json, write_whole
 from relaunch_agent.link import Link
@@ -24,7 +23,6 @@ from relaunch_agent.run_log import HEAD_BYTES, LogReader, late_of
 from relaunch_agent.streaming import Sent, after_sending, next_piece, on_character_bounds
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-RUNNER = Path(__file__).with_name("runner.py")
 START_SECONDS = 10.0
 
 
@@ -32,7 +30,7 @@ class Job:
     def __init__(self, folder: Path, log: Path) -> None:
         self.folder = folder
         self.log = log
-        self.process: Optional[subprocess.Popen[bytes]] = None
+        self._runner = 0  # process id, while it is a child of ours that was not waited for
 
     async def prepare(
         self, order: RunScripts, index: int, before: List[Dict[str, object]], blobs: BlobStore, *, agent: str
@@ -78,13 +76,13 @@ class Job:
         write_json(self.folder / "job.json", job)
 
     def start(self) -> None:
-        """Followed through its files, as after a restart; asyncio would kill it when the agent ends."""
-        with (self.folder / "runner.err").open("wb") as complaints:
-            self.process = subprocess.Popen(
-                [sys.executable, "-ISB", str(RUNNER), str(self.folder)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints,
-                start_new_session=True, cwd="/", env={"PATH": PATH, "LANG": "C.UTF-8"},
-            )  # fmt: skip
+        """Followed through its files, as after a restart.
+
+        A fork, not a new Python: that alone would cost more than most scripts. The agent has no threads.
+        """
+        self._runner = os.fork()
+        if self._runner == 0:
+            runner.begin(self.folder)
 
     def cancel(self) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
@@ -105,8 +103,11 @@ class Job:
         return file.read_text("utf-8", "replace")[-500:].strip() if file.exists() else ""
 
     def reap(self) -> None:
-        if self.process is not None:
-            self.process.poll()
+        if self._runner:
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(self._runner, os.WNOHANG)[0] == 0:
+                    return
+            self._runner = 0
 
 
 def runner_lives(folder: Path) -> bool:

@@ -1,9 +1,7 @@
 """Runs one script to its end, apart from the agent: a restarted or upgraded agent finds it still running.
 
-    python3 -IS runner.py JOB_FOLDER
-
-The job folder holds `job.json`; the runner holds a lock on `lock` while it lives, and writes `started` before the first
-exec and `result.json` at the end. SIGTERM to the runner cancels. Keeps to few imports: it starts with every script.
+Forked by the agent for each script. The job folder holds `job.json`; the runner holds a lock on `lock` while it lives,
+and writes `started` before the first exec and `result.json` at the end. SIGTERM to the runner cancels.
 """
 
 from __future__ import annotations
@@ -18,11 +16,9 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from relaunch_agent.run_log import LATE_BYTES, LogWriter, late_of
 
@@ -227,19 +223,54 @@ def run_job(folder: Path) -> None:
         execution.linger(late_of(log_file))
 
 
-def main(arguments: List[str]) -> int:
-    folder = Path(arguments[0])
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+def begin(folder: Path) -> NoReturn:
+    """In the forked child: let go of all that is the agent's, run the job, end. What goes wrong is in runner.err."""
+    status = 1
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(name, signal.SIG_DFL)
+        _take_own_descriptors(folder / "runner.err")
+        os.chdir("/")
+        status = main(folder)
+    except BaseException:  # outermost frame of this process: nothing of it may run on in the agent's code
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _take_own_descriptors(complaints: Path) -> None:
+    """Lets go of the agent's connections.
+
+    Their numbers stay taken: objects of the agent still hold these, and close them whenever they are collected, which
+    must not be our lock or log.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
+        if number > 2 and number != nothing:
+            os.dup2(nothing, number, inheritable=False)
+    written = os.open(complaints, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for source, target in ((nothing, 0), (nothing, 1), (written, 2)):
+        os.dup2(source, target)
+
+
+def _locked(lock: int) -> bool:
+    """Whether the job is ours; the agent, looking whether somebody has it, holds the lock for an instant too."""
+    for _ in range(50):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def main(folder: Path) -> int:
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    if not _locked(lock):
         return 0
     if (folder / "started").exists():
         return 0
     (folder / "started").write_text(str(os.getpid()))
     run_job(folder)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

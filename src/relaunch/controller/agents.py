@@ -44,7 +44,7 @@ log = logging.getLogger("relaunch.agents")
 EVERYTHING = "v1.agent.*.*"  # one subscription, so that an agent's output and reports keep their order
 PENDING_BYTES = 32_000_000  # what may wait here unread; output beyond is lost, reports are sent again
 SILENT_SECONDS = 10.0
-HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 2.0
 WRITE_SEEN_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 10.0
 

@@ -94,8 +94,10 @@ class ServerWatch:
 
     async def _look_again_and_again(self) -> None:
         while True:
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with a poke.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._poked.wait()
             self._poked.clear()
             try:
                 await self.look()

@@ -24,12 +24,13 @@ from relaunch.sites.view import view_for
 log = logging.getLogger("relaunch.sites")
 
 SETTLE_SECONDS = 0.02  # changes come in bursts: one look serves them
-FALL_BACK_SECONDS = 2.0
+FALL_BACK_SECONDS = 5.0
+AFTER_FAILURE_SECONDS = 1.0
 ZONE_CHECK_SECONDS = 60.0
 
 
 class SiteReconciler:
-    """`poke` it at every change; without one it looks every two seconds.
+    """`poke` it at every change; without one it looks every five seconds.
 
     `lost`: the instances thought lost, now and later. It is asked anew at each look.
     """
@@ -139,7 +140,7 @@ class SiteReconciler:
 
 
 class _Beat:
-    """Runs an act soon after each poke and at least every `FALL_BACK_SECONDS`; errors are logged, then it goes on."""
+    """Runs an act soon after each poke, at least every `FALL_BACK_SECONDS`, sooner after an error; errors are logged."""
 
     def __init__(self, name: str, act: Callable[[], Awaitable[None]]) -> None:
         self._name = name
@@ -159,15 +160,18 @@ class _Beat:
         self._poked.set()
 
     async def _run(self) -> None:
+        pause = FALL_BACK_SECONDS
         while True:
             # Not wait_for: until Python 3.12 it loses a cancellation that comes together with a poke.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FALL_BACK_SECONDS):
+                async with asyncio.timeout(pause):
                     await self._poked.wait()
                 await asyncio.sleep(SETTLE_SECONDS)
             self._poked.clear()
+            pause = AFTER_FAILURE_SECONDS
             try:
                 await self._act()
+                pause = FALL_BACK_SECONDS
             except RelaunchError as error:
                 log.warning("%s: %s", self._name, error)
             except Exception:  # outermost frame of this loop: the next beat may go well
