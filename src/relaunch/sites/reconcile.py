@@ -140,7 +140,7 @@ class SiteReconciler:
 
 
 class _Beat:
-    """Runs an act soon after each poke, at least every `FALL_BACK_SECONDS`, sooner after an error; errors are logged."""
+    """Runs an act soon after each poke, at least every `FALL_BACK_SECONDS`, sooner after an error, which is logged."""
 
     def __init__(self, name: str, act: Callable[[], Awaitable[None]]) -> None:
         self._name = name
