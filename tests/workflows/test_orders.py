@@ -10,7 +10,7 @@ import pytest
 from relaunch.bus.messages import Hello
 from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
 from relaunch.servers.reconcile import ServerWatch
-from relaunch.servers.shown import server_shown
+from relaunch.servers.shown import server_shown, servers_shown
 
 from .world import SHOP, World
 
@@ -258,6 +258,8 @@ async def test_an_instance_the_cloud_lost_is_marked_and_left_to_the_operator(wor
     await watch.look()
 
     assert watch.lost == {instance: "the cloud has it no more"}
+    (shown,) = servers_shown(world.ports)
+    assert (shown["lost"], shown["lost_why"]) == (True, "the cloud has it no more")
     assert world.state("shop/front1") == "operational"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -83,3 +83,4 @@ class Ports:
     template_folders: Sequence[Path]
     base_image: Callable[[str, Callable[[str], None]], Awaitable[Image]]  # recipe's name, told of progress; made once
     host_source: str  # CIDR of the host itself, for ingress `host`
+    lost: dict[str, str] = field(default_factory=dict)  # instance → why it is thought lost now; the watch's word

@@ -30,7 +30,7 @@ UP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
 
 
 class ServerWatch:
-    """`lost` tells of each lost instance why it is thought so."""
+    """`lost` (the ports' own, so that all say the same) tells of each lost instance why it is thought so."""
 
     def __init__(self, ports: Ports, workflows: Workflows) -> None:
         self._ports = ports
@@ -38,7 +38,7 @@ class ServerWatch:
         self._store = Store(ports.database, ports.clock)
         self._boots: dict[str, str] = {}
         self._unheard: dict[str, float] = {}
-        self.lost: dict[str, str] = {}
+        self.lost = ports.lost
         self._loop: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
         self._started: set[asyncio.Task[Any]] = set()
@@ -117,7 +117,8 @@ class ServerWatch:
             if row["state"] in UP and (why := self._why_lost(instance, in_cloud.get(instance), present))
         }
         if lost != self.lost:
-            self.lost = lost
+            self.lost.clear()
+            self.lost.update(lost)
             self._workflows.changed()
         ended = [found for token, found in in_cloud.items() if token not in living and _is_up(found)]
         for found in ended:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -12,9 +11,6 @@ from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Row, ServerRow, Store, spec_from
 from relaunch.workflows.tasks import ENDED
-
-LOST_AFTER = timedelta(seconds=15)
-UP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
 
 
 def servers_shown(ports: Ports, deployment: str | None = None) -> list[dict[str, Any]]:
@@ -104,7 +100,8 @@ def _server(
         "zone": server.zone,
         "locked": server.locked,
         "state": row["state"] if row else State.INACTIVE,
-        "lost": row is not None and not connected and _is_lost(ports, row),
+        "lost": server.instance_id in ports.lost,
+        "lost_why": ports.lost.get(server.instance_id or "", ""),
         "instance": server.instance_id,
         "connected": connected,
         "current_step": (_script_step(run) if run else None) or step or "",
@@ -115,14 +112,6 @@ def _server(
         "stranded_why", "agent_version",
     )  # fmt: skip
     return shown | {name: row[name] if row else None for name in columns} | {"tags": row["tags"] if row else {}}
-
-
-def _is_lost(ports: Ports, row: Row) -> bool:
-    """Its agent should be heard and is not: an observation, the state stays."""
-    if row["state"] not in UP:
-        return False
-    heard = datetime.fromisoformat(row["last_seen"] or row["launched"])
-    return ports.clock.now() - heard > LOST_AFTER
 
 
 def _steps(ports: Ports) -> dict[str, str]:
