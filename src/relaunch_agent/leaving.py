@@ -17,7 +17,7 @@ def forget_credential(places: Places) -> None:
 def forget_instance(places: Places) -> None:
     """Everything that belongs to this instance only; fetched files, the program and its unit stay for the next ones."""
     forget_credential(places)
-    for folder in (places.tls, places.state, places.runs, places.logs):
+    for folder in (places.tls, places.state, places.runs, places.logs, places.maintenance):
         shutil.rmtree(folder, ignore_errors=True)
     remove(places.view, places.upgrade, places.previous_program, places.haproxy_file)
     if places.hosts.exists():

@@ -22,6 +22,7 @@ class Places:
         self.upgrade_failed = self.state / "upgrade-failed"
         self.reload_pending = self.state / "haproxy-reload-pending"
         self.view = root / "var/lib/relaunch/view.json"
+        self.maintenance = root / "var/lib/relaunch/maintenance"
         self.blobs = root / "var/lib/relaunch/blobs"
         self.runs = root / "var/lib/relaunch/runs"
         self.logs = root / "var/log/relaunch/runs"

@@ -11,6 +11,7 @@ from relaunch.bus.messages import Accepted, Refused, SetView
 from relaunch_agent.disk import read_json, write_json, write_whole
 from relaunch_agent.haproxy_process import HAProxy
 from relaunch_agent.hosts import with_block
+from relaunch_agent.maintenance import close_and_open, closed_sites
 from relaunch_agent.places import Places
 
 LOOK_SECONDS = 1.0
@@ -42,10 +43,11 @@ class Views:
         return Accepted()
 
     def apply(self) -> None:
-        """Hosts at once; HAProxy is brought to it beside."""
+        """Hosts and maintenance at once; HAProxy is brought to it beside."""
         if not self.version:
             return
         self._say("hosts", self._write_hosts())
+        self._say("maintenance", self._close_sites())
         try:
             self._haproxy.write_file(self.view)
             self._say("haproxy", "")
@@ -89,6 +91,13 @@ class Views:
                 file.write_text(text)
         except OSError as error:
             return f"{file}: {error}"
+        return ""
+
+    def _close_sites(self) -> str:
+        try:
+            close_and_open(self._places.maintenance, closed_sites(self.view))
+        except (OSError, ValueError, KeyError) as error:
+            return f"{self._places.maintenance}: {error}"
         return ""
 
     def _say(self, what: str, trouble: str) -> None:

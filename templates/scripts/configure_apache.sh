@@ -18,7 +18,6 @@ if ! sites=$(relaunch-local get sites); then
   echo "The deployment has no site yet: nothing for Apache to serve." >&2
   exit 1
 fi
-install -d -m 755 "$maintenance"
 
 # What all sites share.
 cat >/etc/apache2/conf-available/relaunch.conf <<FILE
@@ -58,10 +57,10 @@ site_block() {  # SITE CANONICAL: what the HTTPS host of one site does
   DirectoryIndex disabled
   RewriteEngine on
 
-  # Maintenance: a file switches it on, at once and without a reload; addresses in SITE.allowed still get through.
-  RewriteMap allowed "txt:$maintenance/$1.allowed"
-  RewriteCond "$maintenance/$1" -f
-  RewriteCond "\${allowed:%{REMOTE_ADDR}|no}" "=no"
+  # \`relaunch site maintenance $1 on\`: the agent makes this folder, at once and without a reload of Apache; addresses
+  # that have a file in it still get through.
+  RewriteCond "$maintenance/$1" -d
+  RewriteCond "$maintenance/$1/%{REMOTE_ADDR}" !-f
   RewriteCond "%{REQUEST_URI}" "!^/relaunch-pages/"
   RewriteRule ^ - [R=503,L]
 
@@ -115,11 +114,6 @@ FILE
     fi
   done < <(jq -r '.[] | . as $s | [.name, .canonical, (([.name] + .aliases) | unique - [$s.canonical] | join(" "))] | @tsv' <<<"$sites")
 } >"$config"
-
-while IFS=$'\t' read -r site in_maintenance; do
-  [ -e "$maintenance/$site.allowed" ] || echo "# ADDRESS pass" >"$maintenance/$site.allowed"
-  [ "$in_maintenance" = false ] || touch "$maintenance/$site"
-done < <(jq -r '.[] | [.name, .maintenance // false] | @tsv' <<<"$sites")
 
 ln -sfn ../conf-available/relaunch.conf /etc/apache2/conf-enabled/relaunch.conf
 ln -sfn ../sites-available/relaunch.conf /etc/apache2/sites-enabled/relaunch.conf

@@ -9,11 +9,15 @@ import httpx
 import pytest_asyncio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy import select
 
 from relaunch.errors import RelaunchError
+from relaunch.records.schema import site_maintenance
 from relaunch.servers import api as servers_api
 from relaunch.sites import api as sites_api
+from relaunch.sites.reconcile import SiteReconciler
 
+from .test_reconcile import eventually
 from .world import SHOP, World
 
 
@@ -94,3 +98,48 @@ async def test_a_cloned_template_stands_on_its_own(world: World, client: httpx.A
     names = [each["name"] for each in (await client.get("/templates")).json()["templates"]]
     assert names == ["my-web", "mysql", "web"]
     assert (await client.post("/templates/web/clone", json={"name": "my-web"})).status_code == 409
+
+
+async def test_a_sites_maintenance_is_kept_told_to_every_front_end_and_goes_with_the_site(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    reconciler = SiteReconciler(world.ports)
+    world.workflows.subscribe(reconciler.poke)
+    reconciler.start()
+    source = SHOP + "sites:\n  shop.test: {}\n"
+    await world.apply(source)
+    assert (await client.get("/sites/shop.test")).json()["maintenance"] is False
+
+    refused = await client.put("/sites/shop.test/maintenance", json={"allow": ["no-address"]})
+    answer = await client.put("/sites/www.shop.test/maintenance", json={"allow": ["10.0.0.7"]})
+    again = await client.put("/sites/shop.test/maintenance", json={"allow": ["10.0.0.8"]})
+
+    assert refused.status_code == 422
+    assert (answer.json()["maintenance"], answer.json()["allow"]) == (True, ["10.0.0.7"])
+    assert (again.json()["maintenance"], again.json()["allow"]) == (True, ["10.0.0.8"])
+    (site,) = (await client.get("/sites")).json()["sites"]
+    assert (site["maintenance"], site["allow"]) == (True, ["10.0.0.8"])
+
+    def told(name: str) -> list[tuple[bool, list[str]]]:
+        view = world.agents.views.get(world.instance(f"shop/{name}")["id"], {})
+        return [(site["maintenance"], site["allow"]) for site in view.get("sites", [])]
+
+    for name in ("front1", "front2"):
+        await eventually("told", lambda name=name: told(name) == [(True, ["10.0.0.8"])])
+    await world.apply(source)  # the same file again changes nothing about it
+    await world.succeeds(await world.orders.act("shop/front1", "relaunch", who="ann"))
+    await eventually("a new front end is told", lambda: told("front1") == [(True, ["10.0.0.8"])])
+
+    opened = await client.delete("/sites/shop.test/maintenance")
+    assert opened.json()["maintenance"] is False
+    await eventually("opened", lambda: told("front1") == told("front2") == [(False, [])])
+
+    await client.put("/sites/shop.test/maintenance", json={})
+    await world.apply(SHOP)
+    await world.apply(source)
+    assert (await client.get("/sites/shop.test")).json()["maintenance"] is False, "a site that left comes back open"
+    await client.put("/sites/shop.test/maintenance", json={})
+    await world.succeeds(await world.orders.destroy("shop", who="ann", yes=True))
+    with world.ports.database.connect() as connection:
+        assert connection.execute(select(site_maintenance)).all() == []
+    await reconciler.stop()

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from relaunch.cli.client import part
-from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, complete_site, controller, one_deployment
 from relaunch.cli.servers import flat
 from relaunch.cli.show import Json, print_facts, print_json, print_table, rows_of
-from relaunch.errors import BadInput, Conflict, NotFound
+from relaunch.errors import BadInput, NotFound
 
 app = typer.Typer(no_args_is_help=True, help="Sites: domain names, app and logical database.")
 database_app = typer.Typer(no_args_is_help=True, help="Database groups: a primary and its replicas.")
@@ -42,21 +41,19 @@ def maintenance(
     allow: Annotated[list[str] | None, typer.Option(help="An address that still reaches the site.")] = None,
     json: Json = False,
 ) -> None:
-    """Show visitors the maintenance page, or the site again: runs a script on each of its front ends."""
+    """Show visitors the maintenance page, or the site again: on every front end, those launched later too."""
     if state not in ("on", "off"):
         raise BadInput(f"maintenance {state}?", hint="say on or off")
-    client = controller()
-    site = client.get(f"/sites/{part(name)}")
-    servers = [f"{site['deployment']}/{front['name']}" for front in site.get("front_ends") or []]
-    if not servers:
-        raise Conflict(f"no front end serves {name} now", hint="relaunch server list")
-    inputs = {"SITE": f"text:{name}"}
-    if allow:
-        if state == "off":
-            raise BadInput("--allow goes with maintenance on")
-        inputs["ALLOW_FROM"] = "array:[" + ",".join(f'"text:{address}"' for address in allow) + "]"
-    asked = {"servers": servers, "script": f"Maintenance {state}", "inputs": inputs}
-    finish(client, client.post("/runs", asked), json=json, no_wait=False, verbose=True)
+    if allow and state == "off":
+        raise BadInput("--allow goes with maintenance on")
+    client, path = controller(), f"/sites/{part(name)}/maintenance"
+    site = client.put(path, {"allow": allow or []}) if state == "on" else client.delete(path)
+    if json:
+        print_json(site)
+    elif state == "on":
+        print(f"{site['name']}: maintenance page" + (f", except for {', '.join(site['allow'])}" if allow else ""))
+    else:
+        print(f"{site['name']}: open")
 
 
 @database_app.command()

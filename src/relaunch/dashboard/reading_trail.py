@@ -164,18 +164,14 @@ def audit_of(db: Connection, subject: str, *, limit: int) -> tuple[AuditEntry, .
 
 def dns_records(db: Connection) -> tuple[DnsRow, ...]:
     """By domain, then name: names are compared from their last label on."""
-    found = db.execute(
-        select(schema.dns_records, schema.deployments.c.name.label("deployment")).outerjoin(
-            schema.deployments, schema.deployments.c.id == schema.dns_records.c.deployment_id
-        )
-    ).mappings()
+    found = db.execute(select(schema.dns_records)).mappings()
     rows = [
         DnsRow(
             name=row["name"],
             type=row["type"],
             values=tuple(str(value) for value in row["values"]),
             ttl_seconds=row["ttl_seconds"],
-            deployment=row["deployment"] or "",
+            deployment=row["deployment"],
         )
         for row in found
     ]

@@ -197,12 +197,22 @@ database_groups = Table(
     Column("initialised", Boolean, nullable=False, server_default="0"),
 )
 
+site_maintenance = Table(
+    "site_maintenance",
+    metadata,
+    Column("deployment_id", ForeignKey("deployments.id"), primary_key=True),
+    Column("site", String, primary_key=True),  # a row: visitors get the maintenance page
+    Column("allow", JSON, nullable=False),  # addresses that reach the site all the same
+    Column("since", String, nullable=False),
+    Column("who", String, nullable=False),
+)
+
 dns_records = Table(
     "dns_records",
     metadata,
     Column("name", String, primary_key=True),
     Column("type", String, primary_key=True),
-    Column("deployment_id", String, nullable=False),  # whose: removed with it
+    Column("deployment", String, nullable=False),  # the name of whose it is
     Column("values", JSON, nullable=False),
     Column("ttl_seconds", Integer, nullable=False),
 )

@@ -108,6 +108,8 @@ class Store:
             else:
                 groups = schema.database_groups
                 connection.execute(delete(groups).where(groups.c.deployment_id == deployment))
+            closed, kept = schema.site_maintenance, [site.name for site in spec.sites]
+            connection.execute(delete(closed).where(closed.c.deployment_id == deployment, closed.c.site.not_in(kept)))
 
     def set_destroying(self, name: str) -> None:
         with self._database.begin() as connection:
@@ -122,11 +124,13 @@ class Store:
             connection.execute(delete(schema.servers).where(schema.servers.c.id == server_id))
 
     def remove_deployment(self, name: str) -> None:
-        """With its database group; its servers must be gone."""
+        """With its database group and its sites' maintenance; its servers must be gone."""
         with self._database.begin() as connection:
             deployments, groups = schema.deployments, schema.database_groups
             found = connection.scalar(select(deployments.c.id).where(deployments.c.name == name))
             connection.execute(delete(groups).where(groups.c.deployment_id == found))
+            closed = schema.site_maintenance
+            connection.execute(delete(closed).where(closed.c.deployment_id == found))
             connection.execute(delete(deployments).where(deployments.c.id == found))
 
     def group(self, deployment_id: str) -> Row | None:

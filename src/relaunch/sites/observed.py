@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relaunch.servers.deployments import DeploymentSpec
@@ -52,12 +53,12 @@ class ObservedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """`servers` are in the deployment file's order; `maintenance` holds names of sites."""
+    """`servers` are in the deployment file's order; `maintenance`: site → addresses that reach it all the same."""
 
     deployment: DeploymentSpec
     servers: tuple[ObservedServer, ...] = ()
     database: ObservedGroup | None = None
-    maintenance: frozenset[str] = frozenset()
+    maintenance: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def server(self, name: str) -> ObservedServer | None:
         return next((server for server in self.servers if server.name == name), None)

@@ -79,6 +79,7 @@ def _site(site: SiteSpec, observed: Observed) -> dict[str, Any]:
         "app": site.app,
         "database": site.database,
         "maintenance": site.name in observed.maintenance,
+        "allow": list(observed.maintenance.get(site.name, ())),
     }
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import Engine
 
 from relaunch.errors import Conflict
 from relaunch.records.engine import connect, open_database, schema_version
-from relaunch.records.migrations import HEAD
-from relaunch.records.schema import metadata
+from relaunch.records.migrations import HEAD, upgrade
+from relaunch.records.schema import dns_records, metadata
 
 
 def url(folder: Path) -> str:
@@ -41,6 +41,24 @@ def test_migrations_lead_to_exactly_the_schema(tmp_path: Path) -> None:
     metadata.create_all(wanted)
 
     assert shape(open_database(url(tmp_path), program="0.1.0")) == shape(wanted)
+
+
+def test_names_set_in_dns_survive_the_second_schema(tmp_path: Path) -> None:
+    first = connect(url(tmp_path))
+    upgrade(first, "0001")
+    row = {"name": "a.test", "type": "A", "deployment_id": "shop", "values": '["10.0.0.1"]', "ttl_seconds": 30}
+    with first.begin() as connection:
+        connection.execute(
+            text("INSERT INTO dns_records VALUES (:name, :type, :deployment_id, :values, :ttl_seconds)"), row
+        )
+    first.dispose()
+
+    with open_database(url(tmp_path), program="0.1.0").connect() as connection:
+        found = connection.execute(select(dns_records)).mappings().one()
+
+    assert dict(found) == {
+        "name": "a.test", "type": "A", "deployment": "shop", "values": ["10.0.0.1"], "ttl_seconds": 30
+    }  # fmt: skip
 
 
 def test_a_database_is_opened_again_as_it_is(tmp_path: Path) -> None:

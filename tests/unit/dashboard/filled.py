@@ -226,7 +226,7 @@ def _fill_trail(db: Any, at: Any) -> None:
     ]
     for name, type, values, ttl in records:
         db.execute(
-            insert(schema.dns_records).values(name=name, type=type, deployment_id="d1", values=values, ttl_seconds=ttl)
+            insert(schema.dns_records).values(name=name, type=type, deployment="shop", values=values, ttl_seconds=ttl)
         )
     changelog = {
         "base": "trixie 2026-11-20",

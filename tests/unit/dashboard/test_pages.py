@@ -125,6 +125,10 @@ def test_the_board_tells_role_agent_and_who_serves(browser: TestClient, asked: A
     assert "1/1 serving" in text  # front1; `spare` runs the app too, but is set aside
 
 
+def test_a_dns_record_leads_to_its_deployment(browser: TestClient) -> None:
+    assert '<a href="/#deployment-shop">shop</a>' in browser.get("/dns").text
+
+
 def test_a_site_nobody_serves_says_so(tmp_path: Path) -> None:
     engine = filled(tmp_path / "controller.db")
     with engine.begin() as db:

@@ -152,7 +152,7 @@ def test_two_sites_on_one_group_have_names_and_addresses_of_their_own():
     plain = SiteSpec(name="a.test", canonical="www.a.test", aliases=("a.test",))
     spec = replace(REDUNDANT.deployment, sites=(*REDUNDANT.deployment.sites, blog, plain))
 
-    view = view_for(replace(REDUNDANT, deployment=spec, maintenance=frozenset({"blog.test"})), "front1")
+    view = view_for(replace(REDUNDANT, deployment=spec, maintenance={"blog.test": ("10.0.0.7",)}), "front1")
 
     assert view["hosts"] == {
         "db-primary.blog.test": "127.0.1.1",

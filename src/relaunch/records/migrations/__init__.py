@@ -6,11 +6,11 @@ from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
-HEAD = "0001"  # of the newest file in versions/; revisions are numbers, so that newer and older can be told
+HEAD = "0002"  # of the newest file in versions/; revisions are numbers, so that newer and older can be told
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the database to HEAD, in one transaction."""
+def upgrade(engine: Engine, to: str = HEAD) -> None:
+    """Bring the database to that revision, in one transaction."""
     from alembic import command  # takes 10 MB, needed at most once in a controller's life
     from alembic.config import Config
 
@@ -18,4 +18,4 @@ def upgrade(engine: Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, HEAD)
+        command.upgrade(config, to)
