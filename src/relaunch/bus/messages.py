@@ -79,6 +79,22 @@ class PrepareImage:
 
 
 @dataclass(frozen=True)
+class TakeRole:
+    """Bring this database server to a role and keep it there; answered by the `DatabaseReport` of what it is then.
+
+    An order of an older epoch than one obeyed before is refused. The same order again is no change.
+    """
+
+    epoch: int
+    role: str  # primary | replica | revoked (a replica that receives nothing more) | fenced (read-only, no clients)
+    source: str = ""  # replica: the primary's address
+    acknowledge: bool = False  # replica: say to the primary what has been received; only members of the sync set do
+    required: bool = False  # primary: no commit is answered before a replica has acknowledged it
+    position: str = ""  # primary: applied before it takes writes
+    seconds: float = 1.0  # how long the answer may take; what is not reached then goes on and is reported later
+
+
+@dataclass(frozen=True)
 class Retire:
     """This instance is terminated or set aside: stop doing anything and forget the credential."""
 
@@ -190,12 +206,58 @@ class Alive:
     memory_total_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class DatabaseReport:
+    """A database server as its own agent sees it: sent at once when anything but a position or an age changed, and
+    twice a second. Ages and durations in seconds of the agent's own monotonic clock; positions in its dialect."""
+
+    dialect: str  # mariadb | mysql
+    epoch: int  # the highest it has obeyed; 0 for none
+    role: str  # the role it was last ordered to take, "" for none
+    answers: bool  # a query over the local socket was answered
+    trouble: str = ""  # when not: stopped | starting | frozen | full of connections | …
+    trouble_seconds: float = 0.0  # how long that has been so
+    version: str = ""
+    read_only: bool = True
+    executed: str = ""
+    received: str = ""
+    source: str = ""
+    receiving: bool = False
+    applying: bool = False
+    error: str = ""
+    lag_seconds: Optional[float] = None
+    delayed: bool = False
+    received_seconds: Optional[float] = None  # since anything, heartbeats included, came from the source
+    acknowledging: bool = False
+    required: bool = False
+    acknowledgers: List[str] = field(default_factory=list)
+    write_seconds: Optional[float] = None  # of a primary: since its last heartbeat row was committed
+    stall: str = ""  # why it is not: no acknowledgement | disk full | read-only file system | long transaction | …
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One database server as an agent elsewhere sees it over a connection it keeps open."""
+
+    outcome: str  # ok | refused | timeout | full of connections | denied | error
+    seconds: float = 0.0  # how long the outcome has been this one
+    ok_seconds: Optional[float] = None  # since it last answered; None: never
+    read_only: Optional[bool] = None  # as it said then
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What this agent sees of the group's servers, by address: sent when an outcome changed, and each second."""
+
+    probes: Dict[str, Probe] = field(default_factory=dict)
+
+
 KINDS: Dict[str, Type[Any]] = {
     kind.__name__: kind
     for kind in (
-        RunScripts, CancelRun, AskRun, SetView, UpgradeAgent, PrepareImage, Retire,
+        RunScripts, CancelRun, AskRun, SetView, UpgradeAgent, PrepareImage, TakeRole, Retire,
         Accepted, Refused, Hello, Welcome, RunProgress, Published, Stored, AskMayWrite, MayWrite,
-        Output, Alive,
+        Output, Alive, DatabaseReport, Witnessed,
     )
 }  # fmt: skip
 

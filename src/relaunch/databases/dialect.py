@@ -1,0 +1,93 @@
+"""What relaunch asks of a database server, in words that both dialects have; `mariadb` and `mysql` say it in SQL.
+
+Shipped in the agent: standard library only, Python 3.9. All of it is synchronous and bounded in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Protocol, Sequence
+
+
+class Session(Protocol):
+    """One connection with all rights, autocommit on. Errors of the server are `relaunch.errors` already."""
+
+    def rows(self, statement: str, *values: Any) -> List[Dict[str, Any]]:
+        """The result's rows by column name; `%s` stands for a value."""
+        ...
+
+    def run(self, statement: str, *values: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whom to follow, and how to log in there (over TLS, its certificate checked against `ca`)."""
+
+    address: str
+    port: int
+    user: str
+    password: str
+    ca: str
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """A database server as it says itself. Positions are texts of its dialect, "" is the beginning."""
+
+    version: str
+    server_id: int
+    read_only: bool
+    executed: str  # all it has committed, by whatever way
+    received: str  # all it has committed or has safely in its relay log: of a replica at least `executed`
+    source: str = ""  # address it is set to follow, "" when none
+    receiving: bool = False  # its receiver is connected to the source
+    applying: bool = False
+    error: str = ""  # of receiver or applier, the server's words
+    lag_seconds: Optional[float] = None
+    delayed: bool = False  # applies late on purpose, or filters: never a primary
+    acknowledging: bool = False  # as a replica it acknowledges what it has received
+    required: bool = False  # as a primary it waits for an acknowledgement, without an end and also with no replica
+    acknowledgers: Sequence[str] = ()  # addresses of the replicas connected to it that acknowledge
+    waiting_commits: int = 0  # that wait for an acknowledgement at this moment
+
+
+class Dialect(Protocol):
+    """Every verb that changes something may be repeated: done already is done."""
+
+    name: str  # mariadb | mysql
+
+    # positions: pure
+    def covers(self, position: str, other: str) -> bool:
+        """Whether `position` holds all of `other`. Equal positions cover each other; BadInput when unreadable."""
+        ...
+
+    # the server
+    def state(self, session: Session) -> ServerState: ...
+
+    def stop_receiving(self, session: Session) -> None:
+        """Receive, and so acknowledge, nothing more; what was received is still applied. Returns once that is so."""
+        ...
+
+    def follow(self, session: Session, source: Source, *, acknowledge: bool) -> None:
+        """Read-only, a replica of `source` from its own position on. A former primary gives up its primary's side."""
+        ...
+
+    def wait_applied(self, session: Session, position: str, *, seconds: float) -> bool:
+        """Whether all of `position` is applied within the time."""
+        ...
+
+    def promote(self, session: Session, *, required: bool) -> None:
+        """Forget the source, take the primary's side of acknowledgements, take writes: in this order."""
+        ...
+
+    def require(self, session: Session, required: bool) -> None:
+        """As a primary, wait for acknowledgements from now on, or let go of all commits that wait."""
+        ...
+
+    def fence(self, session: Session) -> None:
+        """Take no more writes; cut the clients' sessions. Commits that wait for an acknowledgement are not let go."""
+        ...
+
+    def follow_nobody(self, session: Session) -> None:
+        """Stop and forget replication, stay read-only."""
+        ...
