@@ -20,6 +20,7 @@ from relaunch.bus.messages import (
     Alive,
     AskMayWrite,
     AskRun,
+    DatabaseReport,
     Hello,
     MayWrite,
     Output,
@@ -30,7 +31,9 @@ from relaunch.bus.messages import (
     RunScripts,
     RunState,
     Stored,
+    TakeRole,
     Welcome,
+    Witnessed,
     decode,
     encode,
 )
@@ -47,6 +50,7 @@ SILENT_SECONDS = 10.0
 HEARTBEAT_SECONDS = 2.0
 WRITE_SEEN_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 10.0
+ROLE_MARGIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,15 @@ class RunChanged:
     run: str
 
 
-AgentEvent = HelloSaid | AgentLost | TagsChanged | RunChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSeen:
+    """What an agent sees of its own database server, or of others'."""
+
+    instance: str
+    seen: DatabaseReport | Witnessed
+
+
+AgentEvent = HelloSaid | AgentLost | TagsChanged | RunChanged | DatabaseSeen
 
 
 @dataclass(slots=True)
@@ -154,6 +166,19 @@ class AgentHub:
 
     async def order(self, instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
         """Unavailable when no such agent is connected, Conflict with its reason when it refuses."""
+        answer = await self._ask(instance, message, timeout_seconds)
+        if not isinstance(answer, Accepted):
+            raise BadInput(f"{instance} answered {type(message).__name__} with {type(answer).__name__}")
+        return answer
+
+    async def take_role(self, instance: str, role: TakeRole) -> DatabaseReport:
+        """What the database server is then; errors as of `order`."""
+        answer = await self._ask(instance, role, role.seconds + ROLE_MARGIN_SECONDS)
+        if not isinstance(answer, DatabaseReport):
+            raise BadInput(f"{instance} answered TakeRole with {type(answer).__name__}")
+        return answer
+
+    async def _ask(self, instance: str, message: object, timeout_seconds: float) -> object:
         name = self._records.called(instance)
         if not self.connected(instance):
             raise Unavailable(f"the agent of {name} is not connected")
@@ -169,11 +194,9 @@ class AgentHub:
             raise Unavailable(f"the agent of {name} did not answer in {timeout_seconds:g} s") from None
         except NatsError as error:
             raise Unavailable(f"the bus did not carry the order for {name}: {error}") from None
-        answer = decode(reply.data)
+        answer: object = decode(reply.data)
         if isinstance(answer, Refused):
             raise Conflict(f"{name} refuses {type(message).__name__}: {answer.reason}")
-        if not isinstance(answer, Accepted):
-            raise BadInput(f"{name} answered {type(message).__name__} with {type(answer).__name__}")
         return answer
 
     async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
@@ -275,6 +298,9 @@ class AgentHub:
                 self._records.publish(agent, message)
                 self._tell(TagsChanged(instance=agent))
                 return Stored()
+            case DatabaseReport() | Witnessed():
+                self._tell(DatabaseSeen(instance=agent, seen=message))
+                return None
             case AskMayWrite():
                 allowed, epoch = self._records.may_write(agent)
                 return MayWrite(allowed=allowed, epoch=epoch)

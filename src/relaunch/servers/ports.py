@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sqlalchemy.engine import Engine
 
-from relaunch.bus.messages import Accepted, Blob, RunScripts, RunState
+from relaunch.bus.messages import Accepted, Blob, DatabaseReport, RunScripts, RunState, TakeRole
 from relaunch.clock import Clock
 from relaunch.clouds.cloud import Cloud, Image
 from relaunch.dns.zone import Zone
@@ -26,6 +26,10 @@ class Agents(Protocol):
 
     async def order(self, instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
         """Unavailable when no such agent is connected, Conflict with its reason when it refuses."""
+        ...
+
+    async def take_role(self, instance: str, role: TakeRole) -> DatabaseReport:
+        """What the database server is then; errors as of `order`."""
         ...
 
     async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
