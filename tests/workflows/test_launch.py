@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from relaunch.clouds.cloud import InstanceId
 from relaunch.errors import BadInput, Conflict, Failed
+from relaunch.servers import bake, reconcile
 from relaunch.servers import boot as booting
+from relaunch.servers.reconcile import ServerWatch
 
+from .test_reconcile import eventually
 from .world import SHOP, World
 
 
@@ -100,6 +106,38 @@ async def test_an_instance_that_dies_while_it_boots_undoes_the_launch(
     world.cloud.shut_itself_down(world.cloud_id("shop/front1"))
 
     assert "stopped in the cloud" in (await world.ended(task))["error"]
+    world.check_invariant()
+
+
+async def test_a_bake_whose_agent_is_lost_fails_soon_and_is_undone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, seconds in (
+        (booting, "LOOK_AFTER_SECONDS", 0.02),
+        (bake, "LOST_SECONDS", 0.3),
+        (reconcile, "LOOK_SECONDS", 0.05),
+        (reconcile, "SILENT_SECONDS", 0.1),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    watch = ServerWatch(world.ports, world.workflows)
+    watch.start()
+    world.agents.hanging.add("install")
+    task = await world.orders.apply(SHOP, who="ann")
+    await eventually("the install script runs", lambda: any(name == "install" for _, name in world.agents.executed))
+    (builder,) = world.store.living_instances()
+    await asyncio.sleep(0.35)
+
+    await world.cloud.cut_off(InstanceId(builder["cloud_id"]), True)
+    await asyncio.sleep(0.25)
+    await world.cloud.cut_off(InstanceId(builder["cloud_id"]), False)  # back in time: nothing happens
+    await asyncio.sleep(0.4)
+    assert world.workflows.tasks.get(task)["state"] == "running"
+    await world.cloud.cut_off(InstanceId(builder["cloud_id"]), True)
+
+    assert "has been lost for 0 s: its agent is not heard" in (await world.ended(task, within=3.0))["error"]
+    await watch.stop()
+    assert [(image["state"], "not heard" in image["detail"]) for image in world.store.images()] == [("failed", True)]
+    assert world.store.instance(builder["id"])["state"] == "terminated"
     world.check_invariant()
 
 

@@ -8,9 +8,11 @@ import time
 import pytest
 
 from relaunch.bus.messages import Hello
+from relaunch.controller.agent_records import AgentRecords
 from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
 from relaunch.servers.reconcile import ServerWatch
 from relaunch.servers.shown import server_shown, servers_shown
+from relaunch.workflows.tasks import Asked
 
 from .world import SHOP, World
 
@@ -197,7 +199,6 @@ async def test_a_hello_from_a_new_boot_has_the_boot_scripts_run(world: World) ->
     watch = ServerWatch(world.ports, world.workflows)
     watch.start()
     instance = world.instance("shop/front1")["id"]
-    await world.reboots("shop/front1", "boot-9")
 
     watch.hello(instance, Hello(agent_version="1", agent_sha256="", boot_id="boot-9", view_version=0))
     await asyncio.sleep(0.05)
@@ -207,6 +208,36 @@ async def test_a_hello_from_a_new_boot_has_the_boot_scripts_run(world: World) ->
     again = [name for run, name in world.agents.executed if run.startswith(f"{instance}-reboot")]
     assert again == ["configure", "announce"]
     assert world.state("shop/front1") == "operational"
+
+
+async def test_a_reboot_is_noticed_though_the_controller_is_killed_before_its_workflow_starts(world: World) -> None:
+    await world.apply(ONE)
+    instance = world.instance("shop/front1")["id"]
+    hello = Hello(agent_version="1", agent_sha256="", boot_id="boot-9", view_version=0)
+    records = AgentRecords(world.ports.database, world.ports.clock)
+    records.hello(instance, hello)  # all that the killed one came to do
+
+    for _ in range(2):  # and killed again: with the task's row written, but no workflow behind it
+        await world.restart()
+        watch = ServerWatch(world.ports, world.workflows)
+        watch.start()
+        records.hello(instance, hello)
+        watch.hello(instance, hello)
+        await watch.stop()
+        asked = Asked(kind="reboot", title="", subject="server:shop/front1", who="relaunch")
+        world.workflows.tasks.begin(f"reboot-{instance}-boot-9", asked)
+    await world.restart()
+    watch = ServerWatch(world.ports, world.workflows)
+    watch.start()
+    records.hello(instance, hello)
+    watch.hello(instance, hello)
+    await asyncio.sleep(0.05)
+    await world.succeeds(f"reboot-{instance}-boot-9-2")
+    await watch.stop()
+
+    again = [name for run, name in world.agents.executed if run.startswith(f"{instance}-reboot")]
+    assert again == ["configure", "announce"]
+    assert world.instance("shop/front1")["boot_id"] == "boot-9"
 
 
 async def test_a_hello_from_the_same_boot_does_nothing(world: World) -> None:

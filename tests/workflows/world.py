@@ -338,9 +338,6 @@ class World:
         found = self.cloud._instances.values()
         return sorted(each.client_token for each in found if each.state is not InstanceState.TERMINATED)
 
-    async def reboots(self, full_name: str, boot_id: str) -> None:
-        self.store.change_instance(self.instance(full_name)["id"], boot_id=boot_id)
-
     def set_tags(self, full_name: str, **tags: str) -> None:
         self.store.change_instance(self.instance(full_name)["id"], tags=tags)
 

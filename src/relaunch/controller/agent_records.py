@@ -76,11 +76,12 @@ class AgentRecords:
             return connection.execute(select(instances.c.state).where(instances.c.id == instance)).scalar()
 
     def hello(self, instance: str, hello: Hello) -> None:
+        """Not its boot: that is stored when what follows from a new one is under way (servers/reconcile.py)."""
         with self._database.begin() as connection:
             connection.execute(
                 update(instances)
                 .where(instances.c.id == instance)
-                .values(boot_id=hello.boot_id, agent_version=hello.agent_version, last_seen=stamp(self._clock.now()))
+                .values(agent_version=hello.agent_version, last_seen=stamp(self._clock.now()))
             )
 
     def seen(self, agents: Sequence[str]) -> None:

@@ -15,11 +15,14 @@ from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, run_phase, wait_connected
 from relaunch.servers.groups import BAKE, host_only, set_groups
 from relaunch.servers.images import image_name
+from relaunch.servers.lifecycle import Event
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.servers.terminate import end_in_cloud, record_end
 from relaunch.workflows.durable import Cancelled, Run, workflow
 from relaunch.workflows.tasks import Asked
+
+LOST_SECONDS = 30.0  # an agent that restarts or a controller that does is back by then; nobody mends a builder
 
 
 async def ready_or_baking(run: Run, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +66,7 @@ async def bake(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         found = await run.step("look for the image", _look, ports, args)
         if found is None:
             await run.step("launch a builder", _launch_builder, ports, args, builder)
-            await run.step("wait for its agent", wait_connected, ports, builder, waits=True)
+            await run.step("wait for its agent", _connect, ports, builder, waits=True)
             await run.step("install", _install, run, args, builder, waits=True)
             await run.step("prepare and stop", _prepare, ports, builder)
             found = await run.step("create the image", _create, ports, args, builder)
@@ -119,10 +122,16 @@ async def _launch_builder(ports: Ports, recipe: dict[str, Any], builder: str) ->
     store.set_cloud_instance(builder, launched)
 
 
+async def _connect(ports: Ports, builder: str) -> None:
+    """From now on the watch says when it is lost."""
+    await wait_connected(ports, builder)
+    Store(ports.database, ports.clock).move(builder, Event.ENROLLED)
+
+
 async def _install(run: Run, recipe: dict[str, Any], builder: str) -> None:
     ports: Ports = run.ports
     order: RunScripts = run_list.bake_order(ports, builder, f"{run.task}-install")
-    ended = await run_phase(ports, builder, order, task=run.task)
+    ended = await run_phase(ports, builder, order, task=run.task, lost_seconds=LOST_SECONDS)
     result = outcome(ports, order, ended)
     if result["state"] != "succeeded":
         raise Failed(str(result["why"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -43,11 +44,14 @@ async def boot(run: Run, instance_id: str, run_id: str, *, start_at: int = 0, re
     return outcome(ports, order, ended)
 
 
-async def run_phase(ports: Ports, instance_id: str, order: RunScripts, *, task: str | None) -> RunState:
-    """The run's end; at once when there is nothing to run."""
+async def run_phase(
+    ports: Ports, instance_id: str, order: RunScripts, *, task: str | None, lost_seconds: float | None = None
+) -> RunState:
+    """The run's end; at once when there is nothing to run. `lost_seconds`: see `while_it_runs`."""
     if not order.scripts and not order.packages:
         return RunState(run_id=order.run_id, state="succeeded")
-    return await while_it_runs(ports, instance_id, ports.agents.run(instance_id, order, task=task))
+    running = ports.agents.run(instance_id, order, task=task)
+    return await while_it_runs(ports, instance_id, running, lost_seconds=lost_seconds)
 
 
 def outcome(ports: Ports, order: RunScripts, ended: RunState) -> dict[str, Any]:
@@ -74,9 +78,15 @@ def settle(ports: Ports, instance_id: str, result: dict[str, Any]) -> str:
     return store.move(instance_id, Event.SCRIPT_FAILED, stranded_why=result["why"])
 
 
-async def while_it_runs(ports: Ports, instance_id: str, work: Awaitable[Answer]) -> Answer:
-    """The work's answer; Failed as soon as the cloud says that the instance runs no more."""
+async def while_it_runs(
+    ports: Ports, instance_id: str, work: Awaitable[Answer], *, lost_seconds: float | None = None
+) -> Answer:
+    """The work's answer; Failed as soon as the cloud says that the instance runs no more.
+
+    Failed also when it has been lost (see `Ports.lost`) for `lost_seconds`; None: it may come back however late.
+    """
     task = asyncio.ensure_future(work)
+    last_there = time.monotonic()
     try:
         while True:
             done, _ = await asyncio.wait({task}, timeout=LOOK_AFTER_SECONDS)
@@ -84,6 +94,11 @@ async def while_it_runs(ports: Ports, instance_id: str, work: Awaitable[Answer])
                 return task.result()
             if not ports.agents.connected(instance_id):
                 await _must_run(ports, instance_id)
+            if instance_id not in ports.lost:
+                last_there = time.monotonic()
+            elif lost_seconds is not None and time.monotonic() - last_there >= lost_seconds:
+                why = ports.lost[instance_id]
+                raise Failed(f"instance {instance_id} has been lost for {lost_seconds:.0f} s: {why}")
     finally:
         task.cancel()
 

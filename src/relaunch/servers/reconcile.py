@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from relaunch.bus.messages import Hello
@@ -17,7 +19,7 @@ from relaunch.errors import RelaunchError
 from relaunch.servers.lifecycle import Event, State, after
 from relaunch.servers.ports import Ports
 from relaunch.servers.server_orders import reboot_args
-from relaunch.servers.store import Store
+from relaunch.servers.store import Row, Store
 from relaunch.workflows.durable import Workflows
 from relaunch.workflows.tasks import Asked
 
@@ -27,6 +29,7 @@ LOOK_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 WHO = "relaunch"
 UP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
+Start = Callable[[], Awaitable[None]]
 
 
 class ServerWatch:
@@ -36,32 +39,37 @@ class ServerWatch:
         self._ports = ports
         self._workflows = workflows
         self._store = Store(ports.database, ports.clock)
-        self._boots: dict[str, str] = {}
         self._unheard: dict[str, float] = {}
         self.lost = ports.lost
         self._loop: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
-        self._started: set[asyncio.Task[Any]] = set()
+        self._started: dict[str, asyncio.Task[Any]] = {}
 
     def start(self) -> None:
-        """Call before agents can connect: the boots known now are what a hello is compared with."""
-        self._boots = {row["id"]: row["boot_id"] for row in self._store.living_instances() if row["boot_id"]}
         self._loop = asyncio.create_task(self._look_again_and_again(), name="server watch")
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._loop, *self._started) if task is not None]
+        tasks = [task for task in (self._loop, *self._started.values()) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def hello(self, instance: str, hello: Hello) -> None:
-        """An agent has connected; from another boot than last time, its server has rebooted."""
-        before = self._boots.get(instance)
-        self._boots[instance] = hello.boot_id
+        """An agent has connected; from another boot than last time, its server has rebooted.
+
+        The boot is stored once what follows from it is under way: a controller killed in between finds it news again.
+        """
         if self.lost.pop(instance, None):
             self._workflows.changed()
-        if before is not None and before != hello.boot_id:
-            self._has_rebooted(instance, before, hello.boot_id)
+        row = self._store.instance(instance)
+        if row["boot_id"] == hello.boot_id or instance in self._started:
+            return
+        start = self._boot_scripts(row, hello.boot_id) if row["boot_id"] is not None else None
+        if start is None:
+            self._store.change_instance(instance, boot_id=hello.boot_id)
+            return
+        task = self._started[instance] = asyncio.create_task(self._start_then_store(start, instance, hello.boot_id))
+        task.add_done_callback(lambda _: self._started.pop(instance, None))
 
     def poke(self) -> None:
         """An agent has gone quiet: look soon; returns at once."""
@@ -73,24 +81,29 @@ class ServerWatch:
         if server is not None and self._store.instance(instance)["tags"].get("database") == "primary":
             self._store.set_initialised(server.id)
 
-    def _has_rebooted(self, instance: str, before: str, boot_id: str) -> None:
+    async def _start_then_store(self, start: Start, instance: str, boot_id: str) -> None:
+        await start()
+        self._store.change_instance(instance, boot_id=boot_id)
+
+    def _boot_scripts(self, row: Row, boot_id: str) -> Start | None:
+        """The start of the workflow that runs them; None when there is nothing to do, or it is being done."""
+        instance = row["id"]
         server = self._store.server_of(instance)
-        row = self._store.instance(instance)
         if server is None or row["state"] not in UP:
-            return
+            return None
         running = self._workflows.tasks.running_on(server.subject, besides="run")
         if running is not None:
             log.info("%s has rebooted while %s is under way", server.full_name, running["id"])
-            return
+            return None
         after(State(row["state"]), Event.REBOOTED)
         asked = Asked(
             kind="reboot", title=f"{server.full_name} has rebooted: boot scripts", subject=server.subject, who=WHO
         )
-        args = reboot_args(server, {**row, "boot_id": before}, ordered=False)
-        starting = self._workflows.start_workflow(asked, f"reboot-{instance}-{boot_id}"[:120], args)
-        task = asyncio.create_task(starting)
-        self._started.add(task)
-        task.add_done_callback(self._started.discard)
+        task = f"reboot-{instance}-{boot_id}"[:100]
+        # One that has ended though the boot was not stored yet never began, or has given up on it.
+        ended = self._workflows.tasks.count(task)
+        args = reboot_args(server, row, ordered=False)
+        return partial(self._workflows.start_workflow, asked, f"{task}-{ended + 1}" if ended else task, args)
 
     async def _look_again_and_again(self) -> None:
         while True:
