@@ -105,6 +105,7 @@ instances = Table(
     Column("ended", String),
     Column("ended_why", String),  # asked | shrunk | replaced | cloud said so | vanished | never booted
     Column("stranded_why", Text),
+    Column("aside_until", String),  # set aside for inspection: terminated then
 )
 
 enrolments = Table(
@@ -195,6 +196,10 @@ database_groups = Table(
     Column("primary_server_id", String),  # stored, never inferred; null until the first primary is initialised
     # data exists: a primary may never again start empty
     Column("initialised", Boolean, nullable=False, server_default="0"),
+    # the primary's incarnation and all else that failover must remember: databases/store.py
+    Column("primary_instance_id", String),
+    Column("state", JSON, nullable=False, server_default="{}"),
+    Column("version", Integer, nullable=False, server_default="0"),  # counts changes: compare-and-set
 )
 
 site_maintenance = Table(
