@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relaunch import __version__
 from relaunch.controller.audit import Audit
+from relaunch.controller.refusals import Refusals
 from relaunch.controller.tokens import Tokens
 from relaunch.errors import BadInput, Failed, NotAllowed, NotFound, RelaunchError
 
@@ -27,6 +28,7 @@ PREFIX = "/api/v1"
 # The agent's own addresses prove who asks by themselves; the API's description is no secret.
 WITHOUT_TOKEN = (f"{PREFIX}/agent/", f"{PREFIX}/openapi.json", f"{PREFIX}/docs")
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
+SUBJECT_CHARACTERS = 200  # of a path in the audit trail: a stranger may send any length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Guards:
 
     tokens: Tokens
     audit: Audit
+    refusals: Refusals
 
 
 def create_app(
@@ -131,11 +134,14 @@ class Frame:
         state = scope["state"]
         failure = failure or state.get("failure", "")
         client = (scope.get("client") or ("?",))[0]
-        who = state["who"] or f"unknown at {client}"
         result = "done" if status < 400 else "refused" if status < 500 else "failed"
+        if not state["who"] and result != "done" and not self._guards.refusals.is_single(client):
+            return
+        who = state["who"] or f"unknown at {client}"
         detail = {"request": state["request_id"], "status": status} | ({"error": failure} if failure else {})
-        self._guards.audit.record(who, state.get("action") or method.lower(), path.removeprefix(PREFIX), result, detail)
-        log.info("%s %s %s %s in %.0f ms %s", who, method, path, status, seconds * 1000, failure)
+        subject = path.removeprefix(PREFIX)[:SUBJECT_CHARACTERS]
+        self._guards.audit.record(who, state.get("action") or method.lower(), subject, result, detail)
+        log.info("%s %s %s %s in %.0f ms %s", who, method, subject, status, seconds * 1000, failure)
 
 
 class VersionMismatch(RelaunchError):

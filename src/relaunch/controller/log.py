@@ -53,4 +53,5 @@ def start_logging(folder: Path, secrets: Secrets) -> None:
     root.setLevel(logging.INFO)
     for noisy in ("dbos", "alembic", "uvicorn", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # warns at each request of a stranger that is no HTTP
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # warns at each TLS connection that its peer closes

@@ -31,6 +31,7 @@ from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
 from relaunch.controller.http import Guards, create_app
 from relaunch.controller.listening import listen, refuse_taken
 from relaunch.controller.log import Secrets, start_logging
+from relaunch.controller.refusals import Refusals
 from relaunch.controller.serving import HttpsServer
 from relaunch.controller.settings import Settings
 from relaunch.controller.upgrades import AgentUpgrades
@@ -203,8 +204,10 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows.subscribe(activity.changed)
     await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program))
 
+    refusals = Refusals(base.audit, base.clock)
+    stack.callback(refusals.summarise)
     app = create_app(
-        Guards(tokens=base.tokens, audit=base.audit),
+        Guards(tokens=base.tokens, audit=base.audit, refusals=refusals),
         routers=(admin_api.router, tasks_api.router, agent_api.router, servers_api.router, sites_api.router),
         pages=pages.router,
         state={

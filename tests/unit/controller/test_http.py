@@ -20,13 +20,14 @@ from sqlalchemy import insert, update
 from relaunch import __version__
 from relaunch.bus.messages import Blob as BusBlob
 from relaunch.bus.messages import Output, RunScripts, ScriptToRun
-from relaunch.clock import SystemClock
+from relaunch.clock import SetClock, SystemClock
 from relaunch.controller import admin_api, agent_api, tasks_api
 from relaunch.controller.activity import Activity
 from relaunch.controller.enrolments import EnrolmentDesk
 from relaunch.controller.foundation import Foundation, lay_foundation
 from relaunch.controller.http import Guards, create_app
 from relaunch.controller.log import Secrets, start_logging
+from relaunch.controller.refusals import OTHERS, SINGLE, WINDOW, Refusals
 from relaunch.controller.settings import Settings
 from relaunch.errors import Unavailable
 from relaunch.records.schema import instances, task_steps, tasks
@@ -42,6 +43,8 @@ class Api:
     app: FastAPI
     client: httpx.AsyncClient
     activity: Activity
+    clock: SetClock
+    refusals: Refusals
 
 
 broken = APIRouter()
@@ -63,7 +66,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         state=tmp_path, network=IPv4Network("127.66.0.0/24"), bridge="none", api_port=1, bus_port=2,
         dns_zones=("test",), template_folders=(),
     )  # fmt: skip
-    secrets, root = Secrets(), logging.getLogger()
+    secrets, root, clock = Secrets(), logging.getLogger(), SetClock(SystemClock().now())
     handlers = list(root.handlers)
     start_logging(settings.log_folder, secrets)
     base = lay_foundation(settings, secrets, SystemClock())
@@ -81,7 +84,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         "agent_records": base.records, "agent_program": base.blobs.put(file),
     }  # fmt: skip
     app = create_app(
-        Guards(tokens=base.tokens, audit=base.audit),
+        Guards(tokens=base.tokens, audit=base.audit, refusals=(refusals := Refusals(base.audit, clock))),
         routers=(admin_api.router, tasks_api.router, agent_api.router, broken),
         state=state,
     )
@@ -90,7 +93,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with httpx.AsyncClient(
         transport=transport, base_url="https://c/api/v1", headers={"Authorization": f"Bearer {token}"}
     ) as client:
-        yield Api(tmp_path, base, app, client, activity)
+        yield Api(tmp_path, base, app, client, activity, clock, refusals)
     base.database.dispose()
     root.handlers[:] = handlers
 
@@ -104,6 +107,42 @@ async def test_without_a_right_token_nothing_is_told_and_the_try_is_written_down
     entries = api.base.audit.entries()
     assert [(entry.result, entry.subject) for entry in entries] == [("refused", "/tokens")] * 3
     assert entries[0].who.startswith("unknown at")
+
+
+async def test_a_stranger_who_hammers_is_counted_and_cannot_fill_the_disk(api: Api) -> None:
+    wrong = {"Authorization": "Bearer wrong"}
+    log_file = api.state / "logs" / "controller.log"
+
+    async def hammer(times: int, address: str = "9.9.9.9") -> None:
+        transport = httpx.ASGITransport(api.app, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="https://c/api/v1") as stranger:
+            for _ in range(times):
+                assert (await stranger.post("/tokens/" + "x" * 9000, json={}, headers=wrong)).status_code == 401
+
+    await hammer(300)
+    for number in range(40):
+        await hammer(1, f"9.9.1.{number}")
+    size = log_file.stat().st_size
+    await hammer(100)
+
+    singles = api.base.audit.entries(limit=1000)
+    assert len(singles) == SINGLE
+    assert max(len(entry.subject) for entry in singles) <= 200
+    assert log_file.stat().st_size == size, "nothing more is written while they are counted"
+    api.clock.move(WINDOW)
+    await hammer(1)
+    after, summary, *_ = api.base.audit.entries(limit=1000)
+    assert (after.who, summary.who, summary.result) == ("unknown at 9.9.9.9", "unknown", "refused")
+    assert summary.detail["count"] == 300 - SINGLE + 40 + 100
+    assert summary.detail["by"]["9.9.9.9"] == 300 - SINGLE + 100
+    assert (len(summary.detail["by"]), summary.detail["by"][OTHERS]) == (21, 21)
+
+    await hammer(SINGLE + 4)
+    api.refusals.summarise()  # as at the controller's end
+    api.refusals.summarise()
+    assert api.base.audit.entries()[0].detail["count"] == 5
+    assert (await api.client.post("/tokens", json={"name": "ann"})).status_code < 300
+    assert api.base.audit.entries()[0].who == "admin", "who is known is always written down"
 
 
 async def test_healthz_and_the_description_need_no_token(api: Api) -> None:
