@@ -35,6 +35,7 @@ from relaunch.servers.lifecycle import Event
 from relaunch.servers.orders import Orders
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store, now
+from relaunch.storage.memory import MemoryStore
 from relaunch.workflows.durable import Workflows
 
 SCRIPT = """#!/bin/sh
@@ -266,7 +267,7 @@ class World:
         ports = Ports(
             cloud=cloud, agents=agents, zone=zone, vault=vault, enrolments=PlainEnrolments(), blobs=PlainBlobs(),
             database=database, clock=clock, template_folders=(write_templates(folder / "templates"),),
-            host_source="10.0.0.1/32", base_image=cloud.base_image,
+            host_source="10.0.0.1/32", base_image=cloud.base_image, objects=MemoryStore(clock),
         )  # fmt: skip
         workflows = Workflows(
             database=database, clock=clock, workflow_database_url=f"sqlite:///{folder}/workflows.db", poll_seconds=0.02

@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from relaunch.errors import Failed
@@ -35,6 +35,7 @@ class Program:
     log_file: Path
     ready: Ready
     ready_seconds: float = 10.0
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside our own; keys go here, not into the command
 
 
 class Child:
@@ -79,6 +80,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env={**os.environ, **program.environment},
                 start_new_session=True,  # a Ctrl-C meant for us is ours to pass on, in order
             )
         with contextlib.suppress(OSError):  # gone already: then there is nothing to find again

@@ -32,6 +32,7 @@ from relaunch.controller.http import Guards, create_app
 from relaunch.controller.listening import listen, refuse_taken
 from relaunch.controller.log import Secrets, start_logging
 from relaunch.controller.refusals import Refusals
+from relaunch.controller.object_store import backup_store
 from relaunch.controller.serving import HttpsServer
 from relaunch.controller.settings import Settings
 from relaunch.controller.upgrades import AgentUpgrades
@@ -49,6 +50,7 @@ from relaunch.servers.reconcile import ServerWatch
 from relaunch.sites import api as sites_api
 from relaunch.sites.names import site_name_problems
 from relaunch.sites.reconcile import SiteReconciler
+from relaunch.storage.rclone import RcloneStore
 from relaunch.workflows.durable import Workflows
 
 log = logging.getLogger("relaunch")
@@ -170,6 +172,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     stack.callback(base.database.dispose)
     program = base.blobs.put(build_agent(settings.state / "agent" / "relaunch-agent.pyz").path)
     world = await open_world(settings, stack)
+    objects = RcloneStore(await backup_store(stack, settings, base.vault, world.children))
 
     bus = Bus(bus_place(settings), base.records.may_connect)
     hub = AgentHub(bus, base.records, base.output, version=__version__)
@@ -193,6 +196,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
         template_folders=settings.template_folders,
         base_image=world.base_image,
         host_source=f"{settings.host_address}/32",
+        objects=objects,
     )
     workflows = Workflows(
         database=base.database, clock=base.clock, workflow_database_url=settings.workflow_database_url

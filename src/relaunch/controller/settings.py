@@ -24,6 +24,9 @@ class _File(BaseModel):
     bus_port: int = 7422
     dns_zones: list[str] = ["test"]
     templates: list[str] = []
+    store_port: int | None = None  # of the controller's own object store; the API's port + 1
+    store_endpoint: str = ""  # an S3 elsewhere instead
+    store_bucket: str = "backups"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,9 @@ class Settings:
     bus_port: int
     dns_zones: tuple[str, ...]
     template_folders: tuple[Path, ...]  # searched in order; the last is the one that came with the program
+    store_port: int = 7444
+    store_endpoint: str = ""  # empty: the object store is our own child
+    store_bucket: str = "backups"
 
     @property
     def host_address(self) -> str:
@@ -101,6 +107,9 @@ def read_settings(state: Path, *, program_templates: Path) -> Settings:
         bridge=raw.bridge,
         api_port=raw.api_port,
         bus_port=raw.bus_port,
+        store_port=raw.store_port or raw.api_port + 1,
+        store_endpoint=raw.store_endpoint.rstrip("/"),
+        store_bucket=raw.store_bucket,
         dns_zones=tuple(zone.rstrip(".") for zone in raw.dns_zones),
         template_folders=(*(Path(f) for f in raw.templates), state / "templates", program_templates),
     )

@@ -13,6 +13,7 @@ from relaunch.bus.messages import Accepted, Blob, DatabaseReport, RunScripts, Ru
 from relaunch.clock import Clock
 from relaunch.clouds.cloud import Cloud, Image
 from relaunch.dns.zone import Zone
+from relaunch.storage.objects import ObjectStore
 
 
 class Agents(Protocol):
@@ -86,5 +87,6 @@ class Ports:
     clock: Clock
     template_folders: Sequence[Path]
     base_image: Callable[[str, Callable[[str], None]], Awaitable[Image]]  # recipe's name, told of progress; made once
+    objects: ObjectStore  # where backups are
     host_source: str  # CIDR of the host itself, for ingress `host`
     lost: dict[str, str] = field(default_factory=dict)  # instance → why it is thought lost now; the watch's word

@@ -1,0 +1,105 @@
+"""What every object store does: the one in memory, and a real `rclone serve s3` through rclone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from relaunch.clock import SystemClock
+from relaunch.errors import NotAllowed, NotFound, Unavailable
+from relaunch.shell import Secret
+from relaunch.storage.memory import MemoryStore
+from relaunch.storage.objects import ObjectStore, StorePlace
+from relaunch.storage.rclone import RcloneStore, rclone
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorePlace]:
+    folder, port = tmp_path_factory.mktemp("store"), free_port()
+    (folder / "bucket").mkdir()
+    server = subprocess.Popen(
+        [rclone(), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}", "--config", "/nonexistent/rclone.conf"],
+        env={**os.environ, "RCLONE_AUTH_KEY": '"access,secret"'},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 10
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert time.monotonic() < deadline, "rclone serve s3 does not listen"
+        time.sleep(0.05)
+    yield StorePlace(
+        endpoint=f"http://127.0.0.1:{port}", bucket="bucket", access_key="access", secret_key=Secret("secret")
+    )
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(params=["memory", "rclone"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    if request.param == "memory":
+        return MemoryStore(SystemClock())
+    return RcloneStore(request.getfixturevalue("place"))
+
+
+async def test_what_was_put_is_got_and_put_again_replaces_it(store: ObjectStore) -> None:
+    await store.put("put/a/one.json", "first")
+    await store.put("put/a/one.json", "second äöü\n")
+
+    assert await store.get("put/a/one.json") == "second äöü\n"
+
+
+async def test_a_list_is_sorted_whole_and_of_this_folder_only(store: ObjectStore) -> None:
+    for key in ("list/b/2", "list/a/1", "listed/3"):
+        await store.put(key, "xyz")
+
+    found = await store.list("list")
+
+    assert [(each.key, each.size_bytes) for each in found] == [("list/a/1", 3), ("list/b/2", 3)]
+    assert abs((found[0].changed - SystemClock().now()).total_seconds()) < 60
+    assert await store.list("nothing/here") == []
+
+
+async def test_what_is_not_there_is_not_found(store: ObjectStore) -> None:
+    await store.put("there/one", "x")
+
+    for key in ("there/two", "nowhere/one"):
+        with pytest.raises(NotFound, match=key):
+            await store.get(key)
+
+
+async def test_deleted_is_gone_the_rest_stays_and_twice_is_fine(store: ObjectStore) -> None:
+    for key in ("del/1", "del/2", "del/3"):
+        await store.put(key, "x")
+
+    await store.delete(["del/1", "del/3"])
+    await store.delete(["del/1", "del/never"])
+    await store.delete([])
+
+    assert [each.key for each in await store.list("del")] == ["del/2"]
+
+
+async def test_a_wrong_key_is_told_from_a_store_that_is_away(place: StorePlace) -> None:
+    with pytest.raises(NotAllowed, match="refuses our key"):
+        await RcloneStore(replace(place, secret_key=Secret("wrong"))).put("x", "x")
+    with pytest.raises(NotAllowed, match="refuses our key"):
+        await RcloneStore(replace(place, access_key="expired")).get("x")
+    with pytest.raises(Unavailable, match="does not answer"):
+        await RcloneStore(replace(place, endpoint=f"http://127.0.0.1:{free_port()}")).list("x")
+
+
+async def test_keys_are_never_arguments_nor_in_errors(place: StorePlace) -> None:
+    with pytest.raises(NotAllowed) as refused:
+        await RcloneStore(replace(place, secret_key=Secret("very-secret-word"))).get("x")
+
+    assert "very-secret-word" not in str(refused.value) + repr(place)
