@@ -24,6 +24,7 @@ from relaunch_agent.streaming import Sent, after_sending, next_piece, on_charact
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 10.0
+FILES_SECONDS = 3600.0  # a controller killed in the midst of a boot is waited for: it will want to go on with it
 
 
 class Job:
@@ -43,7 +44,8 @@ class Job:
         script = order.scripts[index] if index >= 0 else None
         argv: List[str] = []
         if script is not None:
-            files = await asyncio.gather(*(blobs.file(blob) for blob in (script.blob, *script.attachments)))
+            wanted = (script.blob, *script.attachments)
+            files = await asyncio.gather(*(blobs.file(each, patience_seconds=FILES_SECONDS) for each in wanted))
             program = self.folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", Path(script.name).name).strip(".-") or "script")
             if program.name in ("job.json", "result.json", "lock", "started", "sent", "work", "attachments"):
                 program = program.with_name(f"script-{program.name}")
@@ -147,14 +149,14 @@ class JobFollower:
             now = time.monotonic()
             if now - looked > 0.5:
                 looked = now
-                if not runner_lives(self._job.folder) and self._job.result() is None:
-                    started = (self._job.folder / "started").exists()
-                    if started or now - began > START_SECONDS:
-                        why = self._job.complaint() or "killed, or out of memory"
-                        return {
-                            "state": "failed", "detail": f"the process that watched over the script is gone: {why}",
-                            "output_bytes": self._reader.total(),
-                        }  # fmt: skip
+                # `started` is looked at before the lock: a runner may take that and write this right now.
+                expected = (self._job.folder / "started").exists() or now - began > START_SECONDS
+                if expected and not runner_lives(self._job.folder) and self._job.result() is None:
+                    why = self._job.complaint() or "killed, or out of memory"
+                    return {
+                        "state": "failed", "detail": f"the process that watched over the script is gone: {why}",
+                        "output_bytes": self._reader.total(),
+                    }  # fmt: skip
             await self._pump(ended=False)
             # A short script is noticed at once, a long one costs ten looks a second.
             await asyncio.sleep(min(0.1, max(0.005, (now - began) / 20)))

@@ -148,9 +148,16 @@ class Stand:
         (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
-        self._http = await asyncio.start_server(self._serve, "127.0.0.1", self.http_port, ssl=tls)
+        self._tls = tls
+        await self.start_http()
         await self.start_bus()
         return self
+
+    async def start_http(self) -> None:
+        self._http = await asyncio.start_server(self._serve, "127.0.0.1", self.http_port, ssl=self._tls)
+
+    def stop_http(self) -> None:
+        self._http.close()
 
     async def start_bus(self) -> None:
         program = Path(sys.executable).with_name("nats-server")
@@ -179,7 +186,7 @@ class Stand:
             agent.wait()
         await self.bus.close()
         await self.stop_bus()
-        self._http.close()
+        self.stop_http()
 
     def start_agent(self, *command: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         # Another Python than the tests' own shows that the agent runs on every version it promises.

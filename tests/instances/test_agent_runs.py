@@ -225,6 +225,18 @@ async def test_refuses_what_it_cannot_do(ready: Stand) -> None:
     assert "no file" in (await ready.run(missing)).detail
 
 
+async def test_a_script_waits_for_its_files_while_the_controller_is_away(ready: Stand) -> None:
+    ready.stop_http()
+    run = await ready.begin(ready.script("#!/bin/sh\necho here\n"))
+    await asyncio.sleep(8)
+    assert ready.state(run) in ("unknown", "running")
+
+    await ready.start_http()
+
+    assert (await ready.ended(run)).state == "succeeded"
+    await until(lambda: ready.text(run) == "here\n", "its output")
+
+
 async def test_view_is_kept_and_older_ones_refused(ready: Stand) -> None:
     view = {"server": {"name": "front1"}, "hosts": {"db-primary.x.test": "127.0.1.1"}}
     assert isinstance(await ready.order(SetView(5, view)), Accepted)
