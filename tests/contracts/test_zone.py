@@ -281,6 +281,22 @@ async def test_the_server_left_by_a_killed_controller_is_replaced(knot: KnotServ
 
 
 @needs_knot
+async def test_a_number_left_by_a_killed_server_that_others_have_now_is_no_obstacle(
+    knot: KnotServer, tmp_path: Path
+) -> None:
+    await knot.zone().replace(a("www.shop.test", "198.18.0.5"))
+    number = tmp_path / "dns" / "run" / "knot.pid"
+    assert knot.pid and number.exists()
+    os.kill(knot.pid, signal.SIGKILL)
+    await knot.wait_ended()
+    number.write_text(str(os.getppid()))
+
+    await knot.start()
+
+    assert await knot.zone().read("www.shop.test", "A") == a("www.shop.test", "198.18.0.5")
+
+
+@needs_knot
 async def test_an_address_that_is_taken_is_said_so(knot: KnotServer, tmp_path: Path) -> None:
     second = KnotServer(tmp_path / "second", address=ADDRESS, port=PORT, zones=ZONES, forward_to=None)
 

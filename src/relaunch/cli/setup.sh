@@ -78,14 +78,24 @@ install_packages() {
   trap - EXIT
 }
 
+# wait_for_setup FOLDER: nobody else makes this environment, nor does what a killed run left behind; ours until 8 is closed.
+wait_for_setup() {
+  exec 8>"$1.lock"
+  flock --nonblock 8 && return
+  say "· waiting for an earlier run, or what it left, to end its work on $1"
+  flock --timeout 600 8 || stop_with "$1 is still being made, after 10 minutes." "See who does: fuser -v $1.lock"
+}
+
 # make_environment FOLDER LOCK LOG: a virtual environment with exactly what the lock file says, made again when that changes.
 make_environment() {
   local folder=$1 lock=$2 log=$3 key
   key=$( (python3 -VV; sha256sum <"$lock") | sha256sum | cut -c 1-64)
   if [ "$(cat "$folder/.made-from" 2>/dev/null)" != "$key" ]; then
+    mkdir -p "$(dirname "$folder")" "$(dirname "$log")"
+    wait_for_setup "$folder"
     say "· making the Python environment $folder"
     rm -rf "$folder"
-    mkdir -p "$(dirname "$folder")" "$(dirname "$log")"
+    # pip inherits the lock: should this run be killed, the next one waits until the pip it left has ended.
     if ! { python3 -m venv "$folder" &&
       "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --require-hashes -r "$lock"; } \
       >>"$log" 2>&1 </dev/null; then
@@ -94,6 +104,7 @@ make_environment() {
         "Is the network there, and room on the disk? Then run $0 again."
     fi
     "$folder/bin/python" -m compileall -q "$here/src" || true
+    exec 8>&-
   fi
   local path
   path=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/relaunch.pth

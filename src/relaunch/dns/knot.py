@@ -121,6 +121,8 @@ class KnotServer:
             return
         self._write_files()
         await self._end_stale()
+        # Knot takes whoever has that number now for itself, and ends; after a kill or a reboot it may be anybody.
+        (self._folder / "run" / "knot.pid").unlink(missing_ok=True)
         with (self._folder / "knotd.output").open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
                 "knotd",
