@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,11 @@ async def run(
             env=None if environment is None else {**os.environ, **environment},
             start_new_session=True,
         )
-    except FileNotFoundError:
-        raise Failed(f"{words[0]} is not installed", hint=f"needed for: {shown(argv)}") from None
+    except (FileNotFoundError, PermissionError):
+        # A folder of PATH that we may not read says "permission denied" for every program that is in no other.
+        present = shutil.which(words[0], os.F_OK, None if environment is None else environment.get("PATH"))
+        why = "may not be run" if present else "is not installed"
+        raise Failed(f"{words[0]} {why}", hint=f"needed for: {shown(argv)}") from None
     try:
         async with asyncio.timeout(timeout_seconds):
             out, err = await process.communicate(None if input is None else input.encode())

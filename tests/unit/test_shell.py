@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,5 +40,22 @@ async def test_a_command_that_takes_too_long_is_killed_with_all_it_started() -> 
 
 
 async def test_a_command_that_is_not_there_is_named() -> None:
+    with pytest.raises(Failed, match="no-such-program is not installed"):
+        await run("no-such-program")
+
+
+async def test_a_command_that_may_not_be_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("#!/bin/sh\n")
+
+    with pytest.raises(Failed, match="program may not be run"):
+        await run("program", environment={"PATH": str(tmp_path)})
+
+
+async def test_a_folder_of_the_path_that_cannot_be_read_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*words: str, **how: object) -> None:
+        raise PermissionError(13, "Permission denied", words[0])
+
+    monkeypatch.setattr("asyncio.create_subprocess_exec", refused)  # root, who may run the tests, may read every folder
+
     with pytest.raises(Failed, match="no-such-program is not installed"):
         await run("no-such-program")

@@ -31,8 +31,8 @@ from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
 from relaunch.controller.http import Guards, create_app
 from relaunch.controller.listening import listen, refuse_taken
 from relaunch.controller.log import Secrets, start_logging
-from relaunch.controller.refusals import Refusals
 from relaunch.controller.object_store import backup_store
+from relaunch.controller.refusals import Refusals
 from relaunch.controller.serving import HttpsServer
 from relaunch.controller.settings import Settings
 from relaunch.controller.upgrades import AgentUpgrades
