@@ -86,12 +86,23 @@ class TakeRole:
     """
 
     epoch: int
-    role: str  # primary | replica | revoked (a replica that receives nothing more) | fenced (read-only, no clients)
+    role: str  # primary | replica | revoked (read-only, receives nothing more) | fenced (revoked, and has no clients)
     source: str = ""  # replica: the primary's address
     acknowledge: bool = False  # replica: say to the primary what has been received; only members of the sync set do
     required: bool = False  # primary: no commit is answered before a replica has acknowledged it
     position: str = ""  # primary: applied before it takes writes
     seconds: float = 1.0  # how long the answer may take; what is not reached then goes on and is reported later
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Front ends: hold new connections to the primary database until a view of this epoch is in force here.
+
+    `seconds`: at the longest; 0 lets go at once. New connections wait unanswered, those that stand are left alone.
+    """
+
+    epoch: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -212,8 +223,8 @@ class DatabaseReport:
     twice a second. Ages and durations in seconds of the agent's own monotonic clock; positions in its dialect."""
 
     dialect: str  # mariadb | mysql
-    epoch: int  # the highest it has obeyed; 0 for none
-    role: str  # the role it was last ordered to take, "" for none
+    epoch: int  # of the last order it has carried out wholly, before it looked at all the rest; 0 for none
+    role: str  # of that order, "" for none
     answers: bool  # a query over the local socket was answered
     trouble: str = ""  # when not: stopped | starting | frozen | full of connections | …
     trouble_seconds: float = 0.0  # how long that has been so
@@ -232,6 +243,8 @@ class DatabaseReport:
     required: bool = False
     acknowledgers: List[str] = field(default_factory=list)
     write_seconds: Optional[float] = None  # of a primary: since its last heartbeat row was committed
+    started: str = ""  # another one each time that received and not yet applied writes may have been discarded: a start
+    # of the server, or of replication from a standstill
     stall: str = ""  # why it is not: no acknowledgement | disk full | read-only file system | long transaction | …
 
 
@@ -255,7 +268,7 @@ class Witnessed:
 KINDS: Dict[str, Type[Any]] = {
     kind.__name__: kind
     for kind in (
-        RunScripts, CancelRun, AskRun, SetView, UpgradeAgent, PrepareImage, TakeRole, Retire,
+        RunScripts, CancelRun, AskRun, SetView, UpgradeAgent, PrepareImage, TakeRole, Hold, Retire,
         Accepted, Refused, Hello, Welcome, RunProgress, Published, Stored, AskMayWrite, MayWrite,
         Output, Alive, DatabaseReport, Witnessed,
     )

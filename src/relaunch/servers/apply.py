@@ -19,7 +19,7 @@ from relaunch.workflows.durable import Run, workflow
 async def apply(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: spec (plain), deployment_id, server_ids (for new ones), launches {server: instance}, inputs, removes.
 
-    removes: list of {server, server_id, instance or None}, whose definitions go too.
+    removes: list of {server, server_id, instance or None, asides}, whose definitions go too.
     """
     ports: Ports = run.ports
     name = args["spec"]["name"]
@@ -68,6 +68,10 @@ async def _end(run: Run, name: str, removes: list[dict[str, Any]]) -> list[str]:
         if each["instance"] is not None:
             child = f"{run.task}-{each['server']}"
             await start_terminate(run, child, f"{name}/{each['server']}", each["instance"], "asked")
+            children.append(child)
+        for number, aside in enumerate(each.get("asides", ()), start=1):
+            child = f"{run.task}-{each['server']}-aside-{number}"
+            await start_terminate(run, child, f"{name}/{each['server']}", aside, "asked")
             children.append(child)
     return children
 

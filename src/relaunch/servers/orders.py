@@ -91,7 +91,7 @@ class Orders:
             "server_ids": {server.name: new_id() for server in spec.servers},
             "launches": {name: new_id() for name in wanted},
             "inputs": dict(given or {}),
-            "removes": [_removed(server) for server in removes],
+            "removes": [self._removed(server) for server in removes],
         }
         self._refuse_busy_deployment(spec.name)
         return await self._start("apply", f"apply {spec.name}", f"deployment:{spec.name}", who, args)
@@ -107,7 +107,7 @@ class Orders:
         self._refuse_locked(servers)
         args = {
             "deployment": name,
-            "removes": [_removed(server) for server in servers],
+            "removes": [self._removed(server) for server in servers],
             "templates": sorted({server.template for server in servers}),
         }
         self._refuse_busy_deployment(name)
@@ -257,6 +257,12 @@ class Orders:
                     hint=f"wait for it (relaunch task follow {task['id']}) or cancel it (relaunch task cancel)",
                 )
 
-
-def _removed(server: ServerRow) -> dict[str, Any]:
-    return {"server": server.name, "server_id": server.id, "instance": server.instance_id}
+    def _removed(self, server: ServerRow) -> dict[str, Any]:
+        """`asides`: earlier incarnations that are kept for inspection; they go with the server."""
+        asides = self.store.asides(server.id)
+        return {
+            "server": server.name,
+            "server_id": server.id,
+            "instance": server.instance_id,
+            "asides": [each for each in asides if each != server.instance_id],
+        }

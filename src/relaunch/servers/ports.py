@@ -75,6 +75,15 @@ class Blobs(Protocol):
     def put(self, file: Path) -> Blob: ...
 
 
+@dataclass(slots=True, kw_only=True)
+class Switchover:
+    """Somebody wants another primary: `to` is its instance."""
+
+    to: str
+    who: str
+    begun: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     cloud: Cloud
@@ -90,3 +99,4 @@ class Ports:
     objects: ObjectStore  # where backups are
     host_source: str  # CIDR of the host itself, for ingress `host`
     lost: dict[str, str] = field(default_factory=dict)  # instance → why it is thought lost now; the watch's word
+    switchovers: dict[str, Switchover] = field(default_factory=dict)  # deployment → what was asked and has not begun

@@ -141,11 +141,12 @@ class Store:
     def set_initialised(self, server_id: str) -> bool:
         """The group whose primary this server is holds data from now on; True when that is news."""
         with self._database.begin() as connection:
-            table = schema.database_groups
+            table, servers = schema.database_groups, schema.servers
+            instance = connection.scalar(select(servers.c.instance_id).where(servers.c.id == server_id))
             changed = connection.execute(
                 update(table)
                 .where(table.c.primary_server_id == server_id, table.c.initialised.is_(False))
-                .values(initialised=True)
+                .values(initialised=True, primary_instance_id=instance, version=table.c.version + 1)
             )
             return bool(changed.rowcount)
 
@@ -191,6 +192,13 @@ class Store:
         with self._database.connect() as connection:
             table = schema.instances
             return {row["id"]: row for row in _rows(connection, select(table).where(table.c.id.in_(ids)))}
+
+    def asides(self, server_id: str) -> list[str]:
+        """Ids of the server's instances, present or earlier, that are set aside."""
+        with self._database.connect() as connection:
+            table = schema.instances
+            mine = (table.c.server_id == server_id, table.c.state == State.SET_ASIDE)
+            return list(connection.scalars(select(table.c.id).where(*mine).order_by(table.c.launched)))
 
     def living_instances(self) -> list[Row]:
         with self._database.connect() as connection:

@@ -1,0 +1,123 @@
+"""Replacing a database server that failed: it is set aside with its data, and a fresh one takes its place.
+
+A saga: each step may be done twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from relaunch.bus.messages import Retire, TakeRole
+from relaunch.clouds.cloud import InstanceId, InstanceState
+from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.errors import RelaunchError
+from relaunch.servers.ports import Ports
+from relaunch.servers.relaunch import start_launch, succeeded
+from relaunch.servers.store import Store, new_id
+from relaunch.workflows.durable import Run, Workflows, workflow
+from relaunch.workflows.tasks import Asked
+
+log = logging.getLogger("relaunch.databases")
+
+KEPT_ASIDE = timedelta(days=1)
+RECONNECT_SECONDS = 10.0
+TRIES = 3  # of a fresh server's launch, before a person is needed
+WHO = "relaunch"
+
+
+async def replace_member(workflows: Workflows, server: str, instance: str) -> None:
+    """Start the replacing of that instance; nothing when it was started before."""
+    task = f"replace-{instance}"
+    if workflows.tasks.count(task):
+        return
+    asked = Asked(kind="replace", title=f"replace {server}", subject=f"server:{server}", who=WHO)
+    await workflows.start_workflow(asked, task, {"server": server, "old": instance, "instance": new_id()})
+
+
+async def launch_missing(workflows: Workflows, stored: StoredGroup) -> None:
+    """A member without an instance, whose replacing gave up: try again, a few times."""
+    for server in stored.empty:
+        if not stored.group.initialised or workflows.tasks.running_on(f"server:{server}") is not None:
+            continue
+        if workflows.tasks.running_on(f"deployment:{stored.deployment}") is not None:
+            continue
+        tried = workflows.tasks.count(f"refill-{stored.deployment_id}-{server}-")
+        if tried >= TRIES:
+            continue
+        asked = Asked(kind="refill", title=f"launch {server} again", subject=f"server:{server}", who=WHO)
+        task = f"refill-{stored.deployment_id}-{server}-{tried + 1}"
+        await workflows.start_workflow(asked, task, {"server": server, "instance": new_id()})
+
+
+@workflow("replace")
+async def replace(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: server (deployment/name), old (the instance that failed), instance (the fresh one's id)."""
+    ports: Ports = run.ports
+    aside = f"{run.task}-aside"
+    await run.step("set the old one aside", _set_aside, run, args, aside)
+    await run.step("wait for that", succeeded, run, [aside], waits=True)
+    fresh = f"{run.task}-launch"
+    await run.step("keep it aside", _keep, ports, args["old"])
+    await run.step("launch a fresh one", start_launch, run, fresh, args["server"], args["instance"], {})
+    await run.step("let the old one be inspected", _let_be_inspected, ports, args)
+    await run.step("wait for the fresh one to boot", succeeded, run, [fresh], waits=True)
+    return {"server": args["server"], "instance": args["instance"]}
+
+
+@workflow("refill")
+async def refill(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: server, instance."""
+    fresh = f"{run.task}-launch"
+    await run.step("launch a fresh one", start_launch, run, fresh, args["server"], args["instance"], {})
+    await run.step("wait for it to boot", succeeded, run, [fresh], waits=True)
+    return {"server": args["server"], "instance": args["instance"]}
+
+
+async def _set_aside(run: Run, args: dict[str, Any], child: str) -> None:
+    await run.start_child(
+        "set-aside",
+        child,
+        {"instance": args["old"]},
+        title=f"set aside {args['server']}",
+        subject=f"server:{args['server']}",
+    )
+
+
+async def _let_be_inspected(ports: Ports, args: dict[str, Any]) -> str:
+    """Cut off until now; from now on reachable from the host alone, fenced, and its agent gone for good."""
+    store = Store(ports.database, ports.clock)
+    cloud_id = store.instance(args["old"])["cloud_id"]
+    stored = GroupStore(ports.database).group(args["server"].partition("/")[0])
+    if cloud_id is None or stored is None:
+        return "the cloud does not have it"
+    try:
+        await ports.cloud.cut_off(InstanceId(cloud_id), False)
+        if (await ports.cloud.instance(InstanceId(cloud_id))).state is not InstanceState.RUNNING:
+            return "it is not running"
+        await ports.agents.wait_connected(args["old"], timeout_seconds=RECONNECT_SECONDS)
+        await ports.agents.take_role(args["old"], TakeRole(epoch=stored.group.epoch, role="fenced"))
+        await ports.agents.order(args["old"], Retire(reason="set aside"))
+    except RelaunchError as error:
+        return f"its agent was not told: {error.message}"
+    return "told"
+
+
+def _keep(ports: Ports, instance: str) -> None:
+    Store(ports.database, ports.clock).release_server(instance)
+    GroupStore(ports.database).set_aside_until(instance, ports.clock.now() + KEPT_ASIDE)
+
+
+async def end_those_kept_long_enough(workflows: Workflows, stored: StoredGroup, now: datetime) -> None:
+    """Terminate what was set aside once its time is over."""
+    for aside in stored.asides:
+        if aside.until is None or datetime.fromisoformat(aside.until) > now.astimezone(UTC):
+            continue
+        task = f"end-aside-{aside.id}"
+        if workflows.tasks.count(task):
+            continue
+        title = f"terminate what was {aside.server}"
+        asked = Asked(kind="terminate", title=title, subject=f"instance:{aside.id}", who=WHO)
+        args = {"instance": aside.id, "why": "replaced", "run_id": f"{aside.id}-down"}
+        await workflows.start_workflow(asked, task, args)

@@ -1,0 +1,220 @@
+"""The SQL of database groups: what failover remembers, changed only by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import Engine
+
+from relaunch.databases.group import Change, Group, Mode, Step
+from relaunch.errors import Conflict
+from relaunch.records import schema
+from relaunch.servers.lifecycle import State
+from relaunch.servers.store import spec_from
+
+IN_GROUP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMember:
+    """A server of the group with an instance; `server` is deployment/name, `id` the instance's."""
+
+    id: str
+    server_id: str
+    name: str
+    server: str
+    address: str
+    zone: str
+    cloud_id: str | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """An instance of the group set aside for inspection, until a moment (UTC, ISO 8601)."""
+
+    id: str
+    server: str
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredGroup:
+    """`version` counts changes. `front_ends` and `others`: instances with an agent that are not members, by name."""
+
+    deployment_id: str
+    deployment: str
+    version: int
+    group: Group
+    members: Mapping[str, StoredMember]
+    front_ends: Mapping[str, str]
+    others: Mapping[str, str]
+    empty: tuple[str, ...]  # the group's servers without an instance
+    asides: tuple[Aside, ...]
+    destroying: bool
+    preset: str
+
+
+class GroupStore:
+    def __init__(self, database: Engine) -> None:
+        self._database = database
+
+    def groups(self) -> list[StoredGroup]:
+        """All, in one transaction."""
+        d, g, s, i = schema.deployments, schema.database_groups, schema.servers, schema.instances
+        with self._database.connect() as connection:
+            found = connection.execute(select(g, d.c.name.label("deployment"), d.c.spec, d.c.destroying).join(d))
+            groups = [dict(row) for row in found.mappings()]
+            if not groups:
+                return []
+            wanted = (
+                s.c.deployment_id, s.c.id.label("server_id"), s.c.name, s.c.zone, i.c.id.label("instance"), i.c.state,
+                i.c.private_address, i.c.cloud_id, i.c.run_list,
+            )  # fmt: skip
+            servers = [
+                dict(row)
+                for row in connection.execute(select(*wanted).outerjoin(i, s.c.instance_id == i.c.id)).mappings()
+            ]
+            asides = [
+                dict(row)
+                for row in connection.execute(
+                    select(i.c.id, i.c.server_id, i.c.aside_until).where(i.c.state == State.SET_ASIDE)
+                ).mappings()
+            ]
+        return [
+            _stored(row, [each for each in servers if each["deployment_id"] == row["deployment_id"]], asides)
+            for row in groups
+        ]
+
+    def group(self, deployment: str) -> StoredGroup | None:
+        return next((each for each in self.groups() if each.deployment == deployment), None)
+
+    def put(self, old: StoredGroup, new: Group) -> None:
+        """Store `new` in place of what was read; Conflict when somebody else was quicker."""
+        table = schema.database_groups
+        primary = old.members.get(new.primary or "")
+        values: dict[str, Any] = {
+            "epoch": new.epoch,
+            "primary_instance_id": new.primary,
+            "state": _state(new),
+            "version": old.version + 1,
+        }
+        if primary is not None:
+            values["primary_server_id"] = primary.server_id
+        mine = (table.c.deployment_id == old.deployment_id, table.c.version == old.version)
+        with self._database.begin() as connection:
+            if not connection.execute(update(table).where(*mine).values(values)).rowcount:
+                raise Conflict(f"the group of {old.deployment} has changed meanwhile")
+
+    def change(self, deployment: str, **values: Any) -> Group:
+        """Change fields of the group whatever else changed; used for what an operator says (paused, loss_allowed)."""
+        for _ in range(20):
+            stored = self.group(deployment)
+            if stored is None:
+                raise Conflict(f"{deployment} has no database group")
+            new = _with(stored.group, values)
+            try:
+                self.put(stored, new)
+            except Conflict:
+                continue
+            return new
+        raise Conflict(f"the group of {deployment} keeps changing")
+
+    def set_aside_until(self, instance: str, until: datetime) -> None:
+        table = schema.instances
+        with self._database.begin() as connection:
+            moment = until.astimezone(UTC).isoformat(timespec="microseconds")
+            connection.execute(update(table).where(table.c.id == instance).values(aside_until=moment))
+
+
+def _with(group: Group, values: Mapping[str, Any]) -> Group:
+    return Group(**{**{name: getattr(group, name) for name in Group.__dataclass_fields__}, **values})
+
+
+def _state(group: Group) -> dict[str, Any]:
+    """What has no column of its own, plain."""
+    return {
+        "mode": str(group.mode),
+        "reason": group.reason,
+        "since": group.since,
+        "sync_set": sorted(group.sync_set),
+        "change": asdict(group.change) | {"step": str(group.change.step)} if group.change else None,
+        "paused": group.paused,
+        "loss_allowed": group.loss_allowed,
+        "failovers": list(group.failovers),
+    }
+
+
+def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dict[str, Any]]) -> StoredGroup:
+    spec = spec_from(row["spec"])
+    wanted = spec.database.members if spec.database else ()
+    by_id = {each["server_id"]: each for each in servers}
+    mine = [each for each in servers if each["name"] in wanted or each["server_id"] == row["primary_server_id"]]
+    members = {
+        each["instance"]: StoredMember(
+            id=each["instance"],
+            server_id=each["server_id"],
+            name=each["name"],
+            server=f"{row['deployment']}/{each['name']}",
+            address=each["private_address"] or "",
+            zone=each["zone"],
+            cloud_id=each["cloud_id"],
+            state=State(each["state"]),
+        )
+        for each in mine
+        if each["instance"] and each["state"] in IN_GROUP
+    }
+    others = {
+        each["instance"]: each
+        for each in servers
+        if each["instance"] and each["instance"] not in members and each["state"] == State.OPERATIONAL
+    }
+    return StoredGroup(
+        deployment_id=row["deployment_id"],
+        deployment=row["deployment"],
+        version=row["version"],
+        group=_group(row, spec.database.durability if spec.database else "available", by_id),
+        members=members,
+        front_ends={key: each["name"] for key, each in others.items() if _has_proxy(each["run_list"])},
+        others={key: each["name"] for key, each in others.items()},
+        empty=tuple(f"{row['deployment']}/{each['name']}" for each in mine if not each["instance"]),
+        asides=tuple(
+            Aside(id=each["id"], server=f"{row['deployment']}/{name}", until=each["aside_until"])
+            for each in asides
+            if (name := by_id.get(each["server_id"], {}).get("name")) in wanted
+        ),
+        destroying=row["destroying"],
+        preset="normal",
+    )  # fmt: skip
+
+
+def _has_proxy(run_list: Mapping[str, Any]) -> bool:
+    return any(offer.get("role") in ("front-end", "app") for offer in run_list.get("offers", ()))
+
+
+def _group(row: dict[str, Any], durability: str, servers: Mapping[str, dict[str, Any]]) -> Group:
+    state: Mapping[str, Any] = row["state"] or {}
+    change = state.get("change")
+    primary = row["primary_instance_id"] if row["initialised"] else None
+    if primary is None:
+        # No data yet, so nothing to lose: whatever instance the file's primary has now.
+        primary = servers.get(row["primary_server_id"], {}).get("instance")
+    return Group(
+        name=row["name"],
+        epoch=row["epoch"],
+        primary=primary,
+        durability=durability,
+        initialised=row["initialised"],
+        mode=Mode(state.get("mode", Mode.FORMING)),
+        reason=state.get("reason", ""),
+        since=state.get("since", 0.0),
+        sync_set=frozenset(state.get("sync_set", ())),
+        change=Change(**{**change, "step": Step(change["step"])}) if change else None,
+        paused=state.get("paused", ""),
+        loss_allowed=state.get("loss_allowed", ""),
+        failovers=tuple(state.get("failovers", ())),
+    )
