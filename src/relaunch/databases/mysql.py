@@ -1,0 +1,333 @@
+"""MySQL 8.4 and 9: sets of GTIDs, semi-synchronous replication by plugins, super_read_only.
+
+Shipped in the agent: standard library only, Python 3.9. Every verb is bounded in time, given a session that is.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from relaunch.databases.dialect import ServerState, Session, Source
+from relaunch.databases.mysql_gtids import gtid_set, text_of, union, without
+from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
+
+FOREVER_MS = 315360000000  # ten years: a commit waits for its acknowledgement without an end
+RETRIES = 4294967295  # once a second for longer than any server lives; the default of 10 gives up
+LONG_STATEMENT_SECONDS = 0.1  # one that runs longer does not end by itself in time for a fence
+STOP_SECONDS = 5.0
+
+VARIABLES = (
+    *("rpl_semi_sync_replica_enabled", "rpl_semi_sync_source_enabled", "rpl_semi_sync_source_timeout"),
+    *("rpl_semi_sync_source_wait_for_replica_count", "rpl_semi_sync_source_wait_no_replica"),
+    *("rpl_semi_sync_source_wait_point", "offline_mode", "super_read_only", "version", "server_id", "gtid_executed"),
+)
+STATUS = (
+    *("Rpl_semi_sync_replica_status", "Rpl_semi_sync_source_status", "Rpl_semi_sync_source_wait_sessions"),
+    "Rpl_semi_sync_source_clients",
+)
+FILTERS = (
+    *("Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table"),
+    *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Rewrite_DB", "Replicate_Ignore_Server_Ids"),
+)
+REQUIRED = {
+    "rpl_semi_sync_source_timeout": str(FOREVER_MS),
+    "rpl_semi_sync_source_wait_for_replica_count": "1",
+    "rpl_semi_sync_source_wait_no_replica": "ON",
+    "rpl_semi_sync_source_wait_point": "AFTER_SYNC",
+}
+
+
+def _values(session: Session) -> Dict[str, str]:
+    marks = ", ".join(["%s"] * len(VARIABLES)), ", ".join(["%s"] * len(STATUS))
+    rows = session.rows(
+        "SELECT VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.global_variables"
+        f" WHERE VARIABLE_NAME IN ({marks[0]}) UNION ALL"
+        " SELECT VARIABLE_NAME, VARIABLE_VALUE FROM performance_schema.global_status"
+        f" WHERE VARIABLE_NAME IN ({marks[1]})",
+        *VARIABLES,
+        *STATUS,
+    )
+    return {row["name"].lower(): row["value"] for row in rows}
+
+
+def _channel(session: Session) -> Optional[Dict[str, Any]]:
+    """The row of the unnamed channel, by which a server follows its primary; None when it follows nobody."""
+    rows = session.rows("SHOW REPLICA STATUS")
+    row = next((row for row in rows if row.get("Channel_Name", "") == ""), None)
+    return row if row and row["Source_Host"] else None
+
+
+def _required(values: Mapping[str, str]) -> bool:
+    return (
+        values.get("rpl_semi_sync_source_enabled") == "ON"
+        and values.get("rpl_semi_sync_source_status") == "ON"
+        and all(values.get(name) == value for name, value in REQUIRED.items())
+    )
+
+
+def _waiting(values: Mapping[str, str]) -> int:
+    return int(values.get("rpl_semi_sync_source_wait_sessions", 0))
+
+
+def _takes_no_writes(values: Mapping[str, str]) -> bool:
+    """Read-only, or closed to clients: the latter needs no lock that a waiting commit holds."""
+    return values["super_read_only"] == "ON" or values["offline_mode"] == "ON"
+
+
+def _state(session: Session) -> ServerState:
+    values, channel = _values(session), _channel(session)
+    executed = "".join(values["gtid_executed"].split())
+    state = ServerState(
+        version=values["version"],
+        server_id=int(values["server_id"]),
+        read_only=_takes_no_writes(values),
+        executed=executed,
+        received=executed,
+        required=_required(values),
+        acknowledgers=_acknowledgers(session, values),
+        waiting_commits=_waiting(values),
+    )
+    if channel is None:
+        return state
+    lag = channel["Seconds_Behind_Source"]
+    return ServerState(
+        **{
+            **vars(state),
+            "received": union(executed, channel["Retrieved_Gtid_Set"]),
+            "source": channel["Source_Host"],
+            "receiving": channel["Replica_IO_Running"] == "Yes",
+            "applying": channel["Replica_SQL_Running"] == "Yes",
+            "error": channel["Last_IO_Error"] or channel["Last_SQL_Error"] or "",
+            "lag_seconds": None if lag is None else float(lag),
+            "delayed": int(channel["SQL_Delay"] or 0) > 0 or any(channel.get(name) for name in FILTERS),
+            "acknowledging": _acknowledging(values, channel),
+        }
+    )
+
+
+def _acknowledging(values: Mapping[str, str], channel: Mapping[str, Any]) -> bool:
+    """A receiver that connects just now will acknowledge too, and one started with it goes on after it was set off."""
+    said = "ON" in (values.get("rpl_semi_sync_replica_enabled"), values.get("rpl_semi_sync_replica_status"))
+    return said and channel["Replica_IO_Running"] != "No"
+
+
+def _acknowledgers(session: Session, values: Mapping[str, str]) -> Sequence[str]:
+    """A replica that will acknowledge sets a variable in its session here; who is only connected does not."""
+    if int(values.get("rpl_semi_sync_source_clients", 0)) == 0:
+        return ()
+    rows = session.rows(
+        "SELECT DISTINCT t.PROCESSLIST_HOST AS address FROM performance_schema.user_variables_by_thread v"
+        " JOIN performance_schema.threads t USING (THREAD_ID)"
+        " WHERE v.VARIABLE_NAME = 'rpl_semi_sync_replica' AND v.VARIABLE_VALUE = '1'"
+        " AND t.PROCESSLIST_COMMAND LIKE 'Binlog Dump%%' AND %s = 1",
+        1,
+    )
+    return tuple(sorted(row["address"] for row in rows))
+
+
+def _short_waits(session: Session) -> None:
+    session.run("SET SESSION lock_wait_timeout = 1")
+    session.run("SET GLOBAL rpl_stop_replica_timeout = 2")
+
+
+def _stop(session: Session, thread: str, column: str) -> None:
+    """Stop one thread of the channel (IO_THREAD or SQL_THREAD), within `STOP_SECONDS`."""
+    end = monotonic() + STOP_SECONDS
+    failure: Optional[RelaunchError] = None
+    while True:
+        channel = _channel(session)
+        if channel is None or channel[column] == "No":
+            return
+        if monotonic() > end:
+            raise Unavailable(
+                f"the replica's {thread} does not stop; it is asked to: {failure or channel[column]}",
+                hint="ask again, or stop the server",
+            )
+        try:
+            session.run(f"STOP REPLICA {thread} FOR CHANNEL ''")
+        except Unavailable:
+            raise
+        except RelaunchError as error:  # not within rpl_stop_replica_timeout: it goes on stopping
+            failure = error
+
+
+def _clients(session: Session) -> List[Dict[str, Any]]:
+    """Sessions that could write: all but replicas fetching, the server's own, and those of our own account (these
+    only while they wait to be acknowledged)."""
+    return session.rows(
+        "SELECT PROCESSLIST_ID AS id, COALESCE(s.TIMER_WAIT, 0) / 1e12 AS seconds FROM performance_schema.threads t"
+        " LEFT JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
+        " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL"
+        " WHERE t.TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID() AND PROCESSLIST_USER IS NOT NULL"
+        " AND PROCESSLIST_COMMAND NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')"
+        " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user')"
+        " AND (PROCESSLIST_USER <> SUBSTRING_INDEX(USER(), '@', 1)"
+        " OR PROCESSLIST_STATE LIKE 'Waiting for semi-sync ACK%%') AND %s = 1",
+        1,
+    )
+
+
+def _cut_clients(session: Session, *, at_least_seconds: float = 0.0) -> None:
+    """KILL closes the client's connection at once, so a commit that waits is never answered, even when it ends."""
+    for client in _clients(session):
+        if float(client["seconds"]) >= at_least_seconds:
+            _kill(session, int(client["id"]))
+
+
+def _kill(session: Session, client: int) -> None:
+    try:
+        session.run(f"KILL {client}")
+    except Unavailable:
+        raise
+    except RelaunchError:  # it went by itself
+        pass
+
+
+def _take_no_writes(session: Session) -> None:
+    """super_read_only waits for commits under way. Those that wait for an acknowledgement may do so for ever: then
+    the server is closed to all clients instead, replicas included, until the next role is taken."""
+    _cut_clients(session, at_least_seconds=LONG_STATEMENT_SECONDS)
+    values = _values(session)
+    if values["super_read_only"] == "ON":
+        return
+    stuck = _waiting(values) > 0 and int(values["rpl_semi_sync_source_clients"]) == 0
+    if not stuck:
+        try:
+            session.run("SET GLOBAL super_read_only = ON")
+            return
+        except Unavailable:
+            raise
+        except RelaunchError:  # not within lock_wait_timeout
+            pass
+    session.run("SET GLOBAL offline_mode = ON")
+
+
+def _give_up_primary_side(session: Session) -> None:
+    """No source of acknowledgements any more. Commits that wait end here, their clients' connections closed before:
+    nobody hears of them, and `executed` then says that they exist."""
+    values = _values(session)
+    if _waiting(values) > 0:
+        session.run("SET GLOBAL offline_mode = ON")
+        _cut_clients(session)
+    if values.get("rpl_semi_sync_source_enabled") == "ON":
+        session.run("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+    if values["super_read_only"] != "ON":
+        session.run("SET GLOBAL super_read_only = ON")
+
+
+class MySQL:
+    """The `Dialect` of MySQL. Its server needs the plugins semisync_source and semisync_replica loaded, GTIDs on,
+    `skip_replica_start` and `super_read_only` in its files."""
+
+    name = "mysql"
+
+    def covers(self, position: str, other: str) -> bool:
+        return without(other, position) == ""
+
+    def state(self, session: Session) -> ServerState:
+        return _state(session)
+
+    def stop_receiving(self, session: Session) -> None:
+        _short_waits(session)
+        _stop(session, "IO_THREAD", "Replica_IO_Running")
+
+    def follow(self, session: Session, source: Source, *, acknowledge: bool) -> None:
+        _short_waits(session)
+        _take_no_writes(session)
+        _give_up_primary_side(session)
+        values, channel = _values(session), _channel(session)
+        if channel is None or not _follows(channel, values, source, acknowledge):
+            _stop(session, "IO_THREAD", "Replica_IO_Running")
+            self._change_source(session, source, first=channel is None or str(channel["Auto_Position"]) != "1")
+            session.run(f"SET GLOBAL rpl_semi_sync_replica_enabled = {'ON' if acknowledge else 'OFF'}")
+        session.run("START REPLICA FOR CHANNEL ''")
+        session.run("SET GLOBAL offline_mode = OFF")
+
+    def _change_source(self, session: Session, source: Source, *, first: bool) -> None:
+        """The applier is left running: stopped as well, the server would throw its relay log away, and with it what
+        only it has received."""
+        if first:
+            _stop(session, "SQL_THREAD", "Replica_SQL_Running")
+        session.run(
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST = %s, SOURCE_PORT = %s, SOURCE_USER = %s, SOURCE_PASSWORD = %s,"
+            " SOURCE_SSL = 1, SOURCE_SSL_CA = %s, SOURCE_SSL_VERIFY_SERVER_CERT = 1, SOURCE_CONNECT_RETRY = 1,"
+            f" SOURCE_RETRY_COUNT = {RETRIES}, SOURCE_HEARTBEAT_PERIOD = 1"
+            f"{', SOURCE_AUTO_POSITION = 1' if first else ''} FOR CHANNEL ''",
+            *(source.address, source.port, source.user, source.password, source.ca),
+        )
+
+    def wait_applied(self, session: Session, position: str, *, seconds: float) -> bool:
+        position = text_of(gtid_set(position))
+        end = monotonic() + seconds
+        while True:
+            left = end - monotonic()
+            if left <= 0:  # for MySQL a time of 0 has no end
+                return bool(session.rows("SELECT GTID_SUBSET(%s, @@global.gtid_executed) AS done", position)[0]["done"])
+            slice_seconds = min(left, 1.0)
+            row = session.rows("SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s) AS late", position, slice_seconds)[0]
+            if row["late"] == 0:
+                return True
+
+    def promote(self, session: Session, *, required: bool) -> None:
+        _short_waits(session)
+        self._forget_source(session)
+        self.require(session, required)
+        values = _values(session)
+        if values["super_read_only"] == "ON":
+            session.run("SET GLOBAL super_read_only = OFF")
+        session.run("SET GLOBAL read_only = OFF")
+        if values["offline_mode"] == "ON":
+            session.run("SET GLOBAL offline_mode = OFF")
+
+    def require(self, session: Session, required: bool) -> None:
+        values = _values(session)
+        if "rpl_semi_sync_source_enabled" not in values:
+            raise Conflict("the plugin semisync_source is not loaded", hint="plugin_load_add = semisync_source.so")
+        if not required:
+            session.run("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+            return
+        if _required(values):
+            return
+        for name, value in REQUIRED.items():
+            session.run(f"SET GLOBAL {name} = {value}")
+        session.run("SET GLOBAL rpl_semi_sync_source_enabled = ON")
+        if not _required(_values(session)):
+            raise Failed("MySQL does not wait for acknowledgements although it was told to", hint=str(_values(session)))
+
+    def fence(self, session: Session) -> None:
+        _short_waits(session)
+        _take_no_writes(session)
+        _cut_clients(session)
+
+    def follow_nobody(self, session: Session) -> None:
+        _short_waits(session)
+        _take_no_writes(session)
+        self._forget_source(session, keep_received=False)
+
+    def _forget_source(self, session: Session, *, keep_received: bool = True) -> None:
+        """Forgetting a source throws its relay log away: never while something in it is not applied."""
+        if _channel(session) is not None:
+            _stop(session, "IO_THREAD", "Replica_IO_Running")
+            state = _state(session)
+            if keep_received and not self.covers(state.executed, state.received):
+                raise Conflict(
+                    f"received and not applied yet: {without(state.received, state.executed)}",
+                    hint="wait until it is applied; nothing was changed but that this server receives nothing more",
+                )
+            _stop(session, "SQL_THREAD", "Replica_SQL_Running")
+            session.run("RESET REPLICA ALL FOR CHANNEL ''")
+        if _values(session).get("rpl_semi_sync_replica_enabled") == "ON":
+            session.run("SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
+
+
+def _follows(channel: Mapping[str, Any], values: Mapping[str, str], source: Source, acknowledge: bool) -> bool:
+    """Whether it already receives from that source in that way. A password that is wrong by now does not receive."""
+    return (
+        channel["Replica_IO_Running"] == "Yes"
+        and (channel["Source_Host"], int(channel["Source_Port"])) == (source.address, source.port)
+        and (channel["Source_User"], channel["Source_SSL_CA_File"]) == (source.user, source.ca)
+        and (channel["Source_SSL_Verify_Server_Cert"], str(channel["Auto_Position"])) == ("Yes", "1")
+        and (values.get("rpl_semi_sync_replica_enabled") == "ON") == acknowledge
+        and (values.get("rpl_semi_sync_replica_status") == "ON") == acknowledge
+    )
