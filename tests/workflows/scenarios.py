@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from relaunch.clouds.cloud import InstanceState
+from relaunch.databases import repair, switchover  # noqa: F401  the workflows register themselves when imported
+from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound
+from relaunch.servers.store import new_id
+from relaunch.workflows.tasks import Asked
 
 from .world import World, write_templates
 
@@ -77,6 +81,71 @@ async def run_greeting(world: World, d: str) -> str:
     return await world.orders.run([f"{d}/one"], "greet", {}, who="ann")
 
 
+def group(d: str) -> str:
+    servers = "".join(f"  {name}: {{template: mysql, zone: a}}\n" for name in ("one", "two"))
+    return f"deployment: {d}\nservers:\n{servers}database: {{primary: two, replicas: [one]}}\n"
+
+
+async def group_applied(world: World, d: str) -> None:
+    await world.apply(group(d))
+
+
+async def replica_missing(world: World, d: str) -> None:
+    await group_applied(world, d)
+    await world.succeeds(await world.orders.act(f"{d}/one", "set-aside", who="ann"))
+
+
+async def replace(world: World, d: str) -> str:
+    """As the watch does; once the old one is set aside, what is left to do is to fill its place."""
+    server = world.store.server(f"{d}/one")
+    instance = server.instance_id
+    if instance is None or world.state(f"{d}/one") == "set_aside":
+        return await refill(world, d)
+    if world.store.asides(server.id):
+        raise Conflict("a fresh one has taken its place")
+    asked = Asked(kind="replace", title=f"replace {d}/one", subject=f"server:{d}/one", who="relaunch")
+    args = {"server": f"{d}/one", "old": instance, "instance": new_id()}
+    return await started(world, asked, args)
+
+
+async def refill(world: World, d: str) -> str:
+    asked = Asked(kind="refill", title=f"launch {d}/one again", subject=f"server:{d}/one", who="relaunch")
+    return await started(world, asked, {"server": f"{d}/one", "instance": new_id()})
+
+
+async def switch_over(world: World, d: str) -> str:
+    """To who is the primary already: done, or (the first time) to the other, done by somebody in the watch's place."""
+    to = world.instance(f"{d}/one")["id"]
+    asked = Asked(kind="switchover", title="switch over", subject=f"database:{d}", who="ann")
+    return await started(world, asked, {"deployment": d, "to": to, "server": f"{d}/one"})
+
+
+async def one_is_primary(world: World, d: str) -> None:
+    await group_applied(world, d)
+    store = GroupStore(world.ports.database)
+    stored = store.group(d)
+    assert stored is not None
+    world.store.set_initialised(world.store.server(f"{d}/two").id)
+    store.change(d, primary=world.instance(f"{d}/one")["id"])
+
+
+async def started(world: World, asked: Asked, args: dict[str, str]) -> str:
+    task = f"{asked.kind}-{new_id()}"
+    await world.workflows.start_workflow(asked, task, args)
+    return task
+
+
+def replaced(world: World, d: str) -> bool:
+    server = world.store.server(f"{d}/one")
+    asides = world.store.asides(server.id)
+    return OPERATIONAL(world, d) and len(asides) == 1 and server.instance_id not in asides
+
+
+def is_primary(world: World, d: str) -> bool:
+    stored = GroupStore(world.ports.database).group(d)
+    return stored is not None and stored.group.primary == world.instance(f"{d}/one")["id"]
+
+
 def state(wanted: str) -> Callable[[World, str], bool]:
     return lambda world, d: world.state(f"{d}/one") == wanted
 
@@ -122,6 +191,9 @@ SCENARIOS: dict[str, Scenario] = {
     "cut-off": Scenario(applied, act("cut-off"), in_cloud(RUNNING, cut_off=True)),
     "reconnect": Scenario(applied, act("reconnect"), in_cloud(RUNNING)),
     "run": Scenario(applied, run_greeting, greeted),
+    "replace": Scenario(group_applied, replace, replaced),
+    "refill": Scenario(replica_missing, refill, replaced),
+    "switchover": Scenario(one_is_primary, switch_over, is_primary),
 }
 
 REFUSED_WHEN_DONE = (Conflict, NotFound)

@@ -18,12 +18,14 @@ from relaunch.bus.messages import (
     Accepted,
     Blob,
     CancelRun,
+    DatabaseReport,
     PrepareImage,
     Retire,
     RunScripts,
     RunState,
     ScriptResult,
     SetView,
+    TakeRole,
 )
 from relaunch.clock import SystemClock
 from relaunch.clouds.cloud import InstanceId, InstanceState
@@ -156,6 +158,7 @@ class FakeAgents:
         self.silent: set[str] = set()  # names of instances whose agent never comes
         self.views: dict[str, dict[str, Any]] = {}
         self.retired: list[str] = []
+        self.roles: dict[str, TakeRole] = {}
         self._ended: dict[str, RunState] = {}
 
     def _cloud_instance(self, instance: str) -> Any:
@@ -189,6 +192,13 @@ class FakeAgents:
         if isinstance(message, PrepareImage):
             self.executed.append((instance, "prepare image"))
         return Accepted()
+
+    async def take_role(self, instance: str, role: TakeRole) -> DatabaseReport:
+        await asyncio.sleep(0)
+        if not self.connected(instance):
+            raise Unavailable(f"{instance} is not connected")
+        self.roles[instance] = role
+        return DatabaseReport(dialect="mariadb", epoch=role.epoch, role=role.role, answers=True)
 
     async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
         self._begin(instance, order, task)
@@ -358,7 +368,11 @@ class World:
         assert half_way == []
         assert self.running() == sorted(living)
         incarnations = [server.instance_id for server in self.store.servers() if server.instance_id]
-        serving = [row["id"] for row in living.values() if row["purpose"] == "serve"]
+        serving = [
+            row["id"]
+            for row in living.values()
+            if row["purpose"] == "serve" and (row["state"] != "set_aside" or row["id"] in incarnations)
+        ]
         assert sorted(incarnations) == sorted(serving)
         assert [row for row in living.values() if row["purpose"] == "bake"] == []
         runs_done = [run for run in self.agents.executed if "-boot" in run[0]]

@@ -13,6 +13,7 @@ from relaunch.bus.messages import Retire, TakeRole
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
+from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.relaunch import start_launch, succeeded
 from relaunch.servers.store import Store, new_id
@@ -28,12 +29,15 @@ WHO = "relaunch"
 
 
 async def replace_member(workflows: Workflows, server: str, instance: str) -> None:
-    """Start the replacing of that instance; nothing when it was started before."""
-    task = f"replace-{instance}"
-    if workflows.tasks.count(task):
+    """Start the replacing of that instance, unless something is being done to its server, or it failed too often."""
+    if workflows.tasks.running_on(f"server:{server}") is not None:
+        return
+    tried = workflows.tasks.count(f"replace-{instance}-")
+    if tried >= TRIES:
         return
     asked = Asked(kind="replace", title=f"replace {server}", subject=f"server:{server}", who=WHO)
-    await workflows.start_workflow(asked, task, {"server": server, "old": instance, "instance": new_id()})
+    args = {"server": server, "old": instance, "instance": new_id()}
+    await workflows.start_workflow(asked, f"replace-{instance}-{tried + 1}", args)
 
 
 async def launch_missing(workflows: Workflows, stored: StoredGroup) -> None:
@@ -56,10 +60,11 @@ async def replace(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: server (deployment/name), old (the instance that failed), instance (the fresh one's id)."""
     ports: Ports = run.ports
     aside = f"{run.task}-aside"
-    await run.step("set the old one aside", _set_aside, run, args, aside)
-    await run.step("wait for that", succeeded, run, [aside], waits=True)
     fresh = f"{run.task}-launch"
-    await run.step("keep it aside", _keep, ports, args["old"])
+    await run.step("say until when the old one is kept", _keep, ports, args["old"])
+    await run.step("set it aside", _set_aside, run, args, aside)
+    await run.step("wait for that", succeeded, run, [aside], waits=True)
+    await run.step("part with it", _release, ports, args["server"])
     await run.step("launch a fresh one", start_launch, run, fresh, args["server"], args["instance"], {})
     await run.step("let the old one be inspected", _let_be_inspected, ports, args)
     await run.step("wait for the fresh one to boot", succeeded, run, [fresh], waits=True)
@@ -70,6 +75,7 @@ async def replace(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 async def refill(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: server, instance."""
     fresh = f"{run.task}-launch"
+    await run.step("part with an incarnation set aside", _release, run.ports, args["server"])
     await run.step("launch a fresh one", start_launch, run, fresh, args["server"], args["instance"], {})
     await run.step("wait for it to boot", succeeded, run, [fresh], waits=True)
     return {"server": args["server"], "instance": args["instance"]}
@@ -104,8 +110,15 @@ async def _let_be_inspected(ports: Ports, args: dict[str, Any]) -> str:
     return "told"
 
 
+def _release(ports: Ports, server: str) -> None:
+    """Its incarnation that is set aside is not the server's any more."""
+    store = Store(ports.database, ports.clock)
+    instance = store.server(server).instance_id
+    if instance is not None and store.instance(instance)["state"] == State.SET_ASIDE:
+        store.release_server(instance)
+
+
 def _keep(ports: Ports, instance: str) -> None:
-    Store(ports.database, ports.clock).release_server(instance)
     GroupStore(ports.database).set_aside_until(instance, ports.clock.now() + KEPT_ASIDE)
 
 

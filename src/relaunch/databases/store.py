@@ -53,7 +53,7 @@ class StoredGroup:
     members: Mapping[str, StoredMember]
     front_ends: Mapping[str, str]
     others: Mapping[str, str]
-    empty: tuple[str, ...]  # the group's servers without an instance
+    empty: tuple[str, ...]  # the group's servers without an instance, or with one that failover set aside
     asides: tuple[Aside, ...]
     destroying: bool
     preset: str
@@ -73,7 +73,7 @@ class GroupStore:
                 return []
             wanted = (
                 s.c.deployment_id, s.c.id.label("server_id"), s.c.name, s.c.zone, i.c.id.label("instance"), i.c.state,
-                i.c.private_address, i.c.cloud_id, i.c.run_list,
+                i.c.private_address, i.c.cloud_id, i.c.run_list, i.c.aside_until,
             )  # fmt: skip
             servers = [
                 dict(row)
@@ -181,7 +181,7 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
         members=members,
         front_ends={key: each["name"] for key, each in others.items() if _has_proxy(each["run_list"])},
         others={key: each["name"] for key, each in others.items()},
-        empty=tuple(f"{row['deployment']}/{each['name']}" for each in mine if not each["instance"]),
+        empty=tuple(f"{row['deployment']}/{each['name']}" for each in mine if _is_empty(each)),
         asides=tuple(
             Aside(id=each["id"], server=f"{row['deployment']}/{name}", until=each["aside_until"])
             for each in asides
@@ -190,6 +190,10 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
         destroying=row["destroying"],
         preset="normal",
     )  # fmt: skip
+
+
+def _is_empty(server: Mapping[str, Any]) -> bool:
+    return not server["instance"] or (server["state"] == State.SET_ASIDE and server["aside_until"] is not None)
 
 
 def _has_proxy(run_list: Mapping[str, Any]) -> bool:

@@ -1,0 +1,279 @@
+"""How long can nothing be written when the primary fails, and is an acknowledged write ever lost?
+
+    sudo python bench/failover.py [--runs 20] [--only kill,power-off,cut-off,freeze,switchover,controller]
+
+A real site (front end, primary, two replicas, durability strict). Four writers inside the front end write through its
+own HAProxy and remember every acknowledged write; then the failure; then every one of them must be on the new primary.
+Prints a table and, last, one JSON line; exit status 1 when a limit is missed or a write was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import rehearsal
+from rehearsal import PROJECT, STATE, Figure, until
+
+from relaunch.cli.client import Client
+from relaunch.clouds.local import cgroups
+
+PASSWORD = "bench-password-of-no-worth"
+DEPLOYMENT = """
+deployment: shop
+cloud: local
+servers:
+  front1: {template: front-end, zone: a}
+  db1: {template: mysql, zone: a}
+  db2: {template: mysql, zone: b}
+  db3: {template: mysql, zone: c}
+database: {primary: db1, replicas: [db2, db3], durability: strict}
+sites:
+  rack.test: {source: {package: rack}, runtime: rack, database: rack}
+credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}
+"""
+BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure
+AFTER_SECONDS = 1.0  # and after writes are back
+LIMITS = {  # median, maximum
+    "kill": (1.0, 2.0),
+    "power-off": (4.0, 5.0),
+    "cut-off": (4.0, 5.0),
+    "freeze": (4.0, 5.0),
+    "switchover": (0.2, 0.5),
+    "controller": (10.0, 10.0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    worker: int
+    number: int
+    moment: float
+    server: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    outage_seconds: float
+    acknowledged: int
+    lost: int
+    old_primary_late: int  # acknowledged by the old primary after the first by the new one
+    redundant_seconds: float
+
+
+class Group:
+    """The database group as the controller shows it, and what can be done to it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def shown(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get("/databases/shop")
+        return found
+
+    def primary(self) -> dict[str, Any]:
+        return next(each for each in self.shown()["members"] if each["role"] == "primary")
+
+    def wait_redundant(self, seconds: float = 180) -> None:
+        def whole() -> bool:
+            with contextlib.suppress(Exception):
+                shown = self.shown()
+                fine = [m for m in shown["members"] if m.get("state") in ("takes writes", "follows")]
+                return (
+                    shown["mode"] == "sync" and len(shown["sync_set"]) >= 2 and len(fine) == 3 and not shown["change"]
+                )
+            return False
+
+        until(whole, "primary and two replicas in step", within_seconds=seconds, every_seconds=0.1)
+
+    def process(self, member: dict[str, Any]) -> int:
+        """The host's number of the member's mariadbd."""
+        cloud_id = self.client.get(f"/servers/shop/{member['name']}")["cloud_id"]
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if (folder / "comm").read_text().strip() != "mariadbd":
+                    continue
+                group = cgroups.group_of(int(folder.name))
+                if group is not None and str(cloud_id) in str(group):
+                    return int(folder.name)
+        raise RuntimeError(f"no mariadbd of {member['name']} ({cloud_id})")
+
+    def act(self, member: dict[str, Any], action: str) -> None:
+        self.client.post(f"/servers/shop/{member['name']}/{action}", {})
+
+
+def instance_network(client: Client, server: str) -> int:
+    """The number of a process in the network of that server."""
+    cloud_id = str(client.get(f"/servers/shop/{server}")["cloud_id"])
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            group = cgroups.group_of(int(folder.name))
+            if group is not None and cloud_id in str(group) and (folder / "comm").read_text().strip() == "haproxy":
+                return int(folder.name)
+    raise RuntimeError(f"no haproxy of {server}")
+
+
+@contextlib.contextmanager
+def writers(client: Client, table: str) -> Iterator[Path]:
+    out = STATE / f"{table}.acks"
+    process = subprocess.Popen(
+        ledger_command(client, table, out), stdin=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(PASSWORD + "\n")
+    process.stdin.close()
+    try:
+        until(
+            lambda: out.exists() and out.stat().st_size > 200, "the first writes", within_seconds=30, every_seconds=0.05
+        )
+        yield out
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ledger_command(client: Client, table: str, out: Path, *more: str) -> list[str]:
+    network = instance_network(client, "front1")
+    return [
+        "nsenter", f"--net=/proc/{network}/ns/net", sys.executable, str(PROJECT / "bench" / "ledger.py"),
+        "--database", "rack", "--table", table, "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def acks(out: Path) -> list[Ack]:
+    found = []
+    for line in out.read_text().splitlines():
+        words = line.split()
+        if len(words) == 4:
+            found.append(Ack(worker=int(words[0]), number=int(words[1]), moment=float(words[2]), server=int(words[3])))
+    return sorted(found, key=lambda ack: ack.moment)
+
+
+def one(client: Client, group: Group, kind: str, run: int) -> Result:
+    group.wait_redundant()
+    client.post("/databases/shop/resume", {})  # the budget of failovers is not what is measured here
+    table = f"ledger_{kind.replace('-', '_')}_{run}"
+    old = group.primary()
+    with writers(client, table) as out:
+        time.sleep(BEFORE_SECONDS)
+        began = time.monotonic()
+        thaw = FAILURES[kind](client, group, old)
+        until(
+            lambda: any(ack.moment > began + 0.05 for ack in acks(out) if ack.server != acks(out)[0].server),
+            f"writes on another primary after {kind}", within_seconds=60, every_seconds=0.1,
+        )  # fmt: skip
+        time.sleep(AFTER_SECONDS)
+        if thaw is not None:
+            thaw()
+            time.sleep(AFTER_SECONDS)
+    group.wait_redundant()
+    redundant = time.monotonic() - began
+    given = acks(out)
+    rows = STATE / f"{table}.rows"
+    subprocess.run(
+        ledger_command(client, table, rows, "--rows"), input=PASSWORD + "\n", text=True, check=True, timeout=60
+    )
+    there = {tuple(map(int, line.split())) for line in rows.read_text().splitlines()}
+    first, last_server = given[0].server, given[-1].server
+    new_began = next(ack.moment for ack in given if ack.server == last_server)
+    around = [ack.moment for ack in given if ack.moment > began - 1]
+    return Result(
+        outage_seconds=max(after - before for before, after in itertools.pairwise(around)),
+        acknowledged=len(given),
+        lost=sum((ack.worker, ack.number) not in there for ack in given),
+        old_primary_late=sum(ack.server == first and ack.moment > new_began for ack in given),
+        redundant_seconds=redundant,
+    )
+
+
+def kill(client: Client, group: Group, old: dict[str, Any]) -> None:
+    os.kill(group.process(old), signal.SIGKILL)
+
+
+def freeze(client: Client, group: Group, old: dict[str, Any]) -> Callable[[], None]:
+    process = group.process(old)
+    os.kill(process, signal.SIGSTOP)
+
+    def thaw() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+    return thaw
+
+
+def power_off(client: Client, group: Group, old: dict[str, Any]) -> None:
+    group.act(old, "power-off")
+
+
+def cut_off(client: Client, group: Group, old: dict[str, Any]) -> None:
+    group.act(old, "cut-off")
+
+
+def switchover(client: Client, group: Group, old: dict[str, Any]) -> None:
+    to = next(each["name"] for each in group.shown()["members"] if each["role"] == "replica")
+    client.post("/databases/shop/switchover", {"to": to})
+
+
+def controller(client: Client, group: Group, old: dict[str, Any]) -> None:
+    """The primary dies while the controller is being started again."""
+    process = group.process(old)
+    os.kill(rehearsal.controller_pid(), signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
+    rehearsal.relaunch("controller", "start")
+
+
+FAILURES: dict[str, Callable[[Client, Group, dict[str, Any]], Callable[[], None] | None]] = {
+    "kill": kill,
+    "power-off": power_off,
+    "cut-off": cut_off,
+    "freeze": freeze,
+    "switchover": switchover,
+    "controller": controller,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--only", default=",".join(FAILURES))
+    args = parser.parse_args()
+    figures, lost, late, counted = [], 0, 0, 0
+    with rehearsal.controller() as client:
+        client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
+        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        group = Group(client)
+        for kind in args.only.split(","):
+            results = []
+            for run in range(args.runs):
+                result = one(client, group, kind, run)
+                results.append(result)
+                lost, late, counted = lost + result.lost, late + result.old_primary_late, counted + result.acknowledged
+                print(f"{kind} {run + 1}/{args.runs}: {result}", file=sys.stderr, flush=True)
+            median, worst = LIMITS[kind]
+            outages = [each.outage_seconds for each in results]
+            figures += [
+                Figure(name=f"{kind}: write outage", unit="s", values=outages, limit=median),
+                Figure(name=f"{kind}: the longest", unit="s", values=[max(outages)], limit=worst),
+                Figure(name=f"{kind}: redundant again", unit="s", values=[each.redundant_seconds for each in results]),
+            ]
+    figures.append(Figure(name="acknowledged writes lost", unit="", values=[lost], limit=0))
+    figures.append(
+        Figure(name="acknowledged by the old primary after the new one began", unit="", values=[late], limit=0)
+    )
+    rehearsal.report("Failover and switchover", figures, acknowledged=counted)
+
+
+if __name__ == "__main__":
+    main()
