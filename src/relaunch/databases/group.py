@@ -12,9 +12,7 @@ from relaunch.bus.messages import DatabaseReport, Probe, TakeRole
 class Mode(StrEnum):
     FORMING = "forming"  # no replica has been in step yet; nothing but the first primary can be the primary
     SYNC = "sync"  # every acknowledged write is on a member of the sync set too
-    ASYNC = (
-        "async"  # durability available: writes go on without a replica; no failover unless a person allows loss
-    )
+    ASYNC = "async"  # durability available: writes go on without a replica; no failover unless a person allows loss
     BLOCKED = "blocked"  # durability strict: no replica, and so no writes, until there is one or somebody decides
     SINGLE = "single"  # there is no other member that could take over
 
@@ -47,6 +45,9 @@ class Group:
 
     `sync_set` holds every member that may acknowledge: one is added before it is told to, and removed only once it
     surely does not any more. `failovers`: when automatic ones began (UTC, seconds since 1970), a day back.
+
+    An epoch gives each member one order and never another: whatever changes an order raises it. So an order that comes
+    late does no harm, and a report of the present epoch was surely made after the decision that raised it.
     """
 
     name: str
@@ -57,7 +58,16 @@ class Group:
     mode: Mode = Mode.FORMING
     reason: str = ""  # why the mode is this one
     since: float = 0.0
+    required: bool = False  # the primary is ordered to wait for acknowledgements; in mode SYNC it has confirmed that
     sync_set: frozenset[str] = frozenset()
+    # Of the sync set: the start of each one's server that we count on; those that have started again since, and may lack
+    # what they acknowledged before; those ordered to acknowledge no more; and of these, those that surely do not: they
+    # go once the others have all they may be alone with.
+    starts: Mapping[str, str] = field(default_factory=dict)
+    forgot: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
+    fenced: frozenset[str] = frozenset()  # former primaries and strangers to the data: read-only until replaced
     change: Change | None = None
     paused: str = ""  # who said so, and why: no automatic failover
     loss_allowed: str = ""  # who said so, and why: one failover may lose writes that no replica has
@@ -66,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One database server as it is seen now. Ages in seconds."""
+    """One database server as it is seen now. Ages in seconds. One whose instance is no more is not listed."""
 
     id: str  # of its instance
     name: str

@@ -1,0 +1,271 @@
+"""The steps of a failover and of a switchover: each looks whether it is done, and says what is stored next.
+
+Failover: revoke → promote → steady. Switchover: drain → freeze → promote → steady, or back from freeze to the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from relaunch.bus.messages import DatabaseReport
+from relaunch.databases.case import Case, everything, raised
+from relaunch.databases.group import Change, Group, Mode, Page, Step
+from relaunch.databases.roles import satisfied, wanted_roles
+
+DRAIN_SECONDS = 1.0  # a front end that has not answered by then holds nothing, and has few visitors
+FREEZE_SECONDS = 2.0  # for the old primary to stop and the candidate to reach its position
+DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The group as it is to be stored, unchanged while a step waits."""
+
+    group: Group
+    why: str
+    pages: tuple[Page, ...] = ()
+
+
+def begin_failover(case: Case, rule: str) -> Group:
+    group, now = case.group, case.seen.now
+    change = Change(
+        kind="failover", step=Step.REVOKE, old=group.primary or "", candidate=None, rule=rule, began=now, step_began=now
+    )
+    recent = tuple(began for began in group.failovers if now - began < DAY)
+    return raised(replace(group, change=change, failovers=(*recent, now)))
+
+
+def begin_switchover(case: Case, to: str) -> Group:
+    group, now = case.group, case.seen.now
+    change = Change(
+        kind="switchover",
+        step=Step.DRAIN,
+        old=group.primary or "",
+        candidate=to,
+        rule="asked",
+        began=now,
+        step_began=now,
+    )
+    return replace(group, change=change)
+
+
+def go_on(case: Case) -> Outcome:
+    """What the change under way needs next."""
+    change = case.group.change
+    assert change is not None
+    match change.step:
+        case Step.DRAIN:
+            return _drain(case, change)
+        case Step.FREEZE:
+            return _freeze(case, change)
+        case Step.REVOKE:
+            return _revoke(case, change)
+        case Step.PROMOTE | Step.GO_BACK:
+            return _promote(case, change)
+
+
+# switchover
+
+
+def _drain(case: Case, change: Change) -> Outcome:
+    if case.seen.held >= case.seen.proxies or case.elapsed(change.step_began) >= DRAIN_SECONDS:
+        return Outcome(group=_stepped(case, replace(change, step=Step.FREEZE)), why="proxies hold new connections")
+    return Outcome(group=case.group, why="waiting for the proxies to hold new connections")
+
+
+def _freeze(case: Case, change: Change) -> Outcome:
+    """First the old primary stands still; then, said at the next epoch and so after that, the candidate has it all."""
+    late = case.elapsed(change.step_began) >= FREEZE_SECONDS
+    old, candidate = case.obeyed(change.old), case.obeyed(change.candidate)
+    if not change.position:
+        if _stands_still(old):
+            assert old is not None
+            frozen = replace(change, position=everything(old, case))
+            return Outcome(group=raised(replace(case.group, change=frozen)), why="the old primary stands still")
+    elif candidate is not None and case.covers(everything(candidate, case), change.position):
+        return Outcome(group=_promoted(case, change, change.candidate or "", change.position), why="all is received")
+    if late:
+        back = replace(change, step=Step.GO_BACK, candidate=change.old, position="")
+        return Outcome(group=_stepped(case, back), why="not reached in time: the old primary goes on")
+    return Outcome(group=case.group, why="waiting for the old primary to stand still and the candidate to have it all")
+
+
+def _stands_still(report: DatabaseReport | None) -> bool:
+    return report is not None and report.answers and report.role == "fenced" and report.read_only
+
+
+# failover
+
+
+def _revoke(case: Case, change: Change) -> Outcome:
+    waiting = _not_revoked(case, change)
+    if not waiting:
+        pool = _pool(case, change)
+        best = _best(case, change, pool)
+        if best is not None:
+            position = everything(pool[best], case)
+            return Outcome(
+                group=_promoted(case, change, best, position),
+                why=f"{case.names([best])} has received the most, and nobody acknowledges any more",
+            )
+        why = f"divergence: none of {case.names(pool)} has all that the others have"
+        waiting = why if pool else "nobody that could take over"
+    if case.elapsed(change.step_began) < case.windows.silent:
+        return Outcome(group=case.group, why=f"waiting: {waiting}")
+    back = _back(case, change)
+    if back is not None:
+        return Outcome(group=back, why=f"given up ({waiting}): the old primary is back, with all the others have")
+    page = Page(rule="failover waits", text=f"The failover of {case.group.name} does not go on: {waiting}.")
+    return Outcome(group=case.group, why=f"waiting: {waiting}", pages=(page,))
+
+
+def _durable(case: Case, change: Change) -> bool:
+    """Whether every acknowledged write is surely on the sync set: mode sync, or a promotion that did not complete."""
+    return case.group.mode is Mode.SYNC or (case.group.required and change.position != "")
+
+
+def _not_revoked(case: Case, change: Change) -> str:
+    """Whose word is still missing, "" when nobody can acknowledge a write of the old primary any more."""
+    group = case.group
+    if group.loss_allowed:
+        missing = {id for id in _others(case, change) if case.word(id) is not None and not _is_revoked(case, id)}
+        if not (_stands_still(case.obeyed(change.old)) or case.member(change.old).cut_off):
+            return f"{case.names([change.old])} is neither fenced nor cut off yet"
+        return f"{case.names(missing)} may still receive" if missing else ""
+    if not _durable(case, change):
+        return "not every acknowledged write is on a replica, and nobody has allowed the loss"
+    heirs = group.sync_set - {change.old}
+    missing = {id for id in heirs if not _is_revoked(case, id)}
+    if missing:
+        return f"{case.names(missing)} may have the last acknowledged writes, and has not confirmed to receive no more"
+    forgetful = {id for id in heirs if not case.remembers(id)}
+    return f"{case.names(forgetful)} has started again and may lack acknowledged writes" if forgetful else ""
+
+
+def _others(case: Case, change: Change) -> set[str]:
+    return {id for id in case.seen.members if id != change.old and id not in case.group.fenced}
+
+
+def _is_revoked(case: Case, id: str) -> bool:
+    """A server that restarts afterwards receives nothing either: its agent has obeyed the order for good."""
+    report = case.obeyed(id)
+    if report is None or not report.read_only:
+        return False
+    return report.role in ("revoked", "fenced") and not report.receiving
+
+
+def _pool(case: Case, change: Change) -> dict[str, DatabaseReport]:
+    """Those whose positions are compared: the sync set; with loss allowed, whoever is heard."""
+    ids = _others(case, change) if case.group.loss_allowed else case.group.sync_set - {change.old}
+    return {id: report for id in ids if (report := case.obeyed(id)) is not None and _is_revoked(case, id)}
+
+
+def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | None:
+    """Of those that have all the others have, the one that is done applying soonest."""
+    have = {id: everything(report, case) for id, report in pool.items()}
+    fit = [
+        id
+        for id, report in pool.items()
+        if all(case.covers(have[id], other) for other in have.values())
+        and case.covers(have[id], change.position)
+        and not report.delayed
+        and report.answers
+    ]
+    zone = case.member(change.old).zone
+
+    def order(id: str) -> tuple[bool, bool, bool, str]:
+        applied = case.covers(pool[id].executed, have[id])
+        return (bool(pool[id].error), not applied, case.member(id).zone != zone, id)
+
+    return min(fit, key=order, default=None)
+
+
+def _back(case: Case, change: Change) -> Group | None:
+    """Nobody has been told to take over: the old primary may go on, if it is there and lacks nothing."""
+    old = case.word(change.old)
+    if old is None or old.epoch != case.group.epoch or not _stands_still(old):
+        return None
+    position = everything(old, case)
+    others = [everything(report, case) for id in _others(case, change) if (report := case.obeyed(id)) is not None]
+    if not all(case.covers(position, other) for other in others) or not case.covers(position, change.position):
+        return None
+    return _stepped(case, replace(change, step=Step.GO_BACK, candidate=change.old, position=position))
+
+
+# promotion
+
+
+def _promoted(case: Case, change: Change, candidate: str, position: str) -> Group:
+    """The group of the new primary: what is promised of its writes begins anew, as nobody follows it yet."""
+    group = case.group
+    frozen = change.kind == "switchover" and change.step is Step.FREEZE
+    heirs = group.sync_set - group.leaving - {candidate, change.old}
+    if group.loss_allowed:
+        heirs = frozenset(id for id in heirs if _is_revoked(case, id))
+    if frozen:
+        heirs |= {change.old}
+    unheard = (group.sync_set - heirs - {candidate, change.old}) if group.loss_allowed else frozenset()
+    ahead = {
+        id
+        for id in _others(case, change) - {candidate}
+        if (report := case.obeyed(id)) is not None and not case.covers(position, everything(report, case))
+    }
+    heirs -= ahead
+    reports = {id: case.member(id).report for id in heirs}
+    mode, required, reason = _mode_after(case, heirs, candidate, change, frozen=frozen)
+    promoting = replace(change, step=Step.PROMOTE, candidate=candidate, position=position, step_began=case.seen.now)
+    return raised(
+        replace(
+            group,
+            primary=candidate,
+            change=promoting,
+            mode=mode,
+            required=required,
+            reason=reason,
+            since=case.seen.now,
+            sync_set=frozenset(heirs),
+            starts={id: report.started for id, report in reports.items() if report is not None},
+            forgot=frozenset(),
+            leaving=frozenset(),
+            left=frozenset(),
+            fenced=(group.fenced | unheard | ahead | (frozenset() if frozen else {change.old})) - {candidate},
+        )
+    )
+
+
+def _mode_after(
+    case: Case, heirs: frozenset[str], candidate: str, change: Change, *, frozen: bool
+) -> tuple[Mode, bool, str]:
+    if heirs and (not frozen or case.group.required):
+        return Mode.BLOCKED, True, f"until {case.names(heirs)} follow {case.names([candidate])}"
+    if case.group.durability == "strict" and case.group.mode is not Mode.FORMING:
+        return Mode.BLOCKED, True, "commits wait for a fresh replica"
+    others = _others(case, change) - {candidate}
+    return (Mode.ASYNC if others or frozen else Mode.SINGLE), False, "no replica is in step with the new primary yet"
+
+
+def _promote(case: Case, change: Change) -> Outcome:
+    group, candidate = case.group, change.candidate or ""
+    order = wanted_roles(group, case.seen.members).get(candidate)
+    if order is not None and satisfied(case.member(candidate).report, order):
+        done = replace(group, change=None, loss_allowed="", since=case.seen.now)
+        return Outcome(group=done, why=f"{case.names([candidate])} takes writes")
+    waited, word = case.elapsed(change.step_began), case.word(candidate)
+    if waited < case.windows.silent:
+        return Outcome(group=group, why=f"waiting for {case.names([candidate])} to take writes")
+    dead = word is None or not word.answers
+    if dead and _durable(case, change) and _heirs_heard(case, candidate):
+        again = replace(change, step=Step.REVOKE, old=candidate, candidate=None, rule=f"{change.rule}, then it died")
+        return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} died before it took writes")
+    what = "does not answer" if dead else f"has not applied all it has received: {word.error if word else ''}"
+    text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}."
+    return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
+
+
+def _heirs_heard(case: Case, candidate: str) -> bool:
+    heirs = case.group.sync_set - {candidate}
+    return bool(heirs) and all(case.word(id) is not None for id in heirs)
+
+
+def _stepped(case: Case, change: Change) -> Group:
+    return raised(replace(case.group, change=replace(change, step_began=case.seen.now)))

@@ -1,0 +1,201 @@
+"""What follows from one look at a database group: the decision. Pure; called at every report, answer and tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from relaunch.databases.case import Case
+from relaunch.databases.change import begin_failover, begin_switchover, go_on
+from relaunch.databases.evidence import gather
+from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
+from relaunch.databases.membership import active, lost, lost_seconds, next_transition
+from relaunch.databases.roles import due_orders, one_order_per_epoch
+from relaunch.databases.rules import Rule, Verdict, judged, refused_by
+
+SWITCHOVER_LAG_SECONDS = 1.0
+
+
+def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, str], bool]) -> Decision:
+    """`covers(position, other)`: whether the first holds all of the second. Store the group, then give the orders."""
+    case = Case(group=group, seen=seen, windows=windows, position_covers=covers)
+    if group.primary is None:
+        return Decision(group=group, rule="no primary", why="The group has no primary yet.")
+    if group.change is not None:
+        outcome = go_on(case)
+        return _decision(case, outcome.group, f"{group.change.kind}: {group.change.step}", outcome.why, outcome.pages)
+    rule = judged(gather(case))
+    match rule.verdict:
+        case Verdict.FINE:
+            return _steady(case, rule)
+        case Verdict.FAILED:
+            return _failed(case, rule)
+        case Verdict.PAGE:
+            page = Page(rule=rule.name, text=f"{case.primary.name}, primary of {group.name}: {rule.why}")
+            return _steady(case, rule, (page,))
+        case Verdict.WAIT:
+            return _steady(case, rule)
+
+
+def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
+    """Why this member cannot become the primary by a switchover now, "" when it can."""
+    case = Case(group=group, seen=seen, windows=Windows(), position_covers=lambda position, other: position == other)
+    member, word, primary = case.member(to), case.word(to), case.word(group.primary)
+    checks: tuple[tuple[bool, str], ...] = (
+        (to not in seen.members, f"{to} is not a member of {group.name}"),
+        (group.primary == to, f"{member.name} is the primary already"),
+        (group.change is not None, f"a {group.change.kind if group.change else 'change'} is under way"),
+        (seen.maintenance, f"{group.name} is in maintenance"),
+        (not group.initialised, f"{group.name} has no data yet"),
+        (to in group.fenced, f"{member.name} is fenced: its data may differ, it will be replaced"),
+        (
+            primary is None or not primary.answers or primary.read_only,
+            "the primary does not take writes now: this is no case for a switchover",
+        ),
+        (word is None or not word.answers, f"{member.name} does not answer"),
+    )
+    for refuses, why in checks:
+        if refuses:
+            return why
+    assert word is not None
+    if word.error:
+        return f"{member.name} has an error: {word.error}"
+    if word.delayed:
+        return f"{member.name} is delayed or filtered on purpose"
+    if not (word.receiving and word.applying and word.source == case.primary.address):
+        return f"{member.name} does not follow the primary"
+    if word.lag_seconds is None or word.lag_seconds > SWITCHOVER_LAG_SECONDS:
+        return f"{member.name} lags {'unknown' if word.lag_seconds is None else f'{word.lag_seconds:.0f} s'}"
+    if group.mode is Mode.SYNC and to not in active(case):
+        return f"{member.name} is not in the sync set"
+    return ""
+
+
+def _steady(case: Case, rule: Rule, pages: tuple[Page, ...] = ()) -> Decision:
+    found = next_transition(case) if case.group.initialised else None
+    if found is not None:
+        transition, group = found
+        return _decision(case, group, transition.name, transition.why, pages)
+    to = case.seen.wanted_primary
+    if to is not None and to != case.group.primary and rule.verdict is Verdict.FINE:
+        refused = refuse_switchover(case.group, case.seen, to)
+        if not refused:
+            return _decision(
+                case, begin_switchover(case, to), "switchover: asked", "A switchover was asked for.", pages
+            )
+        pages += (Page(rule="switchover refused", text=refused),)
+    return _decision(case, case.group, rule.name, rule.why, pages)
+
+
+def _failed(case: Case, rule: Rule) -> Decision:
+    refusal = refused_by(case)
+    if refusal is None:
+        return _decision(case, begin_failover(case, rule.name), rule.name, rule.why)
+    text = f"{case.primary.name}, primary of {case.group.name}, has failed ({rule.name}): {rule.why} "
+    page = Page(rule=f"no failover: {refusal.name}", text=f"{text}No failover: {refusal.why}")
+    return _steady(case, replace(rule, name=page.rule, why=refusal.why), (page,))
+
+
+def _decision(case: Case, group: Group, rule: str, why: str, pages: tuple[Page, ...] = ()) -> Decision:
+    """`group` with all that follows from it: orders, cutting off, replacing, holding."""
+    seen = case.seen
+    group = one_order_per_epoch(case.group, group, seen.members)
+    change = group.change
+    hold = change is not None and change.kind == "switchover" and change.step is not Step.GO_BACK
+    return Decision(
+        group=group,
+        rule=rule,
+        why=why,
+        orders=due_orders(group, seen),
+        cut_off=_to_cut_off(case, group),
+        replace=_to_replace(case, group),
+        hold=hold,
+        pages=(*pages, *_pages(case, group)),
+    )
+
+
+def _to_cut_off(case: Case, group: Group) -> frozenset[str]:
+    """Fenced ones whose agent does not confirm it, and lost replicas.
+
+    An old primary not before its successor is chosen, as until then it may be the one that goes on; but when a loss is
+    allowed, nothing else than being fenced or cut off keeps it from acknowledging more.
+    """
+    wanted = {id for id in group.fenced if not _confirmed_fenced(case, id)} | _lost_for_good(case)
+    if group.change is not None and group.change.step is Step.REVOKE and group.loss_allowed:
+        wanted |= {id for id in (group.change.old,) if not _confirmed_fenced(case, id)}
+    return frozenset(id for id in wanted if id in case.seen.members and not case.member(id).cut_off)
+
+
+def _confirmed_fenced(case: Case, id: str) -> bool:
+    word = case.word(id)
+    return word is not None and word.role == "fenced" and word.read_only
+
+
+def _lost_for_good(case: Case) -> set[str]:
+    """Replicas lost so long that a fresh one is better; not while too few are heard for the fault to be theirs."""
+    group = case.group
+    if group.change is not None or case.word(group.primary) is None or not _sees_enough(case):
+        return set()
+    ids = case.seen.members.keys() - {group.primary} - group.fenced
+    known = {id for id in ids if id in group.sync_set or case.member(id).report is not None}
+    return {id for id in known if lost_seconds(case, id) >= case.windows.replace_after}
+
+
+def _sees_enough(case: Case) -> bool:
+    heard = sum(case.word(id) is not None for id in case.seen.members)
+    others = [each for each in case.seen.observers if each.id not in case.seen.members]
+    heard += sum(each.connected and each.heard_seconds <= case.windows.fresh for each in others)
+    return heard * 2 >= len(case.seen.members) + len(others)
+
+
+def _to_replace(case: Case, group: Group) -> frozenset[str]:
+    """Only while a primary takes writes: a fresh replica needs one, and until then every copy may be the last."""
+    primary = case.word(group.primary)
+    if group.change is not None or primary is None or primary.read_only or not primary.answers:
+        return frozenset()
+    lost_ones = {id for id in _lost_for_good(case) if case.member(id).cut_off and id not in group.sync_set}
+    fenced = {id for id in group.fenced if case.member(id).cut_off or _confirmed_fenced(case, id)}
+    return frozenset((fenced | lost_ones) & case.seen.members.keys())
+
+
+def _pages(case: Case, group: Group) -> tuple[Page, ...]:
+    """What a person should know whatever the primary does."""
+    found = []
+    strangers = {
+        id
+        for id in case.seen.members
+        if id != group.primary
+        and (word := case.word(id))
+        and word.answers
+        and not word.read_only
+        and group.change is None
+    }
+    if strangers:
+        text = f"{case.names(strangers)} takes writes beside the primary of {group.name}; it is being fenced."
+        found.append(Page(rule="second writer", text=text))
+    diverged = _diverged(case)
+    if diverged:
+        text = f"{case.names(diverged)} has writes that the primary of {group.name} lacks, and lacks some of its."
+        found.append(Page(rule="divergence", text=text))
+    away = {id for id in group.sync_set - {group.primary or ""} if lost(case, id)}
+    if away and group.change is None and case.word(group.primary) is not None:
+        text = f"{case.names(away)}, replica of {group.name}, is lost; it is replaced when it stays so."
+        found.append(Page(rule="replica lost", text=text))
+    if group.mode is Mode.BLOCKED and case.elapsed(group.since) >= case.windows.degrade_after:
+        found.append(Page(rule="commits wait", text=f"{group.name} acknowledges no write: {group.reason}."))
+    return tuple(found)
+
+
+def _diverged(case: Case) -> set[str]:
+    primary = case.word(case.group.primary)
+    if primary is None or not primary.answers:
+        return set()
+    words = {id: case.word(id) for id in case.seen.members.keys() - {case.group.primary} - case.group.fenced}
+    return {
+        id
+        for id, word in words.items()
+        if word is not None
+        and word.answers
+        and not case.covers(primary.executed, word.executed)
+        and not case.covers(word.executed, primary.executed)
+    }

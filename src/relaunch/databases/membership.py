@@ -1,0 +1,340 @@
+"""The group while its primary lives: who may acknowledge, and what the mode is. Each transition is one small step.
+
+The first transition that applies is made, stored, and the look is taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from relaunch.bus.messages import DatabaseReport
+from relaunch.databases.case import Case, everything, raised
+from relaunch.databases.group import Group, Mode
+
+MOST_LAG_SECONDS = 5.0  # a replica further behind would make every commit wait for its catching up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """`why` is a sentence for the manual and the audit trail; `made` gives None when it does not apply."""
+
+    name: str
+    why: str
+    made: Callable[[Case], Group | None]
+
+
+# facts
+
+
+def living_primary(case: Case) -> DatabaseReport | None:
+    word = case.word(case.group.primary)
+    return word if word is not None and word.answers and word.role == "primary" else None
+
+
+def lost_seconds(case: Case, id: str) -> float:
+    """How long a member has been of no use to the primary's commits; 0 while it is."""
+    member, word = case.member(id), case.word(id)
+    if word is None:
+        lost = member.report_seconds if member.report is not None else case.elapsed(case.group.since)
+    else:
+        lost = max(word.trouble_seconds if not word.answers else 0.0, _nothing_received_seconds(case, word))
+    return min(lost, _primary_up_seconds(case))
+
+
+def _nothing_received_seconds(case: Case, word: DatabaseReport) -> float:
+    if word.received_seconds is not None:
+        return 0.0 if word.receiving and word.received_seconds < case.windows.fresh else word.received_seconds
+    return 0.0 if word.receiving else case.elapsed(case.group.since)
+
+
+def _primary_up_seconds(case: Case) -> float:
+    """Right after the primary's own absence nobody has received anything, and that is not the replicas' fault."""
+    primary = case.group.primary or ""
+    probes = [each.probes.get(primary) for each in case.seen.observers if each.connected]
+    up = [probe.seconds for probe in probes if probe is not None and probe.outcome == "ok"]
+    return max(up, default=float("inf"))
+
+
+def acknowledges(case: Case, id: str) -> bool:
+    """By the primary's own word, which holds also when the member's agent is silent."""
+    primary = living_primary(case)
+    return primary is not None and case.member(id).address in primary.acknowledgers
+
+
+def lost(case: Case, id: str) -> bool:
+    limit = case.windows.replace_after if acknowledges(case, id) else case.windows.degrade_after
+    return lost_seconds(case, id) >= limit
+
+
+def active(case: Case) -> frozenset[str]:
+    """Those that are to acknowledge."""
+    return case.group.sync_set - case.group.leaving - {case.group.primary or ""}
+
+
+def settled(case: Case) -> bool:
+    """Whether one member that acknowledges has all that the primary had after this epoch's decision.
+
+    So it has every write acknowledged before, by whomever; those since are with a member that remembers.
+    """
+    primary = case.obeyed(case.group.primary)
+    if primary is None or primary.role != "primary" or not primary.answers or not primary.required:
+        return False
+    for id in active(case):
+        word = case.word(id)
+        if word is None or word.started != case.group.starts.get(id):
+            continue
+        if case.covers(everything(word, case), primary.executed):
+            return True
+    return False
+
+
+# transitions
+
+
+def _fence_second_writer(case: Case) -> Group | None:
+    group = case.group
+    found = {
+        id
+        for id in case.seen.members
+        if id != group.primary
+        and id not in group.fenced
+        and (report := case.obeyed(id)) is not None
+        and report.answers
+        and not report.read_only
+    }
+    return replace(group, fenced=group.fenced | found) if found else None
+
+
+def _notice_restart(case: Case) -> Group | None:
+    group = case.group
+    again = {
+        id: word.started
+        for id in group.sync_set
+        if (word := case.word(id)) is not None and word.answers and word.started != group.starts.get(id)
+    }
+    if not again:
+        return None
+    return raised(replace(group, starts={**group.starts, **again}, forgot=group.forgot | again.keys()))
+
+
+def _let_go(case: Case) -> Group | None:
+    """A lost member is told to acknowledge no more; was it the last one, the mode says so before anybody is told."""
+    group = case.group
+    if living_primary(case) is None:
+        return None
+    away = {id for id in active(case) if lost(case, id) or id in group.fenced}
+    if not away:
+        return None
+    if active(case) - away:
+        return replace(group, leaving=group.leaving | away)
+    if group.durability == "available":
+        return replace(
+            _without_waiting(case, f"no replica since {case.names(away)} was lost"), leaving=group.leaving | away
+        )
+    if all(lost_seconds(case, id) >= case.windows.replace_after or id in group.fenced for id in away):
+        blocked = _in_mode(case, Mode.BLOCKED, f"commits wait: {case.names(away)} was lost")
+        return replace(blocked, leaving=group.leaving | away)
+    return None
+
+
+def _confirm_left(case: Case) -> Group | None:
+    group = case.group
+    gone = set()
+    for id in group.leaving - group.left:
+        report = case.obeyed(id)
+        silent = report is not None and not report.acknowledging
+        if silent or case.member(id).cut_off:
+            gone.add(id)
+    return raised(replace(group, left=group.left | gone)) if gone else None
+
+
+def _remove(case: Case) -> Group | None:
+    """In mode sync only when the others have all that the one which left may have been alone with."""
+    group = case.group
+    if not group.left or (group.mode is Mode.SYNC and not settled(case)):
+        return None
+    sync_set = group.sync_set - group.left
+    return replace(
+        group,
+        sync_set=sync_set,
+        leaving=group.leaving - group.left,
+        left=frozenset(),
+        forgot=group.forgot & sync_set,
+        starts={id: start for id, start in group.starts.items() if id in sync_set},
+    )
+
+
+def _remember(case: Case) -> Group | None:
+    group = case.group
+    return replace(group, forgot=frozenset()) if group.forgot and settled(case) else None
+
+
+def _join(case: Case) -> Group | None:
+    group, primary = case.group, living_primary(case)
+    if primary is None or primary.read_only:
+        return None
+    joining = {
+        id: word.started
+        for id in case.seen.members
+        if id not in group.sync_set | group.fenced | {group.primary or ""}
+        and not case.member(id).cut_off
+        and (word := case.word(id)) is not None
+        and word.epoch == group.epoch
+        and _in_good_order(case, word)
+    }
+    if not joining:
+        return None
+    return replace(group, sync_set=group.sync_set | joining.keys(), starts={**group.starts, **joining})
+
+
+def _in_good_order(case: Case, word: DatabaseReport) -> bool:
+    follows = word.role == "replica" and word.answers and word.source == case.primary.address
+    works = word.receiving and word.applying and not word.error and not word.delayed
+    return follows and works and word.lag_seconds is not None and word.lag_seconds <= MOST_LAG_SECONDS
+
+
+def _wait_for_acknowledgements(case: Case) -> Group | None:
+    """Ordered before the mode says sync: until the primary has confirmed it, no write is promised to be safe."""
+    group, primary = case.group, living_primary(case)
+    if group.required or primary is None or primary.read_only or not _ready(case):
+        return None
+    return replace(group, required=True, since=case.seen.now, reason=f"to wait for {case.names(_ready(case))}")
+
+
+def _ready(case: Case) -> set[str]:
+    ready = set()
+    for id in active(case):
+        word = case.word(id)
+        if word is not None and word.epoch == case.group.epoch and word.acknowledging and _in_good_order(case, word):
+            ready.add(id)
+    return ready
+
+
+def _in_step(case: Case) -> Group | None:
+    group = case.group
+    if group.mode is Mode.SYNC or not group.required or not settled(case):
+        return None
+    return replace(_in_mode(case, Mode.SYNC, f"in step: {case.names(active(case))}"), forgot=frozenset())
+
+
+def _give_up_waiting(case: Case) -> Group | None:
+    """`available`: commits wait for replicas that are not in step only for a while."""
+    group = case.group
+    if group.mode is Mode.SYNC or not group.required or group.durability != "available":
+        return None
+    if case.elapsed(group.since) < case.windows.degrade_after:
+        return None
+    return _without_waiting(case, "no replica came in step")
+
+
+def _block(case: Case) -> Group | None:
+    """`strict`: a group that was in step once never writes without a replica."""
+    group = case.group
+    if group.durability != "strict" or group.required or group.mode is Mode.FORMING:
+        return None
+    return replace(_in_mode(case, Mode.BLOCKED, "no replica in step"), required=True)
+
+
+def _name_what_is_left(case: Case) -> Group | None:
+    """Async and single differ in name only: whether there is another member at all."""
+    group = case.group
+    others = case.seen.members.keys() - group.fenced - {group.primary}
+    if group.mode is Mode.ASYNC and not others and not group.required:
+        return _in_mode(case, Mode.SINGLE, "no other member")
+    if group.mode is Mode.SINGLE and others:
+        return _in_mode(case, Mode.ASYNC, f"{case.names(others)} is not in step yet")
+    return None
+
+
+def _forget_the_replaced(case: Case) -> Group | None:
+    group = case.group
+    gone = group.fenced - case.seen.members.keys()
+    return replace(group, fenced=group.fenced - gone) if gone else None
+
+
+def _in_mode(case: Case, mode: Mode, reason: str) -> Group:
+    return replace(case.group, mode=mode, reason=reason, since=case.seen.now)
+
+
+def _without_waiting(case: Case, reason: str) -> Group:
+    mode = Mode.FORMING if case.group.mode is Mode.FORMING else Mode.ASYNC
+    return replace(_in_mode(case, mode, reason), required=False)
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition(
+        name="second writer fenced",
+        why="A server that is not the primary takes writes: it is fenced, and replaced, as its data may differ.",
+        made=_fence_second_writer,
+    ),
+    Transition(
+        name="replica started again",
+        why="A member of the sync set that has started again may lack what it acknowledged: first to be proven.",
+        made=_notice_restart,
+    ),
+    Transition(
+        name="replica lost",
+        why="A member of the sync set lost for `degrade_after` is told to acknowledge no more. Was it the last one:"
+        " `available` goes on asynchronously, stored before the primary is told; `strict` waits.",
+        made=_let_go,
+    ),
+    Transition(
+        name="replica left",
+        why="Its agent says that it acknowledges no more, or the cloud that it is cut off.",
+        made=_confirm_left,
+    ),
+    Transition(
+        name="replica removed",
+        why="What left is taken out of the sync set, in mode sync once another member has all the primary has.",
+        made=_remove,
+    ),
+    Transition(
+        name="replica remembers",
+        why="A member has all the primary had after the restart was noticed: nothing forgotten matters any more.",
+        made=_remember,
+    ),
+    Transition(
+        name="in step",
+        why="The primary waits for acknowledgements and a member has all it had when it confirmed that: mode sync.",
+        made=_in_step,
+    ),
+    Transition(
+        name="replica joins",
+        why="A replica that follows with little lag is stored in the sync set, then told to acknowledge.",
+        made=_join,
+    ),
+    Transition(
+        name="commits wait again",
+        why="A member acknowledges: the primary is told to wait for acknowledgements.",
+        made=_wait_for_acknowledgements,
+    ),
+    Transition(
+        name="commits wait no longer",
+        why="`available`: no replica came in step within `degrade_after`; stored before the primary is told.",
+        made=_give_up_waiting,
+    ),
+    Transition(
+        name="blocked",
+        why="`strict`: without a replica in step no write is acknowledged.",
+        made=_block,
+    ),
+    Transition(
+        name="named",
+        why="A group with one member only is single.",
+        made=_name_what_is_left,
+    ),
+    Transition(
+        name="replaced",
+        why="A fenced server that has been replaced is forgotten.",
+        made=_forget_the_replaced,
+    ),
+)
+
+
+def next_transition(case: Case) -> tuple[Transition, Group] | None:
+    for transition in TRANSITIONS:
+        group = transition.made(case)
+        if group is not None:
+            return transition, group
+    return None
