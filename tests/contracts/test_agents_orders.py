@@ -26,6 +26,7 @@ from relaunch.bus.messages import (
     ScriptToRun,
     Stored,
 )
+from relaunch.controller.agent_records import Report
 from relaunch.controller.agents import HelloSaid, TagsChanged
 from relaunch.errors import Conflict, Unavailable
 from relaunch.records.schema import instances, runs
@@ -115,6 +116,25 @@ async def test_a_late_copy_changes_nothing(at_work: AtWork) -> None:
     await agent.report(RunProgress(RunState("r1", "running"), 5))
     assert row_of(at_work, runs, "r1")["state"] == "succeeded"
     await agent.stop()
+
+
+async def test_reports_stored_in_one_transaction_count_one_after_the_other(at_work: AtWork) -> None:
+    at_work.base.records.begin_run("front1", order(), task=None)
+    told = [(RunState("r1", "running"), 1), (ended(), 2), (RunState("r1", "running"), 3), (ended("unheard-of"), 1)]
+
+    news = at_work.base.records.store_runs([Report(instance="front1", run=run, sequence=n) for run, n in told])
+
+    assert news == [True, True, False, False]
+    row = row_of(at_work, runs, "r1")
+    assert (row["state"], row["sequence"]) == ("succeeded", 2)
+    assert row["finished"] is not None
+
+
+async def test_a_run_that_ended_before_is_not_ordered_again(at_work: AtWork) -> None:
+    at_work.base.records.begin_run("front1", order(), task=None)
+    at_work.base.records.store_run("front1", ended(), 1)
+
+    assert await at_work.hub.run("front1", order(), task=None) == ended()
 
 
 async def test_a_report_of_an_unknown_run_is_answered_and_forgotten(at_work: AtWork) -> None:

@@ -275,6 +275,9 @@ KINDS: Dict[str, Type[Any]] = {
 }  # fmt: skip
 
 
+_known_hints: Dict[Type[Any], Dict[str, Any]] = {}
+
+
 def encode(message: Any) -> bytes:
     """The wire form of a message."""
     body = {"kind": type(message).__name__, **dataclasses.asdict(message)}
@@ -293,7 +296,7 @@ def decode(data: bytes) -> Any:
 
 
 def _built(kind: Type[Any], body: Dict[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     unknown = set(body) - set(hints)
     if unknown:
         raise BadInput(f"bus message {kind.__name__}: unknown field {', '.join(sorted(unknown))}")
@@ -301,6 +304,13 @@ def _built(kind: Type[Any], body: Dict[str, Any]) -> Any:
         return kind(**{name: _fitted(hints[name], value, f"{kind.__name__}.{name}") for name, value in body.items()})
     except TypeError as error:
         raise BadInput(f"bus message {kind.__name__}: {error}") from None
+
+
+def _hints(kind: Type[Any]) -> Dict[str, Any]:
+    """The fields' types, looked up once: as strings they would be evaluated anew each time."""
+    if kind not in _known_hints:
+        _known_hints[kind] = typing.get_type_hints(kind)
+    return _known_hints[kind]
 
 
 def _fitted(hint: Any, value: Any, where: str) -> Any:

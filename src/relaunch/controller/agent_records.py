@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -15,7 +15,7 @@ from relaunch.bus.messages import Hello, Published, RunScripts, RunState, Script
 from relaunch.clock import Clock
 from relaunch.controller.times import stamp
 from relaunch.controller.tokens import digest
-from relaunch.errors import Conflict, NotFound
+from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.records.schema import database_groups, deployments, instances, runs, servers
 from relaunch.servers.lifecycle import State
 
@@ -23,6 +23,34 @@ log = logging.getLogger("relaunch.agents")
 
 ENDED = ("succeeded", "failed", "cancelled")
 KNOWN_RUNS = 4096
+
+
+STORE = (
+    update(runs)
+    .where(runs.c.id == bindparam("run"))
+    .values(
+        state=bindparam("new_state"), detail=bindparam("new_detail"), results=bindparam("new_results"),
+        sequence=bindparam("new_sequence"), finished=bindparam("new_finished"),
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """A run that is to be ordered."""
+
+    instance: str
+    order: RunScripts
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an agent says of a run; unnumbered when it is an answer."""
+
+    instance: str
+    run: RunState
+    sequence: int | None
 
 
 class AgentRecords:
@@ -65,11 +93,16 @@ class AgentRecords:
 
     def refuse_gone(self, instance: str, *, phase: str = "") -> None:
         """Conflict when there is nothing to wait for any more."""
-        state = self._state(instance)
+        gone = self._gone(instance, self._state(instance), phase)
+        if gone is not None:
+            raise gone
+
+    def _gone(self, instance: str, state: str | None, phase: str) -> RelaunchError | None:
         if state is None:
-            raise NotFound(f"no instance {instance}")
+            return NotFound(f"no instance {instance}")
         if state == State.TERMINATED or (phase == "boot" and state == State.DECOMMISSIONING):
-            raise Conflict(f"the instance of {self.called(instance)} is {state}")
+            return Conflict(f"the instance of {self.called(instance)} is {state}")
+        return None
 
     def _state(self, instance: str) -> str | None:
         with self._database.connect() as connection:
@@ -99,34 +132,51 @@ class AgentRecords:
 
     def begin_run(self, instance: str, order: RunScripts, *, task: str | None) -> None:
         """The row of this run, without the inputs' values; nothing when it is there already."""
+        found = self.begin_runs([Beginning(instance=instance, order=order, task=task)])[0]
+        if isinstance(found, Exception):
+            raise found
+
+    def begin_runs(self, beginnings: Sequence[Beginning]) -> list[RunState | Exception | None]:
+        """The rows of these runs, in one transaction; for each its final state if it has ended, or why it cannot be."""
+        now = stamp(self._clock.now())
+        answers: list[RunState | Exception | None] = []
+        new: list[dict[str, Any]] = []
         with self._database.begin() as connection:
-            present = connection.execute(select(runs.c.instance_id).where(runs.c.id == order.run_id)).scalar()
-            if present is not None and present != instance:
-                raise Conflict(f"run {order.run_id} belongs to another instance")
-            if present is None:
-                connection.execute(
-                    insert(runs).values(
-                        id=order.run_id,
-                        instance_id=instance,
-                        task_id=task,
-                        phase=order.phase,
-                        order=_without_values(order),
-                        state="waiting",
-                        results=[],
-                        created=stamp(self._clock.now()),
-                    )
-                )
+            states = _by_id(connection, instances, (instances.c.state,), {each.instance for each in beginnings})
+            columns = (runs.c.instance_id, runs.c.state, runs.c.results, runs.c.detail)
+            present = _by_id(connection, runs, columns, {each.order.run_id for each in beginnings})
+            for each in beginnings:
+                run_id, row = each.order.run_id, present.get(each.order.run_id)
+                if row is not None and row.instance_id != each.instance:
+                    answers.append(Conflict(f"run {run_id} belongs to another instance"))
+                elif row is not None and row.state in ENDED:
+                    answers.append(_ended(row))
+                else:
+                    state = states[each.instance].state if each.instance in states else None
+                    answers.append(self._gone(each.instance, state, each.order.phase))
+                    if row is None and answers[-1] is None:
+                        new.append(
+                            {
+                                "id": run_id,
+                                "instance_id": each.instance,
+                                "task_id": each.task,
+                                "phase": each.order.phase,
+                                "order": _without_values(each.order),
+                                "state": "waiting",
+                                "results": [],
+                                "created": now,
+                            }
+                        )
+            if new:
+                connection.execute(insert(runs), new)
+        return answers
 
     def ended_run(self, run_id: str) -> RunState | None:
         """Its final state, None while it has none."""
         with self._database.connect() as connection:
-            row = connection.execute(
-                select(runs.c.state, runs.c.results, runs.c.detail).where(runs.c.id == run_id)
-            ).first()
-        if row is None or row[0] not in ENDED:
-            return None
-        results = [ScriptResult(**result) for result in row[1]]
-        return RunState(run_id=run_id, state=row[0], results=results, detail=row[2])
+            columns = (runs.c.state, runs.c.results, runs.c.detail)
+            row = _by_id(connection, runs, columns, {run_id}).get(run_id)
+        return None if row is None else _ended(row)
 
     def owns_run(self, instance: str, run_id: str) -> bool:
         """An agent may write output only to runs it was given."""
@@ -142,28 +192,47 @@ class AgentRecords:
 
     def store_run(self, instance: str, run: RunState, sequence: int | None) -> bool:
         """Keep it unless it is late, ended already, or not this instance's; did anything change?"""
-        if run.state == "unknown":
-            return False
+        return self.store_runs([Report(instance=instance, run=run, sequence=sequence)])[0]
+
+    def store_runs(self, reports: Sequence[Report]) -> list[bool]:
+        """The same for many, in their order and in one transaction."""
+        now = stamp(self._clock.now())
+        changed: list[bool] = []
+        values: list[dict[str, Any]] = []
         with self._database.begin() as connection:
-            row = connection.execute(
-                select(runs.c.instance_id, runs.c.state, runs.c.sequence).where(runs.c.id == run.run_id)
-            ).first()
-            if row is None or row[0] != instance:
-                log.warning("%s reports run %s, which is none of its", self.called(instance), run.run_id)
-                return False
-            if row[1] in ENDED or (sequence is not None and sequence <= row[2]):
-                return False
-            values: dict[str, Any] = {
-                "state": run.state,
-                "results": [asdict(result) for result in run.results],
-                "detail": run.detail,
-            }
-            if sequence is not None:
-                values["sequence"] = sequence
-            if run.state in ENDED:
-                values["finished"] = stamp(self._clock.now())
-            connection.execute(update(runs).where(runs.c.id == run.run_id).values(values))
-        return True
+            columns = (runs.c.instance_id, runs.c.state, runs.c.sequence, runs.c.finished)
+            rows = _by_id(connection, runs, columns, {each.run.run_id for each in reports})
+            known = {run_id: dict(row._mapping) for run_id, row in rows.items()}
+            for each in reports:
+                run, row = each.run, known.get(each.run.run_id)
+                changed.append(self._is_news(each, row))
+                if row is None or not changed[-1]:
+                    continue
+                row["state"] = run.state
+                row["sequence"] = row["sequence"] if each.sequence is None else each.sequence
+                row["finished"] = now if run.state in ENDED else row["finished"]
+                values.append(
+                    {
+                        "run": run.run_id,
+                        "new_state": run.state,
+                        "new_detail": run.detail,
+                        "new_results": [asdict(result) for result in run.results],
+                        "new_sequence": row["sequence"],
+                        "new_finished": row["finished"],
+                    }
+                )
+            if values:
+                connection.execute(STORE, values)
+        return changed
+
+    def _is_news(self, report: Report, row: Mapping[str, Any] | None) -> bool:
+        if report.run.state == "unknown":
+            return False
+        if row is None or row["instance_id"] != report.instance:
+            log.warning("%s reports run %s, which is none of its", self.called(report.instance), report.run.run_id)
+            return False
+        late = report.sequence is not None and report.sequence <= row["sequence"]
+        return row["state"] not in ENDED and not late
 
     def fail_run(self, run_id: str, why: str) -> None:
         with self._database.begin() as connection:
@@ -203,6 +272,18 @@ class AgentRecords:
         primary, epoch = group
         fenced = server.state in (State.SET_ASIDE, State.TERMINATED)
         return primary == server.id and server.instance_id == instance and not fenced, epoch
+
+
+def _ended(row: Any) -> RunState | None:
+    if row.state not in ENDED:
+        return None
+    results = [ScriptResult(**result) for result in row.results]
+    return RunState(run_id=row.id, state=row.state, results=results, detail=row.detail)
+
+
+def _by_id(connection: Connection, table: Any, columns: Sequence[Any], ids: Collection[str]) -> dict[str, Any]:
+    rows = connection.execute(select(table.c.id, *columns).where(table.c.id.in_(ids)))
+    return {row.id: row for row in rows}
 
 
 def _group_of(connection: Connection, deployment: str, server: str) -> tuple[str | None, int] | None:

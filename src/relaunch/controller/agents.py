@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -37,9 +37,11 @@ from relaunch.bus.messages import (
     decode,
     encode,
 )
-from relaunch.controller.agent_records import AgentRecords
+from relaunch.controller.agent_records import ENDED, AgentRecords, Beginning, Report
 from relaunch.controller.bus import Bus
+from relaunch.controller.group_commit import GroupCommit
 from relaunch.controller.output_logs import OutputLogs
+from relaunch.controller.waiting import Waiters
 from relaunch.errors import BadInput, Conflict, Unavailable
 
 log = logging.getLogger("relaunch.agents")
@@ -51,6 +53,7 @@ HEARTBEAT_SECONDS = 2.0
 WRITE_SEEN_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 10.0
 ROLE_MARGIN_SECONDS = 0.5
+REPORTS_SETTLE_SECONDS = 0.01  # reports of many servers come together: one commit for those within a moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +104,6 @@ class _Link:
     seen_written: bool = False
 
 
-@dataclass(slots=True)
-class _Waiter:
-    """Someone in `run` or `wait_connected`."""
-
-    instance: str
-    run: str = ""
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class AgentHub:
     def __init__(self, bus: Bus, records: AgentRecords, output: OutputLogs, *, version: str) -> None:
         self._bus = bus
@@ -118,10 +112,13 @@ class AgentHub:
         self._version = version
         self._links: dict[str, _Link] = {}
         self._admitted: dict[str, int] = {}  # the newest connection of each agent
-        self._waiters: list[_Waiter] = []
+        self._waiters = Waiters()
         self._listeners: list[Callable[[AgentEvent], None]] = []
         self._clock_task: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._beginnings = GroupCommit(records.begin_runs, settle_seconds=0.0)
+        self._reports = GroupCommit(self._store_reports, settle_seconds=REPORTS_SETTLE_SECONDS)
 
     def subscribe(self, listener: Callable[[AgentEvent], None]) -> None:
         """Called in the event loop at each event; must return at once."""
@@ -137,6 +134,7 @@ class AgentHub:
         for task in (self._clock_task, *self._retiring):
             if task:
                 task.cancel()
+        self._reports.flush()
         self._write_seen()
 
     # what workflows ask for
@@ -150,8 +148,7 @@ class AgentHub:
     async def wait_connected(self, instance: str, *, timeout_seconds: float) -> None:
         """Until the agent has said hello on its present connection; Unavailable names it when time is over."""
         end = time.monotonic() + timeout_seconds
-        waiter = self._wait_as(_Waiter(instance))
-        try:
+        with self._waiters.waiting(instance) as waiter:
             while not self.connected(instance):
                 self._records.refuse_gone(instance)
                 remaining = end - time.monotonic()
@@ -160,9 +157,7 @@ class AgentHub:
                         f"the agent of {self._records.called(instance)} has not connected in {timeout_seconds:g} s",
                         hint="its console shows how far it came: relaunch server console NAME",
                     )
-                await _woken(waiter, min(remaining, ASK_AGAIN_SECONDS))
-        finally:
-            self._waiters.remove(waiter)
+                await waiter.woken(min(remaining, ASK_AGAIN_SECONDS))
 
     async def order(self, instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
         """Unavailable when no such agent is connected, Conflict with its reason when it refuses."""
@@ -201,22 +196,22 @@ class AgentHub:
 
     async def run(self, instance: str, order: RunScripts, *, task: str | None) -> RunState:
         """Give the order (again, if need be: the agent knows the run_id) and wait until it ended; stored meanwhile."""
-        self._records.begin_run(instance, order, task=task)
-        waiter = self._wait_as(_Waiter(instance, order.run_id))
         given_on: int | None = None
-        try:
-            while (ended := self._records.ended_run(order.run_id)) is None:
-                self._records.refuse_gone(instance, phase=order.phase)
+        with self._waiters.waiting(instance, order.run_id) as waiter:
+            waiter.ended = await self._beginnings.put(Beginning(instance=instance, order=order, task=task))
+            while waiter.ended is None:
                 link = self._links.get(instance)
                 if link is not None and given_on != link.connection:
                     if await self._give(instance, order):
                         given_on = link.connection
-                    continue
-                if not await _woken(waiter, ASK_AGAIN_SECONDS) and link is not None:
-                    given_on = given_on if await self._still_knows(instance, order.run_id) else None
-            return ended
-        finally:
-            self._waiters.remove(waiter)
+                        continue
+                elif not await waiter.woken(ASK_AGAIN_SECONDS):
+                    waiter.ended = self._records.ended_run(order.run_id)
+                    if link is not None and not await self._still_knows(instance, order.run_id):
+                        given_on = None
+                if waiter.ended is None:
+                    self._records.refuse_gone(instance, phase=order.phase)
+            return waiter.ended
 
     def last_output(self, run: str, index: int, *, last_bytes: int = 2000) -> str:
         """The end of what a script wrote, as far as it has arrived; "" when nothing has."""
@@ -231,7 +226,7 @@ class AgentHub:
         except (Conflict, BadInput) as error:
             self._records.fail_run(order.run_id, error.message)
             raise
-        if accepted.run is not None:
+        if accepted.run is not None and accepted.run.state != "running":  # that it runs is told again, or its end is
             self._store_run(instance, accepted.run)
         return True
 
@@ -275,8 +270,16 @@ class AgentHub:
         except Exception:  # outermost frame of the bus: one message must not end the subscription
             log.exception("a message of %s could not be handled", agent)
             return  # unanswered: the agent sends it again
-        if message.reply and answer is not None:
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(lambda stored: self._stored(message, stored))
+        elif message.reply and answer is not None:
             await message.respond(encode(answer))
+
+    def _stored(self, message: Msg, stored: asyncio.Future[bool]) -> None:
+        if message.reply and not stored.cancelled() and stored.exception() is None:  # else it is sent again
+            task = asyncio.ensure_future(message.respond(encode(Stored())))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
     def _answer(self, agent: str, message: Any) -> object | None:
         link = self._links.get(agent)
@@ -292,8 +295,7 @@ class AgentHub:
             case Hello():
                 return self._hello(agent, message)
             case RunProgress():
-                self._store_run(agent, message.run, message.sequence)
-                return Stored()
+                return self._store_run(agent, message.run, message.sequence)
             case Published():
                 self._records.publish(agent, message)
                 self._tell(TagsChanged(instance=agent))
@@ -315,7 +317,8 @@ class AgentHub:
         self._links[agent] = _Link(self._admitted.get(agent, 0), time.monotonic())
         for run in hello.runs:
             self._store_run(agent, run)
-        self._wake(agent)
+        self._reports.flush()
+        self._waiters.wake(agent)
         log.info("%s is connected (agent %s)", self._records.called(agent), hello.agent_version)
         self._tell(HelloSaid(instance=agent, hello=hello))
         return Welcome(controller_version=self._version, heartbeat_seconds=HEARTBEAT_SECONDS)
@@ -335,10 +338,19 @@ class AgentHub:
         if connection is not None:
             await self._bus.disconnect(connection)
 
-    def _store_run(self, agent: str, run: RunState, sequence: int | None = None) -> None:
-        if self._records.store_run(agent, run, sequence):
-            self._wake(agent, run.run_id)
-            self._tell(RunChanged(instance=agent, run=run.run_id))
+    def _store_run(self, agent: str, run: RunState, sequence: int | None = None) -> asyncio.Future[bool]:
+        """Done once it is stored, with whether it was news."""
+        stored = self._reports.put(Report(instance=agent, run=run, sequence=sequence))
+        stored.add_done_callback(_log_unstored)
+        return stored
+
+    def _store_reports(self, reports: Sequence[Report]) -> list[bool]:
+        changed = self._records.store_runs(reports)
+        for report in [report for report, news in zip(reports, changed, strict=True) if news]:
+            ended = report.run if report.run.state in ENDED else None
+            self._waiters.wake(report.instance, report.run.run_id, ended)
+            self._tell(RunChanged(instance=report.instance, run=report.run.run_id))
+        return changed
 
     def _lose(self, agent: str) -> None:
         if self._links.pop(agent, None) is not None:
@@ -351,15 +363,6 @@ class AgentHub:
                 listener(event)
             except Exception:  # a listener's fault must not become the agent's
                 log.exception("a listener failed on %s", event)
-
-    def _wait_as(self, waiter: _Waiter) -> _Waiter:
-        self._waiters.append(waiter)
-        return waiter
-
-    def _wake(self, agent: str, run: str = "") -> None:
-        for waiter in self._waiters:
-            if waiter.instance == agent and (not run or waiter.run == run):
-                waiter.woken.set()
 
     async def _tick(self) -> None:
         written = time.monotonic()
@@ -382,10 +385,6 @@ class AgentHub:
             self._links[agent].seen_written = True
 
 
-async def _woken(waiter: _Waiter, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(waiter.woken.wait(), seconds)
-    except TimeoutError:
-        return False
-    waiter.woken.clear()
-    return True
+def _log_unstored(stored: asyncio.Future[bool]) -> None:
+    if not stored.cancelled() and stored.exception() is not None:
+        log.error("a report could not be stored: %s", stored.exception())

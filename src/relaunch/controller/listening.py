@@ -14,7 +14,9 @@ IP_FREEBIND = 15  # of ip(7); Python has no name for it before 3.14
 
 def listen(address: str, port: int, *, purpose: str) -> socket.socket:
     """A listening socket, also on an address that no interface has yet; Conflict names who has the port."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only where the protocol is named; without it an answer's body waits 40 ms for an
+    # acknowledgement of its head.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     try:

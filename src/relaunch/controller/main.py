@@ -24,7 +24,7 @@ from relaunch.clouds.cloud import Cloud, Image, InstanceId
 from relaunch.clouds.local.cloud import LocalCloud
 from relaunch.controller import admin_api, agent_api, tasks_api
 from relaunch.controller.activity import Activity
-from relaunch.controller.agents import AgentEvent, AgentHub, AgentLost, HelloSaid, RunChanged, TagsChanged
+from relaunch.controller.agents import AgentEvent, AgentHub, AgentLost, HelloSaid, TagsChanged
 from relaunch.controller.bus import Bus
 from relaunch.controller.enrolments import EnrolmentDesk
 from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
@@ -254,12 +254,11 @@ async def _start_acting(
                 sites.poke()
             case AgentLost():
                 watch.poke()
-            case RunChanged():
-                sites.poke()
 
     hub.subscribe(heard)
     hub.subscribe(upgrades.heard)
-    workflows.subscribe(sites.poke)
+    # A script moves no server: what it publishes pokes by itself.
+    workflows.subscribe(sites.poke, but_not=("run",))
     stack.push_async_callback(bus.stop)
     stack.push_async_callback(hub.stop)
     stack.push_async_callback(upgrades.stop)

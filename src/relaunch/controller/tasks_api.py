@@ -49,9 +49,9 @@ async def show_task(request: Request, id: str) -> dict[str, Any]:
         ).mappings()
         own = connection.execute(select(runs).where(runs.c.task_id == id).order_by(runs.c.created)).mappings()
         return {
-            **row,
-            "steps": [dict(step) for step in steps],
-            "children": [dict(child) for child in children],
+            **_plain(row),
+            "steps": [_plain(step) for step in steps],
+            "children": [_plain(child) for child in children],
             "runs": [run_shown(run) for run in own],
         }
 
@@ -109,7 +109,12 @@ def run_shown(row: Any) -> dict[str, Any]:
         {**result, "name": scripts[result["index"]]["name"] if result["index"] < len(scripts) else ""}
         for result in row["results"]
     ]
-    return {**row, "results": results}
+    return {**_plain(row), "results": results}
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """With plain strings as names: SQLAlchemy's own kind costs more to write as JSON than all the values."""
+    return {str(name): value for name, value in row.items()}
 
 
 def _run(request: Request, id: str) -> Any:

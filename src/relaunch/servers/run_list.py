@@ -19,7 +19,7 @@ from relaunch.servers.images import image_key
 from relaunch.servers.inputs import Facts, ResolvedInput, ResolvedInputs
 from relaunch.servers.ports import Ports
 from relaunch.servers.scripts import InputDeclaration, Script
-from relaunch.servers.store import ServerRow, Store
+from relaunch.servers.store import Row, ServerRow, Store
 from relaunch.servers.templates import ServerTemplate, template_hash
 from relaunch.servers.values import parse_value
 
@@ -113,9 +113,12 @@ def bake_order(ports: Ports, builder: str, run_id: str) -> RunScripts:
     return _order(ports, row, run_id, "bake", row["run_list"]["bake"], packages=packages)
 
 
-def given_order(ports: Ports, script: Plain, target: Plain) -> RunScripts:
-    """One script on one instance. script: name, entry (None: the instance's own operational one), inputs (written)."""
-    row = Store(ports.database, ports.clock).instance(target["instance"])
+def given_order(ports: Ports, script: Plain, target: Plain, *, row: Row | None = None) -> RunScripts:
+    """One script on one instance. script: name, entry (None: the instance's own operational one), inputs (written).
+
+    `row`: the instance's, when it is at hand.
+    """
+    row = row or Store(ports.database, ports.clock).instance(target["instance"])
     entry = script["entry"] or operational_entry(row["run_list"], script["name"], target["server"])
     return _order(ports, row, target["run_id"], "operational", [entry], given=script["inputs"])
 
@@ -146,10 +149,11 @@ def _order(
 ) -> RunScripts:
     resolved = _resolved(row["run_list"]["inputs"], given or {})
     scripts = [_script(entry) for entry in entries]
-    sealed = json.loads(ports.vault.unseal(row["sealed_inputs"])) if row["sealed_inputs"] else {}
     needed = inputs.credentials_needed(scripts, resolved)
+    sealed = json.loads(ports.vault.unseal(row["sealed_inputs"])) if needed and row["sealed_inputs"] else {}
     credentials = {name: sealed.get(name) or ports.vault.credential(name) for name in needed}
-    facts = _facts(ports, row)
+    # What a script declares is all it gets: without inputs nobody need look at every other server.
+    facts = _facts(ports, row) if any(script.inputs for script in scripts) else Facts()
     return RunScripts(
         run_id=run_id,
         phase=phase,

@@ -10,6 +10,7 @@ from relaunch.errors import Failed, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, while_it_runs
 from relaunch.servers.ports import Ports
+from relaunch.servers.store import Row, Store
 from relaunch.workflows.durable import Cancelled, Run, workflow
 
 
@@ -30,14 +31,18 @@ async def run_script(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _everywhere(run: Run, args: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(await asyncio.gather(*(_on_one(run, args, target) for target in args["targets"])))
+    store = Store(run.ports.database, run.ports.clock)
+    rows = store.instances([target["instance"] for target in args["targets"]])
+    return list(
+        await asyncio.gather(*(_on_one(run, args, target, rows.get(target["instance"])) for target in args["targets"]))
+    )
 
 
-async def _on_one(run: Run, args: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+async def _on_one(run: Run, args: dict[str, Any], target: dict[str, Any], row: Row | None) -> dict[str, Any]:
     ports: Ports = run.ports
     plain = {"server": target["server"], "run": target["run_id"]}
     try:
-        order = run_list.given_order(ports, args["script"], target)
+        order = run_list.given_order(ports, args["script"], target, row=row)
         running = ports.agents.run(target["instance"], order, task=run.task)
         ended: RunState = await while_it_runs(ports, target["instance"], running)
     except RelaunchError as error:

@@ -188,15 +188,16 @@ def prepared_run(orders: Orders, servers: Sequence[str], script: Any, inputs: Ma
     for written in inputs.values():
         parse_value(written)
     plain = {"name": name, "entry": entry, "inputs": dict(inputs)}
+    found = _several(orders, servers)
     for full_name in dict.fromkeys(servers):
         try:
-            row = _instance(orders, orders.store.server(full_name))
+            row = found.get(full_name) or _instance(orders, orders.store.server(full_name))
             if State(row["state"]) not in RUNNABLE:
                 raise Conflict(f"{full_name} is {row['state']}")
             if not orders.ports.agents.connected(row["id"]):
                 raise Conflict(f"the agent of {full_name} is not connected")
             target = {"server": full_name, "instance": row["id"], "run_id": f"run-{new_id()}"}
-            run_list.given_order(orders.ports, plain, target)
+            run_list.given_order(orders.ports, plain, target, row=row)
         except RelaunchError as error:
             problems.append("; ".join(filter(None, (error.message, error.hint))))
         else:
@@ -204,6 +205,15 @@ def prepared_run(orders: Orders, servers: Sequence[str], script: Any, inputs: Ma
     if problems:
         raise Conflict("\n".join(problems))
     return {"script": plain, "targets": targets}
+
+
+def _several(orders: Orders, names: Sequence[str]) -> dict[str, Row]:
+    """The instances of these servers by full name, in a few queries; who has none is left out."""
+    deployments = dict.fromkeys(name.partition("/")[0] for name in names)
+    servers = [server for deployment in deployments for server in orders.store.servers(deployment)]
+    wanted = {server.full_name: server.instance_id for server in servers if server.full_name in set(names)}
+    rows = orders.store.instances([each for each in wanted.values() if each])
+    return {name: rows[each] for name, each in wanted.items() if each in rows}
 
 
 def _script_entry(orders: Orders, script: Any) -> tuple[dict[str, Any] | None, str]:

@@ -86,7 +86,7 @@ class Run:
 
         async def effect() -> dict[str, Any]:
             self.workflows.tasks.step_started(self.task, number, name)
-            self.workflows.changed()
+            self.workflows.changed(self.asked.kind)
             started = time.monotonic()
             outcome = await self._outcome(name, act, args, waits)
             if self.workflows.after_effect is not None:
@@ -94,7 +94,7 @@ class Run:
             state, detail = ("failed", outcome["error"]["message"]) if "error" in outcome else ("succeeded", "")
             seconds = round(time.monotonic() - started, 4)
             self.workflows.tasks.step_ended(self.task, number, state, seconds=seconds, detail=detail)
-            self.workflows.changed()
+            self.workflows.changed(self.asked.kind)
             return outcome
 
         outcome = await self.workflows.recorded(name, effect)
@@ -160,7 +160,7 @@ class Run:
     def note(self, detail: str) -> None:
         """What the running step is at, in words, for whoever looks on."""
         self.workflows.tasks.step_detail(self.task, self._number, detail)
-        self.workflows.changed()
+        self.workflows.changed(self.asked.kind)
 
     async def start_child(self, kind: str, workflow_id: str, args: dict[str, Any], *, title: str, subject: str) -> None:
         """Call it inside a step; the same id again is the same child."""
@@ -194,20 +194,24 @@ class Workflows:
         self.after_effect = after_effect
         self._url = workflow_database_url
         self._poll_seconds = poll_seconds  # how soon DBOS sees that it is to stop
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[tuple[Callable[[], None], Sequence[str]]] = []
         self._runs: dict[str, Run] = {}
         self._bodies: dict[str, asyncio.Task[Any]] = {}
         self._ended: dict[str, _Watched] = {}
         self._dbos: Any = None
         self._entry: Any = None
 
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """Called in the event loop, without arguments, at every change of a task or step; must return at once."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Callable[[], None], *, but_not: Sequence[str] = ()) -> None:
+        """Called in the event loop, without arguments, at every change of a task or step; must return at once.
 
-    def changed(self) -> None:
-        for listener in self._listeners:
-            listener()
+        `but_not`: kinds of workflows whose changes are none of the listener's.
+        """
+        self._listeners.append((listener, but_not))
+
+    def changed(self, kind: str = "") -> None:
+        for listener, but_not in self._listeners:
+            if kind not in but_not:
+                listener()
 
     async def start(self, ports: Any) -> None:
         """Ready for work; what a killed controller left unfinished goes on within about a second."""
@@ -239,7 +243,7 @@ class Workflows:
         # A context of its own: DBOS would count a workflow started inside a step as an operation of that step.
         start = self._start(workflow_id, asdict(asked), args)
         await asyncio.get_running_loop().create_task(start, context=contextvars.Context())
-        self.changed()
+        self.changed(asked.kind)
 
     async def _start(self, workflow_id: str, asked: dict[str, Any], args: dict[str, Any]) -> None:
         from dbos import SetWorkflowID
@@ -300,7 +304,7 @@ class Workflows:
         self.tasks.end(workflow_id, asked, state, error=error, result=result)
         if (watched := self._ended.pop(workflow_id, None)) is not None:
             watched.done.set()
-        self.changed()
+        self.changed(asked.kind)
 
 
 def _launched(url: str, body: Callable[..., Awaitable[Any]], poll_seconds: float) -> tuple[Any, Any]:
