@@ -13,8 +13,19 @@ def write_whole(file: Path, content: Union[str, bytes], *, mode: int = 0o644, du
     """Replace `file` in one step; with `durable` it is on the disk before this returns."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    write_new(beside, content.encode() if isinstance(content, str) else content, mode=mode, durable=durable)
+    beside.replace(file)
+    if durable:
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_new(file: Path, data: bytes, *, mode: int, durable: bool = False) -> None:
+    """Where nobody looks before it is whole."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         os.fchmod(descriptor, mode)
         view = memoryview(data)
@@ -24,13 +35,6 @@ def write_whole(file: Path, content: Union[str, bytes], *, mode: int = 0o644, du
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    beside.replace(file)
-    if durable:
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_json(file: Path, value: Any, *, mode: int = 0o600, durable: bool = False) -> None:

@@ -17,7 +17,7 @@ from relaunch.bus.messages import Output, RunScripts
 from relaunch.errors import Unavailable
 from relaunch_agent import runner
 from relaunch_agent.blobs import BlobStore
-from relaunch_agent.disk import read_json, remove, write_json, write_whole
+from relaunch_agent.disk import read_json, write_json, write_new
 from relaunch_agent.link import Link
 from relaunch_agent.run_log import HEAD_BYTES, LogReader, late_of
 from relaunch_agent.streaming import Sent, after_sending, next_piece, on_character_bounds
@@ -31,13 +31,16 @@ class Job:
     def __init__(self, folder: Path, log: Path) -> None:
         self.folder = folder
         self.log = log
+        self._order: Dict[str, Any] = {}  # for the runner, from its preparation until its start: it holds secrets
         self._runner = 0  # process id, while it is a child of ours that was not waited for
+        self.ended = asyncio.Event()  # set at once when a runner of ours has a result or is gone
 
     async def prepare(
         self, order: RunScripts, index: int, before: List[Dict[str, object]], blobs: BlobStore, *, agent: str
     ) -> None:
-        """Everything the runner needs into the job's folder, `job.json` last."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Everything the runner needs: files into the job's folder, the rest kept until `start`."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "attachments").mkdir(parents=True, mode=0o700)
         work = self.folder / "work"
         work.mkdir()
@@ -47,11 +50,11 @@ class Job:
             wanted = (script.blob, *script.attachments)
             files = await asyncio.gather(*(blobs.file(each, patience_seconds=FILES_SECONDS) for each in wanted))
             program = self.folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", Path(script.name).name).strip(".-") or "script")
-            if program.name in ("job.json", "result.json", "lock", "started", "sent", "work", "attachments"):
+            if program.name in ("result.json", "lock", "started", "sent", "work", "attachments", "runner.err"):
                 program = program.with_name(f"script-{program.name}")
-            write_whole(program, files[0].read_bytes(), mode=0o700)
+            write_new(program, files[0].read_bytes(), mode=0o700)
             for blob, file in zip(script.attachments, files[1:]):
-                write_whole(self.folder / "attachments" / Path(blob.name).name, file.read_bytes(), mode=0o600)
+                write_new(self.folder / "attachments" / Path(blob.name).name, file.read_bytes(), mode=0o600)
             argv = [str(program)]
         inputs = dict(script.inputs) if script else {}
         environment = {
@@ -66,7 +69,7 @@ class Job:
             "RS_SELF_HREF": f"/api/v1/instances/{agent}",
             **({"RS_REBOOT": "true"} if order.reboot else {}),
         }
-        job = {
+        self._order = {
             "argv": argv,
             "before": [{**command} for command in before],
             "environment": environment,
@@ -75,16 +78,30 @@ class Job:
             "work_folder": str(work),
             "log": str(self.log),
         }
-        write_json(self.folder / "job.json", job)
 
     def start(self) -> None:
-        """Followed through its files, as after a restart.
+        """Followed through its files, as after a restart; only its end is told through a pipe, sooner than seen.
 
         A fork, not a new Python: that alone would cost more than most scripts. The agent has no threads.
         """
-        self._runner = os.fork()
+        ending, told = os.pipe()
+        try:
+            self._runner = os.fork()
+        except OSError:
+            os.close(ending)
+            os.close(told)
+            raise
         if self._runner == 0:
-            runner.begin(self.folder)
+            runner.begin(self.folder, self._order, told)
+        self._order = {}
+        os.close(told)
+        asyncio.get_running_loop().add_reader(ending, self._has_ended, ending)
+
+    def _has_ended(self, ending: int) -> None:
+        """Its last word, or its end without one."""
+        asyncio.get_running_loop().remove_reader(ending)
+        os.close(ending)
+        self.ended.set()
 
     def cancel(self) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
@@ -96,7 +113,7 @@ class Job:
 
     def forget(self) -> None:
         """Remove what only the script needed, and what was secret."""
-        remove(self.folder / "job.json")
+        self._order = {}
         shutil.rmtree(self.folder / "attachments", ignore_errors=True)
         shutil.rmtree(self.folder / "work", ignore_errors=True)
 
@@ -141,13 +158,13 @@ class JobFollower:
 
     async def result(self) -> Dict[str, Any]:
         """The runner's result, as soon as there is one."""
-        began, looked = time.monotonic(), 0.0
+        began = looked = time.monotonic()
         while True:
             result = self._job.result()
             if result is not None:
                 return result
             now = time.monotonic()
-            if now - looked > 0.5:
+            if now - looked > 0.5 or self._job.ended.is_set():
                 looked = now
                 # `started` is looked at before the lock: a runner may take that and write this right now.
                 expected = (self._job.folder / "started").exists() or now - began > START_SECONDS
@@ -158,8 +175,16 @@ class JobFollower:
                         "output_bytes": self._reader.total(),
                     }  # fmt: skip
             await self._pump(ended=False)
-            # A short script is noticed at once, a long one costs ten looks a second.
-            await asyncio.sleep(min(0.1, max(0.005, (now - began) / 20)))
+            await self._rest(now - began)
+
+    async def _rest(self, seconds_so_far: float) -> None:
+        """Until the next look at the output: soon at first, ten a second later on; the end is noticed at once."""
+        pause = min(0.1, max(0.02, seconds_so_far / 20))
+        if self._job.ended.is_set():
+            await asyncio.sleep(pause)
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._job.ended.wait(), pause)
 
     async def finish(self) -> None:
         """Send the rest, now or when connected again; then what detached children still write; then tidy up."""

@@ -29,6 +29,8 @@ class Run:
     acknowledged: int = 0
     cancelled: bool = False
     at: float = field(default_factory=time.time)
+    saved: int = 0  # the sequence that is on the disk
+    unreported_since: float = field(default_factory=time.monotonic)
 
     @property
     def ended(self) -> bool:
@@ -50,7 +52,7 @@ class Journal:
         results = [ScriptResult(index, "waiting") for index in range(order.start_at, len(order.scripts))]
         run = Run(order.run_id, order, RunState(order.run_id, "running", results), boot_id, sequence=1)
         write_whole(self._folder / run.run_id / "order.json", encode(order), mode=0o600)
-        # The order is accepted once this is on the disk.
+        # The order is accepted once this is on the disk: after a loss of power it is not carried out again.
         self.save(run, durable=True)
         return run
 
@@ -60,9 +62,15 @@ class Journal:
             "acknowledged": run.acknowledged, "cancelled": run.cancelled, "at": run.at,
         }  # fmt: skip
         write_json(self._folder / run.run_id / "run.json", known, durable=durable)
+        run.saved = run.sequence
         if run.ended:
             run.order = None
             remove(self._folder / run.run_id / "order.json")
+
+    def save_acknowledged(self, run: Run) -> None:
+        """Not urgent: what is reported twice is stored once. Nothing when the run is forgotten."""
+        if (self._folder / run.run_id).exists():
+            self.save(run)
 
     def load(self) -> List[Run]:
         """All runs on disk, oldest first; the oldest acknowledged ones beyond KEPT_RUNS are removed."""

@@ -1,7 +1,7 @@
 """Runs one script to its end, apart from the agent: a restarted or upgraded agent finds it still running.
 
-Forked by the agent for each script. The job folder holds `job.json`; the runner holds a lock on `lock` while it lives,
-and writes `started` before the first exec and `result.json` at the end. SIGTERM to the runner cancels.
+Forked by the agent for each script, which hands it the job. The runner holds a lock on the job folder's `lock` while it
+lives, and writes `started` before the first exec and `result.json` at the end. SIGTERM to the runner cancels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import select
@@ -27,6 +28,8 @@ PACKAGES_SECONDS = 1800.0
 QUIET_SECONDS = 0.05  # after the exit, no output for so long: what still holds the pipe is a daemon
 DRAIN_SECONDS = 0.5
 LATE_SECONDS = 600.0
+# What Python ignores or handles, and a script expects as the system has it.
+RESET = (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ)
 
 
 class Execution:
@@ -120,38 +123,18 @@ class Execution:
         self._cancelled = True
 
     def _start(self, argv: List[str]) -> Tuple[int, str]:
-        """(process id, "") or (0, why it could not be started)."""
-        trouble_reader, trouble_writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(trouble_reader)
-            self._become(argv, trouble_writer)
-        os.close(trouble_writer)
-        trouble = os.read(trouble_reader, 64)
-        os.close(trouble_reader)
-        if not trouble:
-            return child, ""
-        os.waitpid(child, 0)
-        return 0, _why_not_started(argv[0], int(trouble))
+        """(process id, "") or (0, why it could not be started).
 
-    def _become(self, argv: List[str], trouble: int) -> NoReturn:
-        number = 0
+        Spawned rather than forked: our memory, a copy of the agent's, need not be copied once more.
+        """
+        os.umask(0o022)
+        own = _oom_score_adjusted("0")
+        number = errno.ETXTBSY
         try:
-            os.setsid()
-            for name in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT):
-                signal.signal(name, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(nothing, 0)
-            os.dup2(self._writer, 1)
-            os.dup2(self._writer, 2)
-            os.umask(0o022)
             os.chdir(self._job["work_folder"])
-            with contextlib.suppress(OSError):
-                Path("/proc/self/oom_score_adj").write_text("0")
             for _ in range(20):
                 try:
-                    os.execve(argv[0], argv, self._job["environment"])
+                    return self._spawned(argv), ""
                 except OSError as error:
                     number = error.errno or errno.EIO
                     if number != errno.ETXTBSY:  # another fork of the agent may hold the file open for a moment
@@ -159,8 +142,34 @@ class Execution:
                 time.sleep(0.01)
         except OSError as error:
             number = error.errno or errno.EIO
-        os.write(trouble, str(number).encode())
-        os._exit(127)
+        finally:
+            os.chdir("/")
+            _oom_score_adjusted(own)
+        return 0, _why_not_started(argv[0], number)
+
+    def _spawned(self, argv: List[str]) -> int:
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, self._writer, 1),
+            (os.POSIX_SPAWN_DUP2, self._writer, 2),
+        ]
+        return os.posix_spawn(
+            argv[0], argv, self._job["environment"], file_actions=actions, setsid=True, setsigmask=(), setsigdef=RESET
+        )
+
+
+def _oom_score_adjusted(score: str) -> str:
+    """What it was before; "" when that cannot be told, and is not changed then."""
+    if not score:
+        return ""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123
+            before = file.read().strip()
+            file.seek(0)
+            file.write(score)
+        return before
+    except OSError:
+        return ""
 
 
 def _signal_group(child: int, what: signal.Signals) -> None:
@@ -192,8 +201,7 @@ def _why_not_started(program: str, number: int) -> str:
     return f"cannot be executed: {os.strerror(number)}"
 
 
-def run_job(folder: Path) -> None:
-    job = json.loads((folder / "job.json").read_text())
+def run_job(folder: Path, job: Dict[str, Any], told: int) -> None:
     log_file = Path(job["log"])
     log = LogWriter(log_file, job["secrets"])
     execution = Execution(job, log)
@@ -218,29 +226,34 @@ def run_job(folder: Path) -> None:
     }  # fmt: skip
     (folder / ".result").write_text(json.dumps(result))
     (folder / ".result").replace(folder / "result.json")
+    os.close(told)
     shutil.rmtree(job["work_folder"], ignore_errors=True)
     if not execution.output_ended:
         execution.linger(late_of(log_file))
 
 
-def begin(folder: Path) -> NoReturn:
-    """In the forked child: let go of all that is the agent's, run the job, end. What goes wrong is in runner.err."""
+def begin(folder: Path, job: Dict[str, Any], told: int) -> NoReturn:
+    """In the forked child: let go of all that is the agent's, run the job, end. What goes wrong is in runner.err.
+
+    `told` is closed once the result is there.
+    """
     status = 1
+    gc.disable()  # it would touch, and so copy, what we share with the agent
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(name, signal.SIG_DFL)
-        _take_own_descriptors(folder / "runner.err")
+        _take_own_descriptors(folder / "runner.err", keep=told)
         os.chdir("/")
-        status = main(folder)
+        status = main(folder, job, told)
     except BaseException:  # outermost frame of this process: nothing of it may run on in the agent's code
         traceback.print_exc()
         sys.stderr.flush()
     os._exit(status)
 
 
-def _take_own_descriptors(complaints: Path) -> None:
+def _take_own_descriptors(complaints: Path, *, keep: int) -> None:
     """Lets go of the agent's connections.
 
     Their numbers stay taken: objects of the agent still hold these, and close them whenever they are collected, which
@@ -248,7 +261,7 @@ def _take_own_descriptors(complaints: Path) -> None:
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
-        if number > 2 and number != nothing:
+        if number > 2 and number not in (nothing, keep):
             os.dup2(nothing, number, inheritable=False)
     written = os.open(complaints, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for source, target in ((nothing, 0), (nothing, 1), (written, 2)):
@@ -265,12 +278,12 @@ def _locked(lock: int) -> bool:
     return False
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, job: Dict[str, Any], told: int) -> int:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     if not _locked(lock):
         return 0
     if (folder / "started").exists():
         return 0
     (folder / "started").write_text(str(os.getpid()))
-    run_job(folder)
+    run_job(folder, job, told)
     return 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import sys
+import time
 from dataclasses import replace
 from typing import Any, Callable, Coroutine, Dict, List, Optional, Union
 
@@ -21,6 +22,8 @@ from relaunch_agent.packages import installation, not_installed
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 PHASES = ("bake", "boot", "operational", "decommission")
 STREAM_SECONDS = 3.0  # how long the report of an ended script waits for its output to be on its way
+TOGETHER_SECONDS = 0.05  # that a script runs is told after so long: the end of a short one tells that too
+ACKNOWLEDGED_SECONDS = 0.5  # until it is written down that the controller knows
 
 
 class Runs:
@@ -91,12 +94,15 @@ class Runs:
 
     async def report_for_ever(self) -> None:
         """Send the state of every run that changed, again and again until it is stored."""
+        later = asyncio.get_running_loop()
         while True:
             await self._link.connected.wait()
             self._news.clear()
-            for run in [run for run in self._runs.values() if run.acknowledged < run.sequence]:
+            for run in [run for run in self._runs.values() if _due(run)]:
                 sequence = run.sequence
                 await self._output_sent(run.run_id)
+                if run.saved < sequence:  # a number is not given twice
+                    self._journal.save(run)
                 try:
                     await self._link.report(RunProgress(run.state, sequence))
                 except RelaunchError as error:
@@ -105,7 +111,7 @@ class Runs:
                     await asyncio.sleep(0.5)
                     break
                 run.acknowledged = max(run.acknowledged, sequence)
-                self._journal.save(run)
+                later.call_later(ACKNOWLEDGED_SECONDS, self._journal.save_acknowledged, run)
                 if run.sequence > sequence:
                     self._news.set()
             await self._news.wait()
@@ -123,10 +129,15 @@ class Runs:
         task.add_done_callback(self._tasks.discard)
 
     def _note(self, run: Run, state: RunState) -> None:
+        if run.acknowledged >= run.sequence:
+            run.unreported_since = time.monotonic()
         run.state = state
         run.sequence += 1
-        self._journal.save(run)
-        self._news.set()
+        if run.ended:
+            self._journal.save(run)
+            self._news.set()
+        else:
+            asyncio.get_running_loop().call_later(TOGETHER_SECONDS * 1.1, self._news.set)
 
     def _end(self, run: Run, state: str, detail: str = "") -> None:
         results = [replace(r, state="failed", detail=detail) if r.state == "running" else r for r in run.state.results]
@@ -187,6 +198,12 @@ class Runs:
         self._unsent[run.run_id] = follower.sent
         self._after_each()
         return journals.as_result(index, result)
+
+
+def _due(run: Run) -> bool:
+    if run.acknowledged >= run.sequence:
+        return False
+    return run.ended or time.monotonic() - run.unreported_since >= TOGETHER_SECONDS
 
 
 def _why(result: ScriptResult) -> str:

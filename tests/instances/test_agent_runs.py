@@ -143,7 +143,7 @@ async def test_time_limit_and_cancel_end_the_whole_group(ready: Stand) -> None:
 async def test_output_streams_while_it_runs(ready: Stand) -> None:
     run = await ready.begin(ready.script("#!/bin/sh\necho a; sleep 0.5; echo b; sleep 0.5"))
     await until(lambda: ready.text(run) == "a\n", "the first line", 0.6)
-    assert ready.state(run) == "running"
+    await until(lambda: ready.state(run) == "running", "that it runs", 0.3)
     await until(lambda: ready.text(run) == "a\nb\n", "the second line", 0.9)
     await ready.ended(run)
 
