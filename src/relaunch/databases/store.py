@@ -16,6 +16,8 @@ from relaunch.records import schema
 from relaunch.servers.lifecycle import State
 from relaunch.servers.store import spec_from
 
+COLUMNS = frozenset({"name", "epoch", "primary", "durability", "initialised"})  # the rest is kept in `state`
+SETS = frozenset({"sync_set", "forgot", "leaving", "left", "fenced"})
 IN_GROUP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
 
 
@@ -137,16 +139,22 @@ def _with(group: Group, values: Mapping[str, Any]) -> Group:
 
 def _state(group: Group) -> dict[str, Any]:
     """What has no column of its own, plain."""
-    return {
-        "mode": str(group.mode),
-        "reason": group.reason,
-        "since": group.since,
-        "sync_set": sorted(group.sync_set),
-        "change": asdict(group.change) | {"step": str(group.change.step)} if group.change else None,
-        "paused": group.paused,
-        "loss_allowed": group.loss_allowed,
-        "failovers": list(group.failovers),
-    }
+    plain = {name: _plain(getattr(group, name)) for name in Group.__dataclass_fields__ if name not in COLUMNS}
+    return plain | {"change": asdict(group.change) | {"step": str(group.change.step)} if group.change else None}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case frozenset():
+            return sorted(value)
+        case tuple():
+            return list(value)
+        case Mapping():
+            return dict(value)
+        case Mode():
+            return str(value)
+        case _:
+            return value
 
 
 def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dict[str, Any]]) -> StoredGroup:
@@ -207,18 +215,19 @@ def _group(row: dict[str, Any], durability: str, servers: Mapping[str, dict[str,
     if primary is None:
         # No data yet, so nothing to lose: whatever instance the file's primary has now.
         primary = servers.get(row["primary_server_id"], {}).get("instance")
+    kept = {name: state[name] for name in state if name in Group.__dataclass_fields__ and name not in COLUMNS}
+    for name in SETS & kept.keys():
+        kept[name] = frozenset(kept[name])
     return Group(
         name=row["name"],
         epoch=row["epoch"],
         primary=primary,
         durability=durability,
         initialised=row["initialised"],
-        mode=Mode(state.get("mode", Mode.FORMING)),
-        reason=state.get("reason", ""),
-        since=state.get("since", 0.0),
-        sync_set=frozenset(state.get("sync_set", ())),
-        change=Change(**{**change, "step": Step(change["step"])}) if change else None,
-        paused=state.get("paused", ""),
-        loss_allowed=state.get("loss_allowed", ""),
-        failovers=tuple(state.get("failovers", ())),
+        **kept
+        | {
+            "mode": Mode(state.get("mode", Mode.FORMING)),
+            "change": Change(**{**change, "step": Step(change["step"])}) if change else None,
+            "failovers": tuple(state.get("failovers", ())),
+        },
     )
