@@ -2,7 +2,7 @@
 # ---
 # RightScript Name: Install MariaDB
 # Description: MariaDB with an empty, ready data directory, so that its first start takes no longer than any other.
-# Packages: mariadb-server mariadb-client mariadb-backup
+# Packages: mariadb-server mariadb-client mariadb-backup age rclone zstd
 # Inputs: {}
 # Attachments:
 # - become_writable.sh
