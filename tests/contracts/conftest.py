@@ -26,7 +26,8 @@ BRIDGE = "rlA0"
 async def local_cloud() -> AsyncIterator[tuple[LocalCloud, ImageId, Path]]:
     """One cloud for the session; RELAUNCH_TEST_FOLDER keeps its image between sessions."""
     kept = os.environ.get("RELAUNCH_TEST_FOLDER")
-    folder = Path(kept or tempfile.mkdtemp(prefix="relaunch-contract-"))
+    state = Path(kept or tempfile.mkdtemp(prefix="relaunch-contract-"))
+    folder = state / "local-cloud"  # as a controller has it
     cloud = LocalCloud(folder, network=NETWORK, bridge=BRIDGE, recipes=RECIPES)
     await cloud.open()
     try:
@@ -34,6 +35,8 @@ async def local_cloud() -> AsyncIterator[tuple[LocalCloud, ImageId, Path]]:
         yield cloud, image.id, folder
     finally:
         await cloud.down(purge=kept is None)
+        if kept is None:
+            state.rmdir()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -18,6 +18,7 @@ import pytest
 from cloud_lab import LocalLab, until
 from conftest import BRIDGE, NETWORK, RECIPES
 
+import relaunch
 from relaunch.clouds.cloud import InstanceState
 from relaunch.clouds.local.cloud import LocalCloud
 from relaunch.clouds.local.nspawn import interface
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 
 HOST = str(NETWORK.network_address + 1)
 MEGABYTE = 1 << 20
+SOURCE = Path(relaunch.__file__).parents[1]
 
 
 LAUNCH_MANY = """
@@ -209,6 +211,41 @@ async def test_down_leaves_nothing_and_the_next_open_starts_what_ran(local: Loca
 
     assert left == []
     assert local.inside(instance.id, "cat /srv/data/file") == "kept"
+
+
+async def test_putting_away_takes_nothing_of_another_cloud_with_the_same_bridge(
+    local: LocalLab, tmp_path: Path
+) -> None:
+    def standing() -> list[str]:
+        return sorted(line for line in left_on_the_host(local.folder) if not line.startswith("process"))
+
+    instance = await local.launch_booted()
+    init, before = local.cloud.init_process(instance.id), standing()
+    same = LocalCloud(tmp_path / "two", network=NETWORK, bridge=BRIDGE, recipes=RECIPES)
+
+    await same.down(purge=True)
+
+    assert local.cloud.init_process(instance.id) == init
+    assert standing() == before
+    assert any("table" in line for line in before)
+
+
+async def test_servers_are_put_away_by_the_systems_own_python_alone(local: LocalLab) -> None:
+    instance = await local.launch_booted()
+    local.inside(instance.id, "echo kept > /root/file; sync")
+    await local.cloud.close()
+    argv = ["/usr/bin/python3", "-S", "-m", "relaunch.cli.put_away"]
+    argv += ["--state", str(local.folder.parent), "--network", str(NETWORK), "--bridge", BRIDGE]
+    done = subprocess.run(
+        argv, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=90
+    )
+    left = left_on_the_host(local.folder)
+    await local.cloud.open()
+    local.booted(instance.id)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert left == []
+    assert local.inside(instance.id, "cat /root/file") == "kept"
 
 
 async def test_twenty_at_once(local: LocalLab, record_property: object) -> None:

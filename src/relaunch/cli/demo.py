@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +18,15 @@ from relaunch.cli.controller import PROGRAM_TEMPLATES, start_controller
 from relaunch.cli.deployments import print_plan
 from relaunch.cli.follow import task_id
 from relaunch.cli.here import controller
-from relaunch.cli.process import ControllerProcess, need_root
+from relaunch.cli.process import need_root
+from relaunch.cli.put_away import put_away
 from relaunch.cli.reach import Answer, wait_for_all
 from relaunch.cli.servers import flat
 from relaunch.cli.show import Json, Yes, confirm, print_json, rows_of
 from relaunch.errors import BadInput, Conflict, Failed, NeedsConfirmation, RelaunchError
+
+if TYPE_CHECKING:
+    from relaunch.controller.settings import Settings
 
 NAME = "demo"
 FRONT_ENDS = ("front-end", "all-in-one")
@@ -43,7 +45,8 @@ def demo(
     """Bring up a site on servers of the local cloud (called by ./demo, which installs what that needs)."""
     need_root("the demo")
     if stop:
-        put_away(purge=purge)
+        settings = _settings(state_folder())
+        put_away(settings.state, settings.network, settings.bridge, purge=purge)
         return
     if purge:
         raise BadInput("--purge goes with --stop", hint="sudo ./demo --stop --purge")
@@ -62,36 +65,8 @@ def demo(
     if json:
         print_json([asdict(answer) for answer in answers])
         return
-    print(summary(client.where.url, state, rows_of(client.get("/sites")), answers, _host_address(state)))
+    print(summary(client.where.url, state, rows_of(client.get("/sites")), answers, _settings(state).host_address))
     print(f"ready in {time.monotonic() - began:.1f} s")
-
-
-def put_away(*, purge: bool) -> None:
-    """Controller, instances, bridge, rules and mounts gone; with purge all files but the environment that runs this."""
-    state = state_folder()
-    if ControllerProcess(state=state).stop():
-        print("· the controller is stopped")
-    asyncio.run(_cloud_down(state, purge=purge))
-    print("· servers are stopped" + ("" if purge else "; their disks are kept"))
-    if purge:
-        for entry in state.iterdir():
-            if entry.name == "venv":
-                continue
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-
-
-async def _cloud_down(state: Path, *, purge: bool) -> None:
-    from relaunch.clouds.local.cloud import LocalCloud
-    from relaunch.controller.settings import read_settings
-
-    settings = read_settings(state, program_templates=PROGRAM_TEMPLATES)
-    cloud = LocalCloud(
-        state / "local-cloud",
-        network=settings.network,
-        bridge=settings.bridge,
-        recipes=PROGRAM_TEMPLATES.parent / "images",
-    )
-    await cloud.down(purge=purge)
 
 
 def _bring_up(client: Client, source: str, state: Path, *, yes: bool) -> None:
@@ -166,10 +141,10 @@ def _servers(client: Client) -> list[dict[str, Any]]:
     return [flat(row) for row in rows_of(client.get("/servers", deployment=NAME))]
 
 
-def _host_address(state: Path) -> str:
+def _settings(state: Path) -> Settings:
     from relaunch.controller.settings import read_settings
 
-    return read_settings(state, program_templates=PROGRAM_TEMPLATES).host_address
+    return read_settings(state, program_templates=PROGRAM_TEMPLATES)
 
 
 def summary(url: str, state: Path, sites: list[dict[str, Any]], answers: list[Answer], host_address: str) -> str:

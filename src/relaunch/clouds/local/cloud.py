@@ -148,11 +148,14 @@ class LocalCloud:
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             self._housekeeping = None
-        await self._instances.halt_all()
+        is_ours = not network.is_foreign(self._bridge, self._owner)  # else all that bears its name is another cloud's
+        if is_ours:
+            await self._instances.halt_all()
         await self._volumes.close()
-        await firewall.take_down(self._bridge)
-        await network.remove_bridge(self._bridge, self._owner)
-        await self._nspawn.remove_all_groups()
+        if is_ours:
+            await firewall.take_down(self._bridge)
+            await network.remove_bridge(self._bridge, self._owner)
+            await self._nspawn.remove_all_groups()
         if purge:
             remove_tree(self._folder)
         self._release_folder()

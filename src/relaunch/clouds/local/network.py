@@ -85,11 +85,15 @@ async def create_bridge(bridge: str, network: IPv4Network, owner: str) -> None:
         _forward_through(uplink, bridge)
 
 
+def is_foreign(bridge: str, owner: str) -> bool:
+    """Is there an interface of that name which another cloud, or somebody else, has made?"""
+    link = Path("/sys/class/net", bridge)
+    return link.exists() and (link / "ifalias").read_text().strip() != owner
+
+
 async def _refuse_foreign_bridge(bridge: str, owner: str) -> None:
-    if not Path("/sys/class/net", bridge).exists():
-        return
-    alias = Path("/sys/class/net", bridge, "ifalias").read_text().strip()
-    if alias != owner:
+    if is_foreign(bridge, owner):
+        alias = Path("/sys/class/net", bridge, "ifalias").read_text().strip()
         raise Conflict(
             f"an interface {bridge} exists already and is not of this cloud" + (f" ({alias})" if alias else ""),
             hint="set another `bridge` in controller.toml, or remove that one",
@@ -98,8 +102,7 @@ async def _refuse_foreign_bridge(bridge: str, owner: str) -> None:
 
 async def remove_bridge(bridge: str, owner: str) -> None:
     """Remove our bridge and give the uplinks their setting back; gone already is no error."""
-    link = Path("/sys/class/net", bridge)
-    if link.exists() and (link / "ifalias").read_text().strip() == owner:
+    if not is_foreign(bridge, owner):
         await run("ip", "link", "delete", bridge, check=False)
     for folder in UPLINKS.iterdir() if UPLINKS.exists() else ():
         _stop_forwarding(folder.name, bridge)
