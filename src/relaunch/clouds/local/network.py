@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+from relaunch.clouds.local.watches import give_back, raise_limit
 from relaunch.errors import Conflict
 from relaunch.shell import run
 
@@ -83,6 +84,7 @@ async def create_bridge(bridge: str, network: IPv4Network, owner: str) -> None:
     await run("ip", "link", "set", bridge, "up")
     for uplink in {route["dev"] for route in routes if route.get("dst") == "default" and "dev" in route} - {bridge}:
         _forward_through(uplink, bridge)
+    raise_limit(bridge)
 
 
 def is_foreign(bridge: str, owner: str) -> bool:
@@ -101,11 +103,12 @@ async def _refuse_foreign_bridge(bridge: str, owner: str) -> None:
 
 
 async def remove_bridge(bridge: str, owner: str) -> None:
-    """Remove our bridge and give the uplinks their setting back; gone already is no error."""
+    """Remove our bridge and give the host its settings back; gone already is no error."""
     if not is_foreign(bridge, owner):
         await run("ip", "link", "delete", bridge, check=False)
     for folder in UPLINKS.iterdir() if UPLINKS.exists() else ():
         _stop_forwarding(folder.name, bridge)
+    give_back(bridge)
 
 
 def _set(name: str, value: str) -> None:
