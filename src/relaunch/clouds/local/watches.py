@@ -1,7 +1,7 @@
 """How many inotify instances root may have on this host: every guest's systemd takes about six of them.
 
-The kernel's default of 128 is full with some twenty guests; the next one's systemd then ends in its first second, "Too
-many open files". The limit is root's as a whole, so it is raised while any local cloud is up, and given back by the last.
+The kernel's default of 128 is full with some twenty guests; the next one's systemd then ends in its first second: "Too
+many open files". The limit is root's as a whole: raised while any local cloud is up, and given back by the last.
 """
 
 from __future__ import annotations
