@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import ipaddress
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,9 @@ class TestSession:
         self.rows(statement, *values)
 
     def close(self) -> None:
+        """Also under a thread that waits for an answer: that one gets an error."""
+        with contextlib.suppress(pymysql.MySQLError, OSError, AttributeError):
+            self.connection._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
         with contextlib.suppress(pymysql.MySQLError, OSError):
             self.connection.close()
 
@@ -130,18 +135,21 @@ class Server:
             address=self.address, port=3306, user="replication", password=PASSWORD, ca=f"{self.data}/ours-ca.crt"
         )
 
-    def start(self) -> None:
+    def launch(self) -> None:
+        with (self.root / self.data.lstrip("/") / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.namespace),
+                    *("chroot", self.root, "/usr/sbin/mysqld", f"--defaults-file={self.data}/my.cnf"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_it_answers(self) -> None:
         log = self.root / self.data.lstrip("/") / "log"
-        self.process = subprocess.Popen(
-            [
-                *("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.namespace),
-                *("chroot", self.root, "/usr/sbin/mysqld", f"--defaults-file={self.data}/my.cnf"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log.open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
         def answers() -> bool:
             assert self.process is not None and self.process.poll() is None, log.read_text()[-3000:]
@@ -151,6 +159,11 @@ class Server:
             return False
 
         until(f"MySQL {self.number} answers", answers, seconds=30)
+
+    def restart(self) -> None:
+        self.kill()
+        self.launch()
+        self.wait_until_it_answers()
 
     def session(self, user: str = "agent", *, seconds: float = 30.0) -> TestSession:
         try:
@@ -164,6 +177,13 @@ class Server:
         session = TestSession(connection)
         self.sessions.append(session)
         return session
+
+    def other_address(self) -> str:
+        """One more address of it, which its certificate does not name."""
+        address = f"{NETWORK}.{100 + self.number}"
+        command = ["ip", "-n", self.namespace, "address", "replace", f"{address}/24", "dev", "host0"]
+        subprocess.run(command, check=True, timeout=10)
+        return address
 
     def signal(self, number: int) -> None:
         assert self.process is not None
@@ -182,10 +202,13 @@ class Server:
     def mend(self) -> None:
         run("ip", "link", "set", self.namespace, "up")
 
-    def kill(self) -> None:
+    def close_sessions(self) -> None:
         for session in self.sessions:
             session.close()
         self.sessions.clear()
+
+    def kill(self) -> None:
+        self.close_sessions()
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)
@@ -197,8 +220,45 @@ def run(*command: str | Path) -> None:
     assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr[-2000:]}"
 
 
-def cached_root() -> Path:
-    """The root with MySQL in it and `/servers/template`, a data directory nobody has started yet."""
+FOLLOW_NOBODY = (
+    *("SET GLOBAL rpl_semi_sync_source_enabled = OFF", "SET GLOBAL rpl_semi_sync_replica_enabled = OFF"),
+    *("STOP REPLICA", "RESET REPLICA ALL", "CHANGE REPLICATION FILTER REPLICATE_WILD_IGNORE_TABLE = ()"),
+)
+EMPTY = (
+    *("SET GLOBAL offline_mode = ON", "SET GLOBAL offline_mode = OFF"),  # throws out replicas and clients
+    *("SET SESSION lock_wait_timeout = 3", "SET GLOBAL read_only = OFF", "SET SESSION sql_log_bin = 0"),
+    *("TRUNCATE shop.orders", "SET SESSION sql_log_bin = 1", "RESET BINARY LOGS AND GTIDS"),
+    "SET GLOBAL super_read_only = ON",
+)
+
+
+def all_done(server: Server, statements: Sequence[str]) -> bool:
+    """Whether a running server did all of this, in a session with nobody else of the agent's connected."""
+    try:
+        session = server.session(seconds=10)
+        for other in session.rows("SHOW PROCESSLIST"):
+            if other["User"] == "agent" and other["Info"] is None:
+                with contextlib.suppress(Failed):
+                    session.run(f"KILL {other['Id']}")
+        for statement in statements:
+            session.run(statement)
+    except (Unavailable, Failed):
+        return False
+    finally:
+        server.close_sessions()
+    return True
+
+
+def follows_nobody(server: Server) -> bool:
+    return all_done(server, FOLLOW_NOBODY)
+
+
+def empty_again(server: Server) -> bool:
+    return all_done(server, EMPTY)
+
+
+def cached_root() -> tuple[Path, Path]:
+    """The root with MySQL in it, and in that a data directory to copy."""
     state = Path(os.environ.get("RELAUNCH_TEST_STATE") or "/var/tmp/relaunch-test")
     cache = state.parent / f"{state.name}-cache"
     cache.mkdir(parents=True, exist_ok=True)
@@ -210,20 +270,29 @@ def cached_root() -> Path:
             shutil.rmtree(half, ignore_errors=True)
             run(RECIPE / "build", half)
             half.rename(root)
-    return root
+        return root, make_template(root)
 
 
-def make_template(root: Path, folder: str) -> None:
-    base = root / folder.lstrip("/")
-    base.mkdir(parents=True)
-    (base / "init.sql").write_text(ACCOUNTS)
-    (base / "my.cnf").write_text(CONFIG.split("plugin_load_add")[0].replace("super_read_only = ON\n", ""))
-    run(
-        *("chroot", root, "/usr/sbin/mysqld", f"--defaults-file={folder}/my.cnf", "--initialize-insecure"),
-        *(f"--datadir={folder}/data", f"--init-file={folder}/init.sql"),
-    )
-    for own in [base / "data" / "auto.cnf", *(base / "data").glob("binlog.*"), *(base / "data").glob("*.pem")]:
-        own.unlink()
+def make_template(root: Path) -> Path:
+    """A data directory nobody has started yet, kept with the root for every later run."""
+    content = hashlib.sha256((CONFIG + ACCOUNTS).encode()).hexdigest()[:12]
+    template = root / "servers" / f"template-{content}"
+    if not template.exists():
+        half = root / "servers" / "half"
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        (half / "init.sql").write_text(ACCOUNTS)
+        (half / "my.cnf").write_text(CONFIG.split("super_read_only")[0])
+        run(
+            *("chroot", root, "/usr/sbin/mysqld", "--defaults-file=/servers/half/my.cnf", "--initialize-insecure"),
+            *("--datadir=/servers/half/data", "--init-file=/servers/half/init.sql"),
+        )
+        data = half / "data"
+        for own in [data / "auto.cnf", *data.glob("binlog.*"), *data.glob("*.pem")]:
+            own.unlink()
+        data.rename(template)
+        shutil.rmtree(half)
+    return template
 
 
 def make_certificates(folder: Path, addresses: list[str]) -> None:
@@ -295,11 +364,10 @@ class MySQLLab:
     """Three servers; `fresh` gives them empty and unconnected again."""
 
     def __init__(self) -> None:
-        self.root = cached_root()
+        self.root, self.template = cached_root()
         self.folder = f"/servers/{os.getpid()}"
         host_folder = self.root / self.folder.lstrip("/")
         self.host_folder = host_folder
-        make_template(self.root, self.folder)
         make_certificates(host_folder / "tls", [f"{NETWORK}.{10 + number}" for number in range(1, 4)])
         make_network()
         self.servers = [
@@ -308,25 +376,35 @@ class MySQLLab:
         ]
 
     def fresh(self) -> list[Server]:
+        """All three running, with the same empty table and no transaction of their own."""
         for server in self.servers:
-            server.kill()
             server.mend()
-            data = self.root / server.data.lstrip("/")
-            shutil.rmtree(data, ignore_errors=True)
-            run("cp", "-a", "--reflink=auto", self.host_folder / "data", data)
-            tls = self.host_folder / "tls"
-            shutil.copy(tls / "ca.crt", data / "ours-ca.crt")
-            shutil.copy(tls / f"{server.address}.crt", data / "ours.crt")
-            shutil.copy(tls / f"{server.address}.key", data / "ours.key")
-            (data / "my.cnf").write_text(
-                CONFIG + f"server_id = {server.number}\nbind_address = {server.address}\n"
-                f"report_host = {server.address}\ndatadir = {server.data}\nsocket = {server.data}/socket\n"
-                f"pid_file = {server.data}/pid\nssl_ca = {server.data}/ours-ca.crt\n"
-                f"ssl_cert = {server.data}/ours.crt\nssl_key = {server.data}/ours.key\n"
-            )
+            if server.process is not None:
+                server.thaw()
+            server.close_sessions()
+        running = [server for server in self.servers if server.process is not None and follows_nobody(server)]
         for server in self.servers:
-            server.start()
+            if server not in running or not empty_again(server):
+                server.kill()
+                self._lay_out(server)
+                server.launch()
+        for server in self.servers:
+            server.wait_until_it_answers()
         return self.servers
+
+    def _lay_out(self, server: Server) -> None:
+        data, tls = self.root / server.data.lstrip("/"), self.host_folder / "tls"
+        shutil.rmtree(data, ignore_errors=True)
+        run("cp", "-a", "--reflink=auto", self.template, data)
+        shutil.copy(tls / "ca.crt", data / "ours-ca.crt")
+        shutil.copy(tls / f"{server.address}.crt", data / "ours.crt")
+        shutil.copy(tls / f"{server.address}.key", data / "ours.key")
+        (data / "my.cnf").write_text(
+            CONFIG + f"server_id = {server.number}\n"
+            f"report_host = {server.address}\ndatadir = {server.data}\nsocket = {server.data}/socket\n"
+            f"pid_file = {server.data}/pid\nssl_ca = {server.data}/ours-ca.crt\n"
+            f"ssl_cert = {server.data}/ours.crt\nssl_key = {server.data}/ours.key\n"
+        )
 
     def close(self) -> None:
         for server in self.servers:

@@ -5,6 +5,7 @@ Shipped in the agent: standard library only, Python 3.9. Every verb is bounded i
 
 from __future__ import annotations
 
+import re
 from time import monotonic
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -30,6 +31,8 @@ FILTERS = (
     *("Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table"),
     *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Rewrite_DB", "Replicate_Ignore_Server_Ids"),
 )
+WAITING_STATES = ("Waiting for semi-sync ACK from replica", "waiting for handler commit")
+PROMPT_TAG = "relaunch_prompt"
 REQUIRED = {
     "rpl_semi_sync_source_timeout": str(FOREVER_MS),
     "rpl_semi_sync_source_wait_for_replica_count": "1",
@@ -66,8 +69,20 @@ def _required(values: Mapping[str, str]) -> bool:
     )
 
 
-def _waiting(values: Mapping[str, str]) -> int:
-    return int(values.get("rpl_semi_sync_source_wait_sessions", 0))
+def _waiting(values: Mapping[str, str]) -> bool:
+    """MySQL counts only the leader of a group of commits; those behind it wait as well."""
+    return int(values.get("rpl_semi_sync_source_wait_sessions", 0)) > 0
+
+
+def _waiting_commits(session: Session, values: Mapping[str, str]) -> int:
+    if not _waiting(values):
+        return 0
+    states = ", ".join(["%s"] * len(WAITING_STATES))
+    count = (
+        "SELECT COUNT(*) AS waiting FROM performance_schema.threads"
+        " WHERE PROCESSLIST_ID IS NOT NULL AND PROCESSLIST_STATE IN"
+    )
+    return max(1, int(session.rows(f"{count} ({states})", *WAITING_STATES)[0]["waiting"]))
 
 
 def _takes_no_writes(values: Mapping[str, str]) -> bool:
@@ -86,7 +101,7 @@ def _state(session: Session) -> ServerState:
         received=executed,
         required=_required(values),
         acknowledgers=_acknowledgers(session, values),
-        waiting_commits=_waiting(values),
+        waiting_commits=_waiting_commits(session, values),
     )
     if channel is None:
         return state
@@ -102,8 +117,18 @@ def _state(session: Session) -> ServerState:
             "lag_seconds": None if lag is None else float(lag),
             "delayed": int(channel["SQL_Delay"] or 0) > 0 or any(channel.get(name) for name in FILTERS),
             "acknowledging": _acknowledging(values, channel),
+            "arrived": _arrived(session, channel),
         }
     )
+
+
+def _arrived(session: Session, channel: Mapping[str, Any]) -> str:
+    row = session.rows(
+        "SELECT COUNT_RECEIVED_HEARTBEATS AS heartbeats FROM performance_schema.replication_connection_status"
+        " WHERE CHANNEL_NAME = ''"
+    )
+    names = ("Source_Log_File", "Read_Source_Log_Pos", "Retrieved_Gtid_Set")
+    return " ".join([str(row[0]["heartbeats"] if row else 0), *("".join(str(channel[name]).split()) for name in names)])
 
 
 def _acknowledging(values: Mapping[str, str], channel: Mapping[str, Any]) -> bool:
@@ -120,8 +145,7 @@ def _acknowledgers(session: Session, values: Mapping[str, str]) -> Sequence[str]
         "SELECT DISTINCT t.PROCESSLIST_HOST AS address FROM performance_schema.user_variables_by_thread v"
         " JOIN performance_schema.threads t USING (THREAD_ID)"
         " WHERE v.VARIABLE_NAME = 'rpl_semi_sync_replica' AND v.VARIABLE_VALUE = '1'"
-        " AND t.PROCESSLIST_COMMAND LIKE 'Binlog Dump%%' AND %s = 1",
-        1,
+        " AND t.PROCESSLIST_COMMAND IN ('Binlog Dump', 'Binlog Dump GTID')"
     )
     return tuple(sorted(row["address"] for row in rows))
 
@@ -153,18 +177,18 @@ def _stop(session: Session, thread: str, column: str) -> None:
 
 
 def _clients(session: Session) -> List[Dict[str, Any]]:
-    """Sessions that could write: all but replicas fetching, the server's own, and those of our own account (these
-    only while they wait to be acknowledged)."""
+    """Sessions that could write: all but replicas, probes, the server's own, and those of our own account (these only
+    while they wait to be acknowledged). `seconds`: of the statement it runs."""
+    states = ", ".join(["%s"] * len(WAITING_STATES))
     return session.rows(
         "SELECT PROCESSLIST_ID AS id, COALESCE(s.TIMER_WAIT, 0) / 1e12 AS seconds FROM performance_schema.threads t"
         " LEFT JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
         " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL"
         " WHERE t.TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID() AND PROCESSLIST_USER IS NOT NULL"
         " AND PROCESSLIST_COMMAND NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')"
-        " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user')"
-        " AND (PROCESSLIST_USER <> SUBSTRING_INDEX(USER(), '@', 1)"
-        " OR PROCESSLIST_STATE LIKE 'Waiting for semi-sync ACK%%') AND %s = 1",
-        1,
+        " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
+        f" AND (PROCESSLIST_USER <> SUBSTRING_INDEX(USER(), '@', 1) OR PROCESSLIST_STATE IN ({states}))",
+        *WAITING_STATES,
     )
 
 
@@ -191,7 +215,7 @@ def _take_no_writes(session: Session) -> None:
     values = _values(session)
     if values["super_read_only"] == "ON":
         return
-    stuck = _waiting(values) > 0 and int(values["rpl_semi_sync_source_clients"]) == 0
+    stuck = _waiting(values) and (int(values["rpl_semi_sync_source_clients"]) == 0 or values["offline_mode"] == "ON")
     if not stuck:
         try:
             session.run("SET GLOBAL super_read_only = ON")
@@ -200,14 +224,15 @@ def _take_no_writes(session: Session) -> None:
             raise
         except RelaunchError:  # not within lock_wait_timeout
             pass
-    session.run("SET GLOBAL offline_mode = ON")
+    if values["offline_mode"] != "ON":
+        session.run("SET GLOBAL offline_mode = ON")
 
 
 def _give_up_primary_side(session: Session) -> None:
     """No source of acknowledgements any more. Commits that wait end here, their clients' connections closed before:
     nobody hears of them, and `executed` then says that they exist."""
     values = _values(session)
-    if _waiting(values) > 0:
+    if _waiting(values):
         session.run("SET GLOBAL offline_mode = ON")
         _cut_clients(session)
     if values.get("rpl_semi_sync_source_enabled") == "ON":
@@ -221,6 +246,7 @@ class MySQL:
     `skip_replica_start` and `super_read_only` in its files."""
 
     name = "mysql"
+    program = "mysqld"
 
     def covers(self, position: str, other: str) -> bool:
         return without(other, position) == ""
@@ -237,12 +263,19 @@ class MySQL:
         _take_no_writes(session)
         _give_up_primary_side(session)
         values, channel = _values(session), _channel(session)
-        if channel is None or not _follows(channel, values, source, acknowledge):
+        if acknowledge and "rpl_semi_sync_replica_enabled" not in values:
+            raise Conflict("the plugin semisync_replica is not loaded", hint="plugin_load_add = semisync_replica.so")
+        same_source = channel is not None and _is_set_to(session, channel, source)
+        if not same_source or not _acknowledges_as(values, channel, acknowledge):
             _stop(session, "IO_THREAD", "Replica_IO_Running")
-            self._change_source(session, source, first=channel is None or str(channel["Auto_Position"]) != "1")
             session.run(f"SET GLOBAL rpl_semi_sync_replica_enabled = {'ON' if acknowledge else 'OFF'}")
-        session.run("START REPLICA FOR CHANNEL ''")
-        session.run("SET GLOBAL offline_mode = OFF")
+        if not same_source:
+            self._change_source(session, source, first=channel is None or str(channel["Auto_Position"]) != "1")
+        channel = _channel(session)
+        if channel is None or "No" in (channel["Replica_IO_Running"], channel["Replica_SQL_Running"]):
+            session.run("START REPLICA FOR CHANNEL ''")
+        if values["offline_mode"] == "ON":
+            session.run("SET GLOBAL offline_mode = OFF")
 
     def _change_source(self, session: Session, source: Source, *, first: bool) -> None:
         """The applier is left running: stopped as well, the server would throw its relay log away, and with it what
@@ -295,6 +328,25 @@ class MySQL:
         if not _required(_values(session)):
             raise Failed("MySQL does not wait for acknowledgements although it was told to", hint=str(_values(session)))
 
+    def prompt(self, session: Session) -> None:
+        """Write an empty transaction, on a session of its own, as this waits to be acknowledged like any other.
+
+        A replica that connects again acknowledges nothing that it has already: a commit whose acknowledgement was
+        lost on the way would wait until the next one, and with every client waiting there is none.
+        """
+        row = session.rows(
+            "SELECT @@server_uuid AS uuid, @@global.gtid_executed AS done, @@global.gtid_owned AS owned"
+        )[0]
+        key = (str(row["uuid"]).lower(), PROMPT_TAG)
+        last = max((end for _, end in gtid_set(row["done"]).get(key, [])), default=0)
+        owned = re.findall(rf"{PROMPT_TAG}:(\d+)", str(row["owned"]))
+        session.run("SET SESSION gtid_next = %s", f"{key[0]}:{PROMPT_TAG}:{max([last, *map(int, owned)]) + 1}")
+        try:
+            session.run("BEGIN")
+            session.run("COMMIT")
+        finally:
+            session.run("SET SESSION gtid_next = AUTOMATIC")
+
     def fence(self, session: Session) -> None:
         _short_waits(session)
         _take_no_writes(session)
@@ -321,13 +373,19 @@ class MySQL:
             session.run("SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
 
 
-def _follows(channel: Mapping[str, Any], values: Mapping[str, str], source: Source, acknowledge: bool) -> bool:
-    """Whether it already receives from that source in that way. A password that is wrong by now does not receive."""
+def _is_set_to(session: Session, channel: Mapping[str, Any], source: Source) -> bool:
+    passwords = session.rows("SELECT User_password AS password FROM mysql.slave_master_info WHERE Channel_name = ''")
     return (
-        channel["Replica_IO_Running"] == "Yes"
-        and (channel["Source_Host"], int(channel["Source_Port"])) == (source.address, source.port)
+        (channel["Source_Host"], int(channel["Source_Port"])) == (source.address, source.port)
         and (channel["Source_User"], channel["Source_SSL_CA_File"]) == (source.user, source.ca)
         and (channel["Source_SSL_Verify_Server_Cert"], str(channel["Auto_Position"])) == ("Yes", "1")
-        and (values.get("rpl_semi_sync_replica_enabled") == "ON") == acknowledge
-        and (values.get("rpl_semi_sync_replica_status") == "ON") == acknowledge
+        and [row["password"] for row in passwords] == [source.password]
     )
+
+
+def _acknowledges_as(values: Mapping[str, str], channel: Optional[Mapping[str, Any]], acknowledge: bool) -> bool:
+    """A receiver says it once, when it connects."""
+    enabled = values.get("rpl_semi_sync_replica_enabled") == "ON"
+    connected = channel is not None and channel["Replica_IO_Running"] == "Yes"
+    says = values.get("rpl_semi_sync_replica_status") == "ON"
+    return enabled == acknowledge and (not connected or says == acknowledge)
