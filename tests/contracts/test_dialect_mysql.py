@@ -390,6 +390,25 @@ def test_what_is_received_counts_before_it_is_applied_and_is_never_thrown_away(g
     assert group.written(1) == {"received"}
 
 
+def test_what_was_received_survives_a_kill_of_the_replica_that_has_it(group: Group) -> None:
+    group.in_step(1)
+    locker = blocked_applier(group, 1)
+    for number in range(20):
+        group.write(0, f"received {number}").result(timeout=5)
+    position = group.state(0).executed
+    group.servers[0].kill()
+    locker.close()
+    group.servers[1].restart()
+    group.reopen(1)
+
+    state = group.state(1)
+    assert state.received == position and state.read_only and not state.receiving and not state.acknowledging
+    group.dialect.stop_receiving(group.sessions[1])
+    assert group.dialect.wait_applied(group.sessions[1], position, seconds=10)
+    group.promote(1, required=False)
+    assert len(group.written(1)) == 20
+
+
 def test_another_source_does_not_cost_what_was_received_from_the_last(group: Group) -> None:
     group.in_step(1, 2)
     locker = blocked_applier(group, 1)

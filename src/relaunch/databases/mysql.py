@@ -176,6 +176,13 @@ def _stop(session: Session, thread: str, column: str) -> None:
             failure = error
 
 
+def _apply(session: Session) -> None:
+    """A server that restarted starts nothing by itself: what it received before is applied from here on."""
+    channel = _channel(session)
+    if channel is not None and channel["Replica_SQL_Running"] == "No":
+        session.run("START REPLICA SQL_THREAD FOR CHANNEL ''")
+
+
 def _clients(session: Session) -> List[Dict[str, Any]]:
     """Sessions that could write: all but replicas, probes, the server's own, and those of our own account (these only
     while they wait to be acknowledged). `seconds`: of the statement it runs."""
@@ -242,8 +249,7 @@ def _give_up_primary_side(session: Session) -> None:
 
 
 class MySQL:
-    """The `Dialect` of MySQL. Its server needs the plugins semisync_source and semisync_replica loaded, GTIDs on,
-    `skip_replica_start` and `super_read_only` in its files."""
+    """The `Dialect` of MySQL, for a server set up as decisions/0009-mysql.md says."""
 
     name = "mysql"
     program = "mysqld"
@@ -257,6 +263,7 @@ class MySQL:
     def stop_receiving(self, session: Session) -> None:
         _short_waits(session)
         _stop(session, "IO_THREAD", "Replica_IO_Running")
+        _apply(session)
 
     def follow(self, session: Session, source: Source, *, acknowledge: bool) -> None:
         _short_waits(session)
@@ -292,6 +299,7 @@ class MySQL:
 
     def wait_applied(self, session: Session, position: str, *, seconds: float) -> bool:
         position = text_of(gtid_set(position))
+        _apply(session)
         end = monotonic() + seconds
         while True:
             left = end - monotonic()
