@@ -1,4 +1,7 @@
-"""Runs on disk: what was ordered, how far it came, what the controller knows of it."""
+"""Runs on disk: what was ordered, how far it came, what the controller knows of it.
+
+`run.json` has a line for each state it was in; the last whole one counts.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 from relaunch.bus.messages import RunProgress, RunScripts, RunState, ScriptResult, decode, encode
-from relaunch_agent.disk import read_json, remove, write_json, write_whole
+from relaunch_agent.disk import append_record, last_record, remove, write_new
 
 KEPT_RUNS = 50
 ENDED = ("succeeded", "failed", "cancelled")
@@ -51,7 +54,9 @@ class Journal:
     def begin(self, order: RunScripts, boot_id: str) -> Run:
         results = [ScriptResult(index, "waiting") for index in range(order.start_at, len(order.scripts))]
         run = Run(order.run_id, order, RunState(order.run_id, "running", results), boot_id, sequence=1)
-        write_whole(self._folder / run.run_id / "order.json", encode(order), mode=0o600)
+        folder = self._folder / run.run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        write_new(folder / "order.json", encode(order), mode=0o600)
         # The order is accepted once this is on the disk: after a loss of power it is not carried out again.
         self.save(run, durable=True)
         return run
@@ -61,7 +66,7 @@ class Journal:
             "progress": json.loads(encode(RunProgress(run.state, run.sequence))), "boot_id": run.boot_id,
             "acknowledged": run.acknowledged, "cancelled": run.cancelled, "at": run.at,
         }  # fmt: skip
-        write_json(self._folder / run.run_id / "run.json", known, durable=durable)
+        append_record(self._folder / run.run_id / "run.json", known, durable=durable)
         run.saved = run.sequence
         if run.ended:
             run.order = None
@@ -83,8 +88,8 @@ class Journal:
         return [run for run in runs if run not in old]
 
     def _read(self, folder: Path) -> Optional[Run]:
-        known = read_json(folder / "run.json")
-        if not isinstance(known, dict):
+        known = last_record(folder / "run.json")
+        if known is None:
             return None
         progress: RunProgress = decode(json.dumps(known.pop("progress")).encode())
         order_file = folder / "order.json"

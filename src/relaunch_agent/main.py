@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -68,6 +69,7 @@ class Agent:
         local_socket.install_launcher(places)
         await LocalSocket(places, self._views, publisher, self._link).open()
         _tell_systemd("READY=1")
+        gc.freeze()  # what stands now stays: no collection need look at it, nor a runner's fork copy it, again
         works = [
             self._link.keep(), self._haproxy.keep(), self._views.keep(), publisher.publish_for_ever(),
             self._runs.report_for_ever(), self._undo_a_bad_upgrade(),

@@ -22,7 +22,7 @@ from relaunch_agent.packages import installation, not_installed
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 PHASES = ("bake", "boot", "operational", "decommission")
 STREAM_SECONDS = 3.0  # how long the report of an ended script waits for its output to be on its way
-TOGETHER_SECONDS = 0.05  # that a script runs is told after so long: the end of a short one tells that too
+TOGETHER_SECONDS = 0.2  # that a script runs is told after so long: the end of a short one tells that too
 ACKNOWLEDGED_SECONDS = 0.5  # until it is written down that the controller knows
 
 
