@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import ssl
+import time
 from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
 from relaunch.errors import NotAllowed, Unavailable
@@ -33,6 +34,7 @@ class BusConnection:
         self._pongs: list[asyncio.Future[None]] = []
         self._number = 0
         self._unanswered = 0
+        self.heard_at = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = asyncio.Event()
         self.why_closed = ""
@@ -165,6 +167,7 @@ class BusConnection:
                 line = await self._reader.readline()
                 if not line.endswith(b"\r\n"):
                     break
+                self.heard_at = time.monotonic()
                 verb, _, rest = line[:-2].partition(b" ")
                 if verb == b"MSG":
                     await self._take(rest.decode().split(), has_headers=False)

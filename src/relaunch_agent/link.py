@@ -40,6 +40,7 @@ class Link:
         self._obey = obey
         self._connection: Optional[BusConnection] = None
         self._beat_seconds = 1.0
+        self._heard_at = 0.0
         self.connected = asyncio.Event()
         self.ever_connected = asyncio.Event()
 
@@ -85,6 +86,21 @@ class Link:
             raise Unavailable("not connected to the controller")
         connection.publish(subjects.output(self._credential.agent), encode(message))
         await connection.flush()
+
+    def tell(self, message: Any) -> bool:
+        """Say how things are, without waiting for anybody; False when there is no connection to say it on."""
+        connection = self._connection
+        if connection is None or not self.connected.is_set() or connection.closed.is_set():
+            return False
+        connection.publish(subjects.alive(self._credential.agent), encode(message))
+        return True
+
+    @property
+    def heard_at(self) -> float:
+        """When anything came from the bus, on the monotonic clock; 0 when nothing has yet."""
+        if self._connection is not None and self.connected.is_set():
+            self._heard_at = max(self._heard_at, self._connection.heard_at)
+        return self._heard_at
 
     async def _one_connection(self) -> None:
         address = urlsplit(self._credential.bus_url)

@@ -9,28 +9,27 @@ import time
 from pathlib import Path
 from typing import Any, Mapping, Tuple
 
-from relaunch.bus.messages import AskMayWrite, MayWrite
-from relaunch.errors import BadInput, RelaunchError, Unavailable
+from relaunch.errors import BadInput, RelaunchError
 from relaunch_agent import queries
+from relaunch_agent.databases import Databases
 from relaunch_agent.disk import remove, write_whole
-from relaunch_agent.link import Link
 from relaunch_agent.places import Places
 from relaunch_agent.publishing import Publisher
 from relaunch_agent.views import Views
 
 QUESTION_BYTES = 1024 * 1024
-MAY_WRITE_SECONDS = 10.0
+ROLE_LOOK_SECONDS = 0.1
 STORED_SECONDS = 5.0
 APPLY_SECONDS = 30.0
 Reply = Tuple[int, str, str]  # exit status, what to print, what to complain
 
 
 class LocalSocket:
-    def __init__(self, places: Places, views: Views, publisher: Publisher, link: Link) -> None:
+    def __init__(self, places: Places, views: Views, publisher: Publisher, databases: Databases) -> None:
         self._places = places
         self._views = views
         self._publisher = publisher
-        self._link = link
+        self._databases = databases
 
     async def open(self) -> asyncio.AbstractServer:
         file = self._places.socket
@@ -57,8 +56,8 @@ class LocalSocket:
             question = queries.parse(words)
             if question.verb in queries.FROM_VIEW:
                 return await self._from_view(question)
-            if question.verb == "may-write":
-                return await self._may_write(question.wait_seconds or MAY_WRITE_SECONDS)
+            if question.verb == "role":
+                return await self._role(question.wait_seconds)
             if question.verb == "apply":
                 return await self._apply(question.wait_seconds or APPLY_SECONDS)
             return await self._publish(question)
@@ -82,20 +81,15 @@ class LocalSocket:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
 
-    async def _may_write(self, seconds: float) -> Reply:
-        """Only a fresh answer counts: what the view says may be old."""
+    async def _role(self, seconds: float) -> Reply:
+        """What the server is now, not what it should be."""
         end = time.monotonic() + seconds
-        while True:
-            try:
-                said = await self._link.report(AskMayWrite(), timeout=max(0.2, min(3.0, end - time.monotonic())))
-                break
-            except Unavailable:
-                if time.monotonic() > end:
-                    raise
-            await asyncio.sleep(0.2)
-        if not isinstance(said, MayWrite):
-            raise BadInput(f"the controller answered with {type(said).__name__}")
-        return (0 if said.allowed else 1), f"{said.epoch}\n", ""
+        while not (role := self._databases.role_reached()):
+            if time.monotonic() >= end:
+                waited = f" within {seconds:g} s" if seconds else ""
+                return 1, "", f"relaunch-local: it is neither primary nor replica{waited}\n"
+            await asyncio.sleep(ROLE_LOOK_SECONDS)
+        return 0, f"{role}\n", ""
 
     async def _publish(self, question: queries.Question) -> Reply:
         if question.verb == "output":

@@ -20,11 +20,13 @@ from relaunch.bus.messages import (
     Retire,
     RunScripts,
     SetView,
+    TakeRole,
     UpgradeAgent,
 )
 from relaunch.errors import RelaunchError
 from relaunch_agent import __version__, facts, leaving, local_socket, upgrade
 from relaunch_agent.blobs import BlobStore
+from relaunch_agent.databases import Databases
 from relaunch_agent.enrolment import enrolled, read_config
 from relaunch_agent.haproxy_process import HAProxy
 from relaunch_agent.https import trusting
@@ -62,17 +64,18 @@ class Agent:
             agent=credential.agent, boot_id=self._boot_id, after_each=self._views.apply,
         )  # fmt: skip
         publisher = Publisher(places, self._link)
+        self._databases = Databases(places, self._views, self._link)
         self._runs.load()
         own = Path(__file__).resolve().parent.parent
         if own.parent == places.libraries.resolve():
             upgrade.forget_old_libraries(places, own)
         local_socket.install_launcher(places)
-        await LocalSocket(places, self._views, publisher, self._link).open()
+        await LocalSocket(places, self._views, publisher, self._databases).open()
         _tell_systemd("READY=1")
         gc.freeze()  # what stands now stays: no collection need look at it, nor a runner's fork copy it, again
         works = [
             self._link.keep(), self._haproxy.keep(), self._views.keep(), publisher.publish_for_ever(),
-            self._runs.report_for_ever(), self._undo_a_bad_upgrade(),
+            self._runs.report_for_ever(), self._databases.keep(), self._undo_a_bad_upgrade(),
         ]  # fmt: skip
         tasks = [asyncio.ensure_future(work) for work in works]
         for task in tasks:
@@ -96,6 +99,8 @@ class Agent:
             return Accepted(self._runs.state_of(order.run_id))
         if isinstance(order, SetView):
             return self._views.take(order)
+        if isinstance(order, TakeRole):
+            return await self._databases.take(order)
         if isinstance(order, UpgradeAgent):
             accepted = await upgrade.upgrade(order.blob, self._places, self._blobs, self._sha256)
             if order.blob.sha256 != self._sha256:

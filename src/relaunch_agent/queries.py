@@ -19,7 +19,7 @@ usage: relaunch-local QUESTION [--json] [--wait SECONDS]
   get A.B.C                 anything of the view, by its path: get database.epoch, get peers.0.address
   tag NAME=VALUE | -d NAME  publish or remove a tag of this server
   output NAME VALUE         publish an output of this server
-  may-write                 exit 0 only when the controller, asked now, says we are the primary; prints the epoch
+  role                      primary or replica, when this database server is that, as the controller wants it
   apply                     bring /etc/hosts and HAProxy to the view now, and wait until they are
 Exit status: 0 there is an answer, 1 there is none (or no), 2 not understood, 7 the controller or the agent is away.
 --json prints the whole object. --wait: until there is an answer, at most so long.
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> Question:
     if not words:
         raise BadInput("relaunch-local: what do you want to know?")
     counts = {"get": (1,), "output": (2,), "tag": range(1, 100) if not removed else range(100)}
-    if words[0] not in (*FROM_VIEW, "tag", "output", "may-write", "apply"):
+    if words[0] not in (*FROM_VIEW, "tag", "output", "role", "apply"):
         raise BadInput(f"relaunch-local: there is no {words[0]!r}")
     if len(words) - 1 not in counts.get(words[0], (0,)):
         raise BadInput(f"relaunch-local {words[0]}: wrong number of words")

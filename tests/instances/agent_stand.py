@@ -27,10 +27,9 @@ from cryptography.x509.oid import NameOID
 from relaunch.bus import subjects
 from relaunch.bus.messages import (
     Alive,
-    AskMayWrite,
     Blob,
+    DatabaseReport,
     Hello,
-    MayWrite,
     Output,
     Published,
     RunProgress,
@@ -39,6 +38,7 @@ from relaunch.bus.messages import (
     ScriptToRun,
     Stored,
     Welcome,
+    Witnessed,
     decode,
     encode,
 )
@@ -126,14 +126,16 @@ class Stand:
         self.progress: list[RunProgress] = []
         self.published: list[Published] = []
         self.alive: list[Alive] = []
-        self.may_write = MayWrite(True, 7)
+        self.reports: list[tuple[float, DatabaseReport]] = []  # when it came, on the monotonic clock
+        self.witnessed: list[Witnessed] = []
         self.deaf = False
         self._agents: list[subprocess.Popen[bytes]] = []
         self._bus: subprocess.Popen[bytes] | None = None
         self._runs = 0
 
     async def open(self) -> Stand:
-        certificates(self.folder)
+        if not (self.folder / "ca.crt").exists():
+            certificates(self.folder)
         (self.folder / "bus.conf").write_text(
             BUS_CONFIG.format(
                 port=self.bus_port, folder=self.folder, agent=AGENT, secret=SECRET,
@@ -265,15 +267,19 @@ class Stand:
             self.progress.append(said)
         elif isinstance(said, Published):
             self.published.append(said)
-        elif isinstance(said, AskMayWrite):
-            answer = self.may_write
         await message.respond(encode(answer))
 
     async def _output(self, message: Any) -> None:
         self.outputs.append(decode(message.data))
 
     async def _alive(self, message: Any) -> None:
-        self.alive.append(decode(message.data))
+        said = decode(message.data)
+        if isinstance(said, DatabaseReport):
+            self.reports.append((time.monotonic(), said))
+        elif isinstance(said, Witnessed):
+            self.witnessed.append(said)
+        else:
+            self.alive.append(said)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

@@ -45,10 +45,11 @@ class ServerState:
     error: str = ""  # of receiver or applier, the server's words
     lag_seconds: Optional[float] = None
     delayed: bool = False  # applies late on purpose, or filters: never a primary
-    acknowledging: bool = False  # as a replica it acknowledges what it has received
+    acknowledging: bool = False  # as a replica it acknowledges what it has received, or will once it is connected
     required: bool = False  # as a primary it waits for an acknowledgement, without an end and also with no replica
     acknowledgers: Sequence[str] = ()  # addresses of the replicas connected to it that acknowledge
     waiting_commits: int = 0  # that wait for an acknowledgement at this moment
+    arrived: str = ""  # another text as soon as anything, heartbeats included, has come from the source
 
 
 class Dialect(Protocol):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import relaunch
 import relaunch_agent
+from relaunch.errors import NotFound
 
 MAIN = '''\
 """relaunch-agent: unpacks itself once per version, so that Python keeps its compiled files, and runs."""
@@ -60,7 +62,10 @@ except Exception:
 
 sys.exit(main(sys.argv[1:]))
 '''
-FROM_RELAUNCH = ("__init__.py", "errors.py", "bus/__init__.py", "bus/messages.py", "bus/subjects.py")
+FROM_RELAUNCH = (
+    "__init__.py", "errors.py", "bus/__init__.py", "bus/messages.py", "bus/subjects.py", "databases/__init__.py",
+    "databases/dialect.py", "databases/mariadb.py", "databases/mysql.py",
+)  # fmt: skip
 EPOCH = (2026, 1, 1, 0, 0, 0)
 
 
@@ -97,5 +102,19 @@ def _sources() -> dict[str, bytes]:
     ours = Path(relaunch.__file__).parent
     agent = Path(relaunch_agent.__file__).parent
     files = {f"relaunch/{name}": (ours / name).read_bytes() for name in FROM_RELAUNCH}
-    files |= {f"relaunch_agent/{file.name}": file.read_bytes() for file in agent.glob("*.py")}
-    return files
+    files |= {f"relaunch_agent/{file.relative_to(agent)}": file.read_bytes() for file in agent.rglob("*.py")}
+    return files | _client_library()
+
+
+def _client_library() -> dict[str, bytes]:
+    """PyMySQL as it is installed here, with its licence: pure Python, and as old a Python as the agent's will do."""
+    installed = importlib.metadata.files("pymysql")
+    if not installed:
+        raise NotFound("PyMySQL is not installed in the controller's environment", hint="install requirements.lock")
+    found = {}
+    for file in installed:
+        if file.suffix == ".py" and file.parts[0] == "pymysql":
+            found[str(file)] = file.read_binary()
+        elif file.name == "LICENSE":
+            found["pymysql/LICENSE"] = file.read_binary()
+    return found

@@ -1,0 +1,281 @@
+"""MariaDB 10.11 to 11.8 as `dialect` wants it: GTID by domain, built-in semi-synchronous replication.
+
+Shipped in the agent: standard library only, Python 3.9. Traps (T…) are explained in decisions/0008-mariadb.md.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from relaunch.databases.dialect import ServerState, Session, Source
+from relaunch.errors import BadInput, Failed, RelaunchError, Unavailable
+
+FOREVER_MS = 315360000000  # ten years: no commit gives up waiting by itself (T6)
+SLICE_SECONDS = 0.2
+SETTLE_SECONDS = 1.0  # for what was received to be applied before the source changes
+ACCESS_DENIED = 1045
+STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS read_only,
+ @@gtid_binlog_pos AS binlog_position, @@gtid_slave_pos AS slave_position,
+ @@rpl_semi_sync_master_enabled AS enabled, @@rpl_semi_sync_master_timeout AS timeout_ms,
+ @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_slave_enabled AS acknowledges"""
+SEMI_SYNC = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl_semi_sync%'"
+DUMPS = "SELECT HOST AS host FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'"
+# Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
+CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
+ AND COMMAND NOT IN ('Binlog Dump', 'Slave_IO', 'Slave_SQL', 'Slave_worker', 'Daemon', 'Killed')
+ AND (USER NOT IN ('root', 'system user', 'event_scheduler', 'unauthenticated user', 'replication', 'relaunch_probe')
+  OR USER = 'root' AND COMMAND IN ('Query', 'Execute') AND
+   (TIME_MS > 200 OR STATE LIKE 'Waiting for semi-sync ACK%'))"""
+FILTERS = (
+    "Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table",
+    "Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Do_Domain_Ids",
+    "Replicate_Ignore_Domain_Ids",
+)  # fmt: skip
+
+
+class MariaDB:
+    name = "mariadb"
+    program = "mariadbd"
+
+    # positions
+
+    def covers(self, position: str, other: str) -> bool:
+        have = _domains(position)
+        return all(have.get(domain, (0, 0))[1] >= number for domain, (_, number) in _domains(other).items())
+
+    # the server
+
+    def state(self, session: Session) -> ServerState:
+        server = session.rows(STATE)[0]
+        semi_sync = _semi_sync(session)
+        replica = _replica(session) or {}
+        executed = _union(str(server["binlog_position"] or ""), str(server["slave_position"] or ""))
+        clients = int(semi_sync.get("master_clients", 0))
+        return ServerState(
+            version=str(server["version"]),
+            server_id=int(server["server_id"]),
+            read_only=_is_on(server["read_only"]),
+            executed=executed,
+            received=_union(executed, str(replica.get("Gtid_IO_Pos") or "")),
+            source=str(replica.get("Master_Host") or ""),
+            receiving=replica.get("Slave_IO_Running") == "Yes",
+            applying=replica.get("Slave_SQL_Running") == "Yes",
+            error=_error(replica),
+            lag_seconds=_lag(replica),
+            delayed=bool(int(replica.get("SQL_Delay") or 0)) or any(replica.get(name) for name in FILTERS),
+            acknowledging=_is_on(server["acknowledges"]) or semi_sync.get("slave_status") == "ON",
+            required=_is_on(server["enabled"])
+            and int(server["timeout_ms"]) >= FOREVER_MS
+            and _is_on(server["wait_alone"])
+            and semi_sync.get("master_status") == "ON",
+            acknowledgers=tuple(sorted({_address(row["host"]) for row in session.rows(DUMPS)})) if clients else (),
+            waiting_commits=int(semi_sync.get("master_wait_sessions", 0)),
+            arrived=_arrived(replica),
+        )
+
+    def stop_receiving(self, session: Session) -> None:
+        self._be_read_only(session)
+        session.run("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
+        # With a source that is silent this waits for rpl_semi_sync_slave_kill_conn_timeout: 1 s in our settings (T2).
+        session.run("STOP SLAVE IO_THREAD")
+
+    def follow(self, session: Session, source: Source, *, acknowledge: bool) -> None:
+        self._be_read_only(session)
+        _let_go(session)
+        present = _replica(session)
+        refused = int((present or {}).get("Last_IO_Errno") or 0) == ACCESS_DENIED
+        if present is None or refused or not _is_set_to(present, source):
+            self._point_at(session, source, present)
+        _acknowledge(session, acknowledge)
+        session.run("START SLAVE")
+
+    def wait_applied(self, session: Session, position: str, *, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self.covers(_executed(session), position):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            # In slices, so that the caller's connection is never silent for long; what counts is the next look.
+            session.rows("SELECT MASTER_GTID_WAIT(%s, %s) AS waited", position, round(min(left, SLICE_SECONDS), 3))
+        return True
+
+    def promote(self, session: Session, *, required: bool) -> None:
+        if _replica(session) is not None:
+            session.run("STOP SLAVE")
+            session.run("RESET SLAVE ALL")
+        session.run("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
+        self.require(session, required)
+        session.run("SET GLOBAL read_only = OFF")
+
+    def require(self, session: Session, required: bool) -> None:
+        if not required:
+            _let_go(session)
+            return
+        if self._is_required(session):
+            return
+        # Off and on: a source that once gave up waiting waits again from here on. AFTER_SYNC is in the settings (T3).
+        for statement in (
+            "SET GLOBAL rpl_semi_sync_master_enabled = OFF",
+            f"SET GLOBAL rpl_semi_sync_master_timeout = {FOREVER_MS}",
+            "SET GLOBAL rpl_semi_sync_master_wait_no_slave = ON",
+            "SET GLOBAL rpl_semi_sync_master_enabled = ON",
+        ):
+            session.run(statement)
+
+    def fence(self, session: Session) -> None:
+        self._be_read_only(session)
+        _kill_clients(session)
+
+    def follow_nobody(self, session: Session) -> None:
+        self._be_read_only(session)
+        _let_go(session)
+        session.run("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
+        if _replica(session) is not None:
+            session.run("STOP SLAVE")
+            session.run("RESET SLAVE ALL")
+
+    def _is_required(self, session: Session) -> bool:
+        server = session.rows(STATE)[0]
+        return (
+            _is_on(server["enabled"])
+            and int(server["timeout_ms"]) >= FOREVER_MS
+            and _is_on(server["wait_alone"])
+            and _semi_sync(session).get("master_status") == "ON"
+        )
+
+    def _be_read_only(self, session: Session) -> None:
+        """`read_only` waits for statements and commits under way, also for those that wait for an acknowledgement.
+        Killed, such a commit ends without an answer to its client: it was not acknowledged, and will not be."""
+        if _is_on(session.rows("SELECT @@read_only AS read_only")[0]["read_only"]):
+            return
+        session.run("SET SESSION lock_wait_timeout = 1")
+        for attempt in range(10):
+            _kill_clients(session)
+            try:
+                session.run("SET GLOBAL read_only = ON")
+            except Unavailable:
+                raise
+            except RelaunchError:
+                if attempt == 9:
+                    raise
+                continue
+            return
+
+    def _point_at(self, session: Session, source: Source, present: Optional[Dict[str, Any]]) -> None:
+        """From our own position on. CHANGE MASTER throws away what was received and not applied yet: apply it first."""
+        if present is not None:
+            session.run("STOP SLAVE IO_THREAD")
+            if present.get("Slave_SQL_Running") == "Yes":
+                received = _union(_executed(session), str(present.get("Gtid_IO_Pos") or ""))
+                self.wait_applied(session, received, seconds=SETTLE_SECONDS)
+            session.run("STOP SLAVE")
+        own = session.rows(STATE)[0]
+        written, applied = str(own["binlog_position"] or ""), str(own["slave_position"] or "")
+        if not self.covers(applied, written):
+            # A former primary: what it wrote itself is where it goes on.
+            session.run("SET GLOBAL gtid_slave_pos = %s", _union(applied, written))
+        session.run(
+            "CHANGE MASTER TO MASTER_HOST = %s, MASTER_PORT = %s, MASTER_USER = %s, MASTER_PASSWORD = %s,"
+            " MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = 1, MASTER_DELAY = 0,"
+            " MASTER_SSL = 1, MASTER_SSL_CA = %s, MASTER_SSL_VERIFY_SERVER_CERT = 1",
+            source.address, source.port, source.user, source.password, source.ca,
+        )  # fmt: skip
+
+
+def _domains(position: str) -> Dict[int, Tuple[int, int]]:
+    """domain → (server, sequence number)."""
+    found: Dict[int, Tuple[int, int]] = {}
+    for text in filter(None, (part.strip() for part in position.split(","))):
+        numbers = text.split("-")
+        if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
+            raise BadInput(f"{position!r} is not a MariaDB GTID position")
+        domain, server, sequence = (int(number) for number in numbers)
+        if sequence >= found.get(domain, (0, -1))[1]:
+            found[domain] = (server, sequence)
+    return found
+
+
+def _union(one: str, other: str) -> str:
+    """Per domain the later one."""
+    found = _domains(f"{one},{other}")
+    return ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in sorted(found.items()))
+
+
+def _executed(session: Session) -> str:
+    row = session.rows("SELECT @@gtid_binlog_pos AS written, @@gtid_slave_pos AS applied")[0]
+    return _union(str(row["written"] or ""), str(row["applied"] or ""))
+
+
+def _replica(session: Session) -> Optional[Dict[str, Any]]:
+    """Of the default channel; None when it follows nobody."""
+    return next((row for row in session.rows("SHOW ALL SLAVES STATUS") if not row.get("Connection_name")), None)
+
+
+def _semi_sync(session: Session) -> Dict[str, str]:
+    prefix = len("Rpl_semi_sync_")
+    return {row["Variable_name"][prefix:]: row["Value"] for row in session.rows(SEMI_SYNC)}
+
+
+def _is_set_to(present: Dict[str, Any], source: Source) -> bool:
+    return (
+        present.get("Master_Host") == source.address
+        and int(present.get("Master_Port") or 0) == source.port
+        and present.get("Master_User") == source.user
+        and present.get("Using_Gtid") == "Slave_Pos"
+    )
+
+
+def _acknowledge(session: Session, acknowledge: bool) -> None:
+    """The receiver says at its connection whether it acknowledges: when that changes it connects anew. The applier
+    goes on, so that what was received is kept."""
+    enabled = _is_on(session.rows("SELECT @@rpl_semi_sync_slave_enabled AS enabled")[0]["enabled"])
+    present = _replica(session) or {}
+    does = _semi_sync(session).get("slave_status") == "ON"
+    if enabled != acknowledge:
+        session.run(f"SET GLOBAL rpl_semi_sync_slave_enabled = {'ON' if acknowledge else 'OFF'}")
+    if present.get("Slave_IO_Running") == "Yes" and does != acknowledge:
+        session.run("START SLAVE SQL_THREAD")
+        session.run("STOP SLAVE IO_THREAD")
+
+
+def _let_go(session: Session) -> None:
+    """The primary's side off (T1): commits that wait are let go, so the clients they could be answered to go first,
+    unless the server takes writes and is to go on with it."""
+    row = session.rows("SELECT @@read_only AS read_only, @@rpl_semi_sync_master_enabled AS enabled")[0]
+    if not _is_on(row["enabled"]):
+        return
+    if _is_on(row["read_only"]):
+        _kill_clients(session)
+    session.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+
+
+def _kill_clients(session: Session) -> None:
+    for row in session.rows(CLIENTS):
+        try:
+            session.run(f"KILL CONNECTION {int(row['id'])}")
+        except Failed:
+            continue  # it has gone meanwhile
+
+
+def _error(replica: Dict[str, Any]) -> str:
+    texts: List[str] = [str(replica.get(name) or "") for name in ("Last_SQL_Error", "Last_IO_Error")]
+    return "; ".join(filter(None, texts))
+
+
+def _lag(replica: Dict[str, Any]) -> Optional[float]:
+    seconds = replica.get("Seconds_Behind_Master")
+    return None if seconds is None else float(seconds)
+
+
+def _arrived(replica: Dict[str, Any]) -> str:
+    names = ("Slave_received_heartbeats", "Master_Log_File", "Read_Master_Log_Pos", "Gtid_IO_Pos")
+    return " ".join(str(replica.get(name, "")) for name in names) if replica else ""
+
+
+def _address(host: str) -> str:
+    return str(host).rpartition(":")[0] or str(host)
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).upper() not in ("0", "OFF", "NONE", "")

@@ -1,0 +1,90 @@
+"""A row each second on the primary: whether writes end, and if not, why."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable, Optional, Tuple
+
+from relaunch.databases.dialect import ServerState
+from relaunch.errors import RelaunchError
+from relaunch_agent.database.kept import KeptRole
+from relaunch_agent.database.local_server import LocalServer
+from relaunch_agent.database.session import LocalSession
+from relaunch_agent.database.stalls import WriteSeen, disk, stall
+
+BEAT_SECONDS = 1.0
+LATE_SECONDS = 1.0  # in flight for longer: look why
+WAIT_SECONDS = 86400.0  # a commit may wait that long for its acknowledgement; one session waits, not one a second
+BEAT = """INSERT INTO relaunch.heartbeat (server_id, epoch, at) VALUES (@@server_id, %s, UTC_TIMESTAMP(3))
+ ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), at = VALUES(at)"""
+OWN_STATE = "SELECT STATE AS state FROM information_schema.PROCESSLIST WHERE ID = %s"
+OTHERS = """SELECT TIME AS seconds, STATE AS state FROM information_schema.PROCESSLIST
+ WHERE COMMAND IN ('Query', 'Execute') AND ID NOT IN (%s, CONNECTION_ID())"""
+
+
+class Heartbeat:
+    def __init__(self, server: LocalServer, kept: KeptRole, is_writable: Callable[[], bool]) -> None:
+        self._server = server
+        self._kept = kept
+        self._is_writable = is_writable
+        self._session: Optional[LocalSession] = None
+        self._began: Optional[float] = None  # of the write in flight
+        self._committed: Optional[float] = None
+        self._why = ""
+        self._error = ""
+        self._folder = ""
+
+    def start(self) -> None:
+        threading.Thread(target=self._beat_for_ever, name="database heartbeat", daemon=True).start()
+
+    def seen(self) -> Optional[Tuple[float, str]]:
+        """Seconds since the last row was committed, and why no newer one is; None when none was begun."""
+        began, now = self._began, time.monotonic()
+        since = self._committed if self._committed is not None else began
+        if since is None:
+            return None
+        late = began is not None and now - began > LATE_SECONDS
+        return round(now - since, 3), (self._why or "unexplained") if late else self._error
+
+    def explain(self, session: LocalSession, state: ServerState) -> None:
+        """Called by whoever looks at the server anyway: why is the write in flight not done?"""
+        writing, began = self._session, self._began
+        if writing is None or began is None or time.monotonic() - began < LATE_SECONDS:
+            self._why = ""
+            return
+        if not self._folder:
+            self._folder = str(session.rows("SELECT @@datadir AS folder")[0]["folder"])
+        own = session.rows(OWN_STATE, writing.thread_id)
+        others = session.rows(OTHERS, writing.thread_id)
+        free, read_only = disk(self._folder)
+        self._why = stall(
+            WriteSeen(
+                state=str(own[0]["state"] or "") if own else "", required=state.required,
+                waiting_commits=state.waiting_commits, free_bytes=free, read_only_disk=read_only,
+                others=[(float(row["seconds"] or 0), str(row["state"] or "")) for row in others],
+            )
+        )  # fmt: skip
+
+    def _beat_for_ever(self) -> None:
+        while True:
+            if self._kept.order and self._kept.order.role == "primary" and self._is_writable():
+                self._beat()
+            else:
+                self._committed, self._error = None, ""
+            time.sleep(BEAT_SECONDS)
+
+    def _beat(self) -> None:
+        try:
+            if self._session is None:
+                self._session = self._server.open(answer_seconds=WAIT_SECONDS)
+            self._began = time.monotonic()
+            self._session.run(BEAT, self._kept.epoch)
+            self._committed, self._error = time.monotonic(), ""
+        except RelaunchError as error:
+            self._error = error.message if self._committed is not None else ""
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+        finally:
+            self._began = None

@@ -1,0 +1,186 @@
+"""Says how the database server is: at once when something changed, twice a second anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+import time
+from typing import Callable, Optional
+
+from relaunch.bus.messages import DatabaseReport, TakeRole
+from relaunch.databases.dialect import ServerState
+from relaunch.errors import RelaunchError, Unavailable
+from relaunch_agent.database.heartbeat import Heartbeat
+from relaunch_agent.database.kept import KeptRole
+from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
+from relaunch_agent.database.session import LocalSession
+
+LOOK_SECONDS = 0.25
+DEAD_LOOK_SECONDS = 0.1
+REPORT_SECONDS = 0.5
+SILENT_SECONDS = 1.0  # without an answer, the server counts as one that does not
+UNCHANGED = ("executed", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
+
+
+class Reporter:
+    """One thread looks, the event loop tells. `tell` sends a report, if there is somebody to send it to."""
+
+    def __init__(
+        self, server: LocalServer, kept: KeptRole, heartbeat: Heartbeat, tell: Callable[[DatabaseReport], object]
+    ) -> None:
+        self._server = server
+        self._kept = kept
+        self._heartbeat = heartbeat
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._wake = threading.Event()
+        self._news = asyncio.Event()
+        self._looked = asyncio.Event()  # a new one for every look
+        self._state: Optional[ServerState] = None
+        self._dialect = ""
+        self._done = kept.done  # as it was before the newest state was asked for
+        self._answered = 0.0  # when the newest state was asked for
+        self._trouble = "starting"
+        self._trouble_since = time.monotonic()
+        self._started = ""
+        self._failed_at = 0.0
+        self._arrived = ""
+        self._arrived_at: Optional[float] = None
+        self._watched: Optional[LocalSession] = None  # silent: its end is the server's
+
+    def start(self) -> None:
+        threading.Thread(target=self._look_for_ever, name="database state", daemon=True).start()
+
+    def look_now(self) -> None:
+        """From any thread."""
+        self._wake.set()
+
+    @property
+    def state(self) -> Optional[ServerState]:
+        """None while the server does not answer."""
+        return None if self._trouble else self._state
+
+    async def fresh(self, seconds: float) -> DatabaseReport:
+        """The report of a look that begins after this call; of the last one when there is none in time."""
+        asked, end = time.monotonic(), time.monotonic() + seconds
+        self._wake.set()
+        while self._answered < asked and time.monotonic() < end and not self._trouble:
+            looked = self._looked
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(looked.wait(), max(0.01, end - time.monotonic()))
+        return self.report()
+
+    async def report_for_ever(self) -> None:
+        said: Optional[DatabaseReport] = None
+        said_at = 0.0
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
+            self._news.clear()
+            if not self._trouble and time.monotonic() - self._answered > SILENT_SECONDS:
+                self._fail(self._server.trouble(None))
+            report, now = self.report(), time.monotonic()
+            if said is None or _is_news(said, report) or now - said_at >= REPORT_SECONDS:
+                self._tell(report)
+                said, said_at = report, now
+
+    def report(self) -> DatabaseReport:
+        now = time.monotonic()
+        trouble = self._trouble or ("" if self._server.joined else "has not joined its group")
+        head = DatabaseReport(
+            dialect=self._dialect or "mariadb", epoch=self._done.epoch if self._done else 0,
+            role=self._done.role if self._done else "",
+            answers=not trouble, trouble=trouble,
+            trouble_seconds=round(now - self._trouble_since, 3) if self._trouble else 0.0,
+        )  # fmt: skip
+        state = self._state
+        if state is None:
+            return head
+        head = dataclasses.replace(head, started=self._started)
+        writes = self._heartbeat.seen() if head.role == "primary" and not state.read_only else None
+        return dataclasses.replace(
+            head, version=state.version, read_only=state.read_only, executed=state.executed, received=state.received,
+            source=state.source, receiving=state.receiving, applying=state.applying, error=state.error,
+            lag_seconds=state.lag_seconds, delayed=state.delayed,
+            received_seconds=None if self._arrived_at is None else round(now - self._arrived_at, 3),
+            acknowledging=state.acknowledging, required=state.required, acknowledgers=list(state.acknowledgers),
+            write_seconds=writes[0] if writes else None, stall=writes[1] if writes else "",
+        )  # fmt: skip
+
+    # in the event loop
+
+    def _seen(self, state: ServerState, asked: float, dialect: str, done: Optional[TakeRole], started: str) -> None:
+        if self._trouble and asked < self._failed_at:
+            return  # asked before it ended
+        self._state, self._answered, self._dialect = state, asked, dialect
+        self._done, self._started = done, started
+        self._trouble = ""
+        if state.arrived != self._arrived:
+            self._arrived, self._arrived_at = state.arrived, time.monotonic() if state.arrived else None
+        self._tell_all()
+
+    def _fail(self, trouble: str) -> None:
+        self._failed_at = time.monotonic()
+        if not self._trouble:
+            self._trouble_since = self._failed_at
+        self._trouble = trouble
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        self._news.set()
+        looked, self._looked = self._looked, asyncio.Event()
+        looked.set()
+
+    def _watch(self, session: LocalSession) -> None:
+        """Notice the end of the silent connection, and so of the server, as soon as the kernel does."""
+        self._unwatch()
+        if session.socket is not None:
+            self._watched = session
+            self._loop.add_reader(session.socket.fileno(), self._ended, session)
+
+    def _unwatch(self) -> None:
+        session, self._watched = self._watched, None
+        if session is not None and session.socket is not None:
+            self._loop.remove_reader(session.socket.fileno())
+            session.close()
+
+    def _ended(self, session: LocalSession) -> None:
+        self._unwatch()
+        self._fail(self._server.trouble(Unavailable("the connection ended")))
+        self._wake.set()
+
+    # the thread
+
+    def _look_for_ever(self) -> None:
+        session: Optional[LocalSession] = None
+        dialect: Optional[AnyDialect] = None
+        while True:
+            asked = time.monotonic()
+            try:
+                if session is None or dialect is None:
+                    session = self._server.open(answer_seconds=2.0)
+                    dialect = dialect_of(session)
+                    self._loop.call_soon_threadsafe(self._watch, self._server.open())
+                done, started = self._kept.done, self._server.started
+                state = dialect.state(session)
+                self._heartbeat.explain(session, state)
+                self._call(self._seen, state, asked, dialect.name, done, started)
+                pause = LOOK_SECONDS
+            except RelaunchError as error:
+                if session is not None:
+                    session.close()
+                session, pause = None, DEAD_LOOK_SECONDS
+                self._call(self._fail, self._server.trouble(error))
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _call(self, what: Callable[..., None], *values: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so do we
+            self._loop.call_soon_threadsafe(what, *values)
+
+
+def _is_news(old: DatabaseReport, new: DatabaseReport) -> bool:
+    same = {name: getattr(old, name) for name in UNCHANGED}
+    return dataclasses.replace(new, **same) != old

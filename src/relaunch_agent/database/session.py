@@ -1,0 +1,96 @@
+"""A connection to the database server on this machine, as root over its local socket; each call bounded in time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from typing import Any, Dict, List, Optional
+
+import pymysql
+from pymysql.constants import CLIENT
+from pymysql.cursors import DictCursor
+
+from relaunch.errors import Failed, Unavailable
+
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+KEPT_SECONDS = 31536000  # the server does not end a connection that is silent for less
+TOO_MANY = 1040
+
+
+class Refusal(Failed):
+    """The server answered with an error; `number` is its own."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class LocalSession:
+    """Implements `dialect.Session`. Not for two threads at once."""
+
+    def __init__(self, path: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Unavailable when nothing answers there, Refusal when it does not let us in."""
+        try:
+            connection: Any = pymysql.connect(
+                unix_socket=path, user="root", autocommit=True, cursorclass=DictCursor, charset="utf8mb4",
+                connect_timeout=CONNECT_SECONDS, read_timeout=answer_seconds, write_timeout=answer_seconds,
+                client_flag=CLIENT.INTERACTIVE, defer_connect=False,
+            )  # fmt: skip
+        except pymysql.err.MySQLError as error:
+            raise _ours(error) from None
+        except OSError as error:
+            raise Unavailable(f"{path}: {error}") from None
+        self._connection = connection
+        self.pid = _peer(connection._sock)
+        self.run(f"SET SESSION wait_timeout = {KEPT_SECONDS}, interactive_timeout = {KEPT_SECONDS}")
+
+    @property
+    def socket(self) -> Optional[socket.socket]:
+        found: Optional[socket.socket] = self._connection._sock
+        return found
+
+    @property
+    def thread_id(self) -> int:
+        return int(self._connection.thread_id())
+
+    def rows(self, statement: str, *values: Any) -> List[Dict[str, Any]]:
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement, values or None)
+                return list(cursor.fetchall())
+        except pymysql.err.MySQLError as error:
+            raise self._broken(error) from None
+        except (OSError, struct.error, AttributeError) as error:
+            self.close()
+            raise Unavailable(f"the database server's answer broke off: {error}") from None
+
+    def run(self, statement: str, *values: Any) -> None:
+        self.rows(statement, *values)
+
+    def close(self) -> None:
+        """At once, without a word to the server: it may not be listening."""
+        with contextlib.suppress(Exception):
+            self._connection._force_close()
+
+    def _broken(self, error: Any) -> Exception:
+        ours = _ours(error)
+        if isinstance(ours, Unavailable):
+            self.close()
+        return ours
+
+
+def _peer(connection: Any) -> int:
+    """Process id of the one who listens: it says which process is our server, whatever pid files tell."""
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
+
+
+def _ours(error: Any) -> Exception:
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1] if len(error.args) > 1 else error)
+    # 2000 and above are the client's own: no connection, or it broke off. 1053: the server shuts down; 1927: killed.
+    if number >= 2000 or number in (0, 1053, 1927) or isinstance(error, pymysql.err.InterfaceError):
+        return Unavailable(f"the database server does not answer: {text}")
+    return Refusal(f"{text} ({number})", number)

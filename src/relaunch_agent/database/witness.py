@@ -1,0 +1,150 @@
+"""Looks at the group's database servers from here: a connection to each, kept open, asked four times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+import threading
+import time
+from typing import Any, Callable, Dict, Optional, Sequence
+
+import pymysql
+
+from relaunch.bus.messages import Probe, Witnessed
+from relaunch_agent.places import Places
+
+PORT = 3306
+PROBE_SECONDS = 0.25
+ANSWER_SECONDS = 0.75
+SAY_SECONDS = 1.0
+USER = "relaunch_probe"  # USAGE only; who it is, our certificate says
+TOO_MANY = 1040
+DENIED = (1044, 1045, 1130, 1698, 3118, 4151)
+GONE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, EOFError)
+SILENT = (socket.timeout, TimeoutError)
+UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT)
+
+
+class Watched:
+    """One server and the thread that probes it."""
+
+    def __init__(self, address: str, places: Places, changed: Callable[[], None], port: int) -> None:
+        self._address = address
+        self._places = places
+        self._changed = changed
+        self._port = port
+        self._over = threading.Event()
+        self._connection: Any = None
+        self._outcome = ""
+        self._since = time.monotonic()
+        self._ok_at: Optional[float] = None
+        self._read_only: Optional[bool] = None
+        threading.Thread(target=self._probe_for_ever, name=f"probe {address}", daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def probe(self) -> Optional[Probe]:
+        """None until something was seen."""
+        if not self._outcome:
+            return None
+        now = time.monotonic()
+        return Probe(
+            outcome=self._outcome, seconds=round(now - self._since, 3),
+            ok_seconds=None if self._ok_at is None else round(now - self._ok_at, 3), read_only=self._read_only,
+        )  # fmt: skip
+
+    def _probe_for_ever(self) -> None:
+        while not self._over.is_set():
+            asked = time.monotonic()
+            kept = self._connection is not None
+            outcome = self._look()
+            if outcome in ("refused", "error") and kept:
+                outcome = self._look()  # a broken connection alone says little: is there a new one?
+            if outcome == "ok":
+                self._ok_at = time.monotonic()
+            if outcome != self._outcome:
+                self._outcome, self._since = outcome, asked
+                self._changed()
+            self._over.wait(max(0.05, PROBE_SECONDS - (time.monotonic() - asked)))
+        self._close()
+
+    def _look(self) -> str:
+        try:
+            if self._connection is None:
+                self._connection = pymysql.connect(
+                    host=self._address, port=self._port, user=USER, password="", autocommit=True,
+                    connect_timeout=ANSWER_SECONDS, read_timeout=ANSWER_SECONDS, write_timeout=ANSWER_SECONDS,
+                    ssl=_tls(self._places),
+                )  # fmt: skip
+            with self._connection.cursor() as cursor:
+                cursor.execute("SELECT @@global.read_only")
+                said = cursor.fetchone()[0]
+            self._read_only = str(said).upper() not in ("0", "OFF")
+            return "ok"
+        except (pymysql.err.MySQLError, OSError, ValueError, TypeError, AttributeError) as error:
+            self._close()
+            return outcome_of(error)
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection._force_close()
+
+
+def outcome_of(error: BaseException) -> str:
+    """What a failed probe says about the server. PyMySQL keeps the operating system's error as its cause."""
+    cause = error.__cause__ or getattr(error, "original_exception", None) or error.__context__ or error
+    number = error.args[0] if isinstance(error, pymysql.err.MySQLError) and error.args else 0
+    if number == TOO_MANY:
+        return "full of connections"
+    if number in DENIED or isinstance(cause, ssl.SSLCertVerificationError):
+        return "denied"
+    if isinstance(cause, SILENT) or "timed out" in str(error):
+        return "timeout"
+    if isinstance(cause, GONE) or number in (2006, 2013):
+        return "refused"
+    if isinstance(cause, OSError) and cause.errno in UNREACHABLE:
+        return "timeout"
+    return "error"
+
+
+class Witness:
+    def __init__(self, places: Places, tell: Callable[[Witnessed], object], *, port: int = PORT) -> None:
+        self._places = places
+        self._tell = tell
+        self._port = port
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._watched: Dict[str, Watched] = {}
+
+    def watch(self, addresses: Sequence[str]) -> None:
+        """These from now on, and no others."""
+        for gone in set(self._watched) - set(addresses):
+            self._watched.pop(gone).stop()
+        for address in set(addresses) - set(self._watched):
+            self._watched[address] = Watched(address, self._places, self._wake, self._port)
+
+    async def say_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), SAY_SECONDS)
+            self._changed.clear()
+            probes = {address: probe for address, each in self._watched.items() if (probe := each.probe())}
+            if probes:
+                self._tell(Witnessed(probes=probes))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so do we
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+
+def _tls(places: Places) -> ssl.SSLContext:
+    """Ours and theirs are certificates of the same authority; the server's is for its address."""
+    context = ssl.create_default_context(cafile=str(places.tls / "ca.crt"))
+    context.load_cert_chain(str(places.tls / "server.crt"), str(places.tls / "server.key"))
+    return context

@@ -1,0 +1,95 @@
+"""The database part of the agent put together: roles, reports, heartbeat, probes, lease."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Mapping
+
+from relaunch.bus.messages import DatabaseReport, TakeRole
+from relaunch.errors import Conflict
+from relaunch_agent.database.heartbeat import Heartbeat
+from relaunch_agent.database.kept import KeptRole
+from relaunch_agent.database.lease import Lease
+from relaunch_agent.database.local_server import LocalServer
+from relaunch_agent.database.reporting import Reporter
+from relaunch_agent.database.roles import Roles
+from relaunch_agent.database.witness import Witness
+from relaunch_agent.link import Link
+from relaunch_agent.places import Places
+
+LEASE_LOOK_SECONDS = 0.5
+LAST_LOOK_SECONDS = 0.3  # for the look after a role was tried, which the answer tells
+
+
+class DatabaseWork:
+    """Made in the event loop. A server that is no member of a group only watches those that are."""
+
+    def __init__(self, places: Places, link: Link) -> None:
+        self._link = link
+        self._server = LocalServer(places)
+        self._kept = kept = KeptRole(places)
+        heartbeat = Heartbeat(self._server, kept, self._is_writable)
+        self._heartbeat = heartbeat
+        self._reporter = Reporter(self._server, kept, heartbeat, link.tell)
+        self._roles = Roles(self._server, kept, self._reporter.look_now)
+        self._witness = Witness(places, link.tell)
+        self._lease = Lease(time.monotonic())
+        self._tasks: list[asyncio.Future[None]] = []
+        self._mode = ""
+        self._is_member = False
+
+    def take_view(self, view: Mapping[str, Any]) -> None:
+        database: Mapping[str, Any] = view.get("database") or {}
+        own: Mapping[str, Any] = view.get("server") or {}
+        members = database.get("members") or ()
+        self._mode = str(database.get("mode", ""))
+        self._witness.watch([each["address"] for each in members if each["instance"] != own.get("instance")])
+        if not self._tasks:
+            self._begin(self._witness.say_for_ever())
+        if not self._is_member and any(each["instance"] == own.get("instance") for each in members):
+            self._is_member = True
+            self._reporter.start()
+            self._roles.start()
+            self._heartbeat.start()
+            self._begin(self._reporter.report_for_ever())
+            self._begin(self._keep_lease())
+
+    async def take(self, order: TakeRole) -> DatabaseReport:
+        if not self._is_member:
+            raise Conflict("this server is in no database group, as far as it knows")
+        if not self._server.joined:
+            raise Conflict("this server has not joined its group yet")
+        began = time.monotonic()
+        await self._roles.take(order)
+        return await self._reporter.fresh(max(LAST_LOOK_SECONDS, order.seconds - (time.monotonic() - began)))
+
+    @property
+    def report(self) -> DatabaseReport:
+        return self._reporter.report()
+
+    def failed(self) -> BaseException | None:
+        return next((task.exception() for task in self._tasks if task.done()), None)
+
+    @property
+    def _is_primary(self) -> bool:
+        return self._kept.order is not None and self._kept.order.role == "primary"
+
+    def _begin(self, work: Any) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    def _is_writable(self) -> bool:
+        state = self._reporter.state
+        return state is not None and not state.read_only
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_LOOK_SECONDS)
+            state = self._reporter.state
+            holds = self._mode == "sync" and self._is_primary and state is not None and not state.read_only
+            acknowledged = state is not None and bool(state.acknowledgers)
+            over = self._lease.is_over(
+                time.monotonic(), holds=holds, controller_heard=self._link.heard_at, acknowledged=acknowledged
+            )
+            if over:
+                self._roles.fence("neither the controller nor a replica that acknowledges was heard for 6 s")

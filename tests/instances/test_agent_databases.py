@@ -1,0 +1,205 @@
+"""The agent takes and keeps roles on real MariaDB servers; the controller's part is played by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pymysql
+import pytest
+import pytest_asyncio
+from agent_stand import until as until_so
+from database_stand import Member
+from mariadb_lab import Authority, MariaDBServer, trixie_root, until
+
+from relaunch.bus.messages import Refused, TakeRole
+from relaunch.databases.mariadb import MariaDB
+
+covers = MariaDB().covers
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+@pytest_asyncio.fixture
+async def group() -> AsyncIterator[list[Member]]:
+    """Three servers with their agents, started, empty, joined; no role yet."""
+    root = trixie_root()
+    if root is None:
+        pytest.skip("no MariaDB of Debian 13 here")
+    folder = Path(tempfile.mkdtemp(prefix="rlagent-", dir=root / "var/tmp"))
+    authority = Authority(folder / "ca")
+    members = []
+    try:
+        for number in (1, 2, 3):
+            server = MariaDBServer(number, str(root), folder / str(number), authority)
+            server.install()
+            server.start()
+            member = Member(folder / f"agent{number}", server, authority)
+            members.append(member)
+            await member.open()
+            member.stand.start_agent()
+        for member in members:
+            await member.stand.connected()
+            member.join()
+            await member.tell(members)
+        yield members
+    finally:
+        for member in members:
+            await member.close()
+        shutil.rmtree(folder)
+
+
+async def form(group: list[Member], *, required: bool = True) -> tuple[Member, Member, Member]:
+    """One primary with two replicas that acknowledge."""
+    one, two, three = group
+    assert not (await one.become("primary")).read_only
+    one.server.make_accounts()
+    for replica in (two, three):
+        answer = await replica.become("replica", source=one.address, acknowledge=True)
+        assert answer.source == one.address and answer.read_only, answer
+        if not answer.receiving:
+            await replica.reports("it follows", lambda report: report.receiving and report.applying)
+    if required:
+        answer = await one.become("primary", required=True)
+        assert answer.required and not answer.read_only, answer
+    return one, two, three
+
+
+async def test_each_role_is_taken(group: list[Member]) -> None:
+    one, two, three = await form(group)
+    app = one.server.client()
+    app.cursor().execute("INSERT INTO a (s) VALUES ('acknowledged')")
+    await one.reports("both acknowledge", lambda report: len(set(report.acknowledgers)) == 2 or report.required)
+    position = one_position(one)
+    assert await two.reports("it has the row", lambda report: covers(report.executed, position)) < 2
+
+    revoked = await two.become("revoked", 2)
+    assert (revoked.receiving, revoked.acknowledging, revoked.read_only) == (False, False, True)
+    fenced = await one.become("fenced", 2)
+    assert fenced.read_only
+    with pytest.raises(pymysql.err.OperationalError):
+        app.cursor().execute("SELECT 1")
+    assert three.report.role == "replica"
+
+
+def one_position(member: Member) -> str:
+    return str(member.sql("SELECT @@gtid_binlog_pos AS position")[0]["position"])
+
+
+async def test_an_older_epoch_is_refused_also_after_the_agents_restart(group: list[Member]) -> None:
+    one = group[0]
+    await one.become("primary", 5)
+    answer = await one.stand.order(TakeRole(epoch=4, role="fenced"))
+    assert isinstance(answer, Refused) and "epoch 5" in answer.reason
+    one.stand._agents[-1].kill()
+    one.stand.start_agent()
+    await one.stand.connected(2)
+    answer = await one.stand.order(TakeRole(epoch=4, role="fenced"))
+    assert isinstance(answer, Refused) and "epoch 5" in answer.reason
+    assert one.sql("SELECT @@read_only AS r") == [{"r": 0}]
+
+
+async def test_a_killed_server_is_told_at_once_and_stays_read_only(group: list[Member]) -> None:
+    one, two, _ = await form(group)
+    waiting = asyncio.ensure_future(one.reports("it has stopped", lambda report: report.trouble == "stopped"))
+    await asyncio.sleep(0.05)
+    killed = time.monotonic()
+    one.server.kill()
+    await waiting
+    at = next(at for at, report in one.stand.reports if report.trouble == "stopped")
+    assert at - killed < 0.2
+    one.server.start()
+    await one.reports("it answers, read-only", lambda report: report.answers and report.read_only)
+    await asyncio.sleep(1.5)
+    assert one.report.read_only and one.report.role == "primary" and not one.report.required
+    two.server.kill()
+    two.server.start()
+    await two.reports("it follows again", lambda report: report.receiving and report.acknowledging, seconds=15)
+
+
+async def test_switched_over_by_hand_and_back(group: list[Member]) -> None:
+    one, two, three = await form(group)
+    one.server.client().cursor().execute("INSERT INTO a (s) VALUES ('before')")
+    began = time.monotonic()
+    frozen = await one.become("fenced", 2)
+    assert frozen.read_only
+    new = await two.become("primary", 2, required=True, position=frozen.executed)
+    assert not new.read_only and new.executed.startswith(frozen.executed.split("-")[0]), new
+    took = time.monotonic() - began
+    for replica in (one, three):
+        await replica.become("replica", 2, source=two.address, acknowledge=True)
+    app = two.server.client()
+    app.cursor().execute("INSERT INTO a (s) VALUES ('after')")
+    position = one_position(two)
+    for replica in (one, three):
+        await replica.reports("it has all", lambda report: covers(report.executed, position))
+        assert [row["s"] for row in replica.sql("SELECT s FROM t.a ORDER BY i")] == ["before", "after"]
+    print(f"switched over in {took:.3f} s")
+    assert took < 2
+
+
+async def test_a_commit_that_waits_is_never_answered_by_a_fence(group: list[Member]) -> None:
+    one, two, three = await form(group)
+    for replica in (two, three):
+        await replica.become("revoked", 2)
+    said: list[str] = []
+    app = one.server.client()
+
+    def write() -> None:
+        try:
+            app.cursor().execute("INSERT INTO a (s) VALUES ('never acknowledged')")
+            said.append("acknowledged")
+        except pymysql.err.OperationalError as error:
+            said.append(f"error {error.args[0]}")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    await one.reports("why it stalls", lambda report: report.stall == "no acknowledgement", seconds=8)
+    assert not said
+    fenced = await one.become("fenced", 2)
+    thread.join(5)
+    assert fenced.read_only and said == ["error 2013"]
+
+
+async def test_a_primary_alone_fences_itself(group: list[Member]) -> None:
+    one, two, three = await form(group)
+    await one.tell(group, mode="sync", primary=one)
+    for replica in (two, three):
+        await replica.become("revoked", 2)
+    await asyncio.sleep(7)
+    assert one.sql("SELECT @@read_only AS r") == [{"r": 0}], "the controller is heard"
+    await one.stand.stop_bus()
+    cut = time.monotonic()
+    until("it is read-only", lambda: one.sql("SELECT @@read_only AS r") == [{"r": 1}], seconds=12)
+    assert 4 < time.monotonic() - cut < 9
+
+
+async def test_a_primary_with_its_replicas_carries_on_without_the_controller(group: list[Member]) -> None:
+    one, _, _ = await form(group)
+    await one.tell(group, mode="sync", primary=one)
+    await one.stand.stop_bus()
+    await asyncio.sleep(9)
+    one.server.client().cursor().execute("INSERT INTO a (s) VALUES ('carries on')")
+
+
+async def test_witnesses_say_how_it_ends(group: list[Member]) -> None:
+    one, two, _ = await form(group)
+
+    def outcome() -> str:
+        return two.stand.witnessed[-1].probes[one.address].outcome if two.stand.witnessed else ""
+
+    await until_so(lambda: outcome() == "ok", "the probe is answered")
+    assert two.stand.witnessed[-1].probes[one.address].read_only is False
+    one.server.signal(19)
+    await until_so(lambda: outcome() == "timeout", "frozen")
+    one.server.signal(18)
+    await until_so(lambda: outcome() == "ok", "thawed")
+    killed = time.monotonic()
+    one.server.kill()
+    await until_so(lambda: outcome() == "refused", "killed")
+    assert time.monotonic() - killed < 0.6
