@@ -15,6 +15,7 @@ from relaunch.bus.messages import (
     AskRun,
     CancelRun,
     Hello,
+    Hold,
     PrepareImage,
     Refused,
     Retire,
@@ -29,6 +30,7 @@ from relaunch_agent.blobs import BlobStore
 from relaunch_agent.databases import Databases
 from relaunch_agent.enrolment import enrolled, read_config
 from relaunch_agent.haproxy_process import HAProxy
+from relaunch_agent.holding import Holding
 from relaunch_agent.https import trusting
 from relaunch_agent.journal import Journal
 from relaunch_agent.link import Link
@@ -57,6 +59,7 @@ class Agent:
         credential = await enrolled(config, places)
         self._haproxy = HAProxy(places, reload=_reload_command())
         self._views = Views(places, self._haproxy)
+        self._holding = Holding(self._haproxy, self._views)
         self._link = Link(credential, trusting(places.tls / "ca.crt"), hello=self._hello, obey=self._obey)
         self._blobs = BlobStore(places.blobs, config, credential)
         self._runs = Runs(
@@ -101,6 +104,8 @@ class Agent:
             return self._views.take(order)
         if isinstance(order, TakeRole):
             return await self._databases.take(order)
+        if isinstance(order, Hold):
+            return await self._holding.take(order)
         if isinstance(order, UpgradeAgent):
             accepted = await upgrade.upgrade(order.blob, self._places, self._blobs, self._sha256)
             if order.blob.sha256 != self._sha256:

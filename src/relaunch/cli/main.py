@@ -11,6 +11,7 @@ from relaunch import __version__
 from relaunch.cli import (
     controller,
     credentials,
+    db,
     demo,
     deployments,
     images,
@@ -56,7 +57,7 @@ app.add_typer(servers.app, name="server")
 app.add_typer(templates.app, name="template")
 app.add_typer(templates.script_app, name="script")
 app.add_typer(images.app, name="image")
-app.add_typer(sites.database_app, name="db")
+app.add_typer(db.app, name="db")
 app.add_typer(sites.app, name="site")
 app.add_typer(sites.dns_app, name="dns")
 app.add_typer(credentials.app, name="credential")

@@ -1,19 +1,17 @@
-"""`site …`, `db …` and `dns …`."""
+"""`site …` and `dns …`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from relaunch.cli.client import part
-from relaunch.cli.here import complete_deployment, complete_site, controller, one_deployment
-from relaunch.cli.servers import flat
+from relaunch.cli.here import complete_site, controller
 from relaunch.cli.show import Json, print_facts, print_json, print_table, rows_of
-from relaunch.errors import BadInput, NotFound
+from relaunch.errors import BadInput
 
 app = typer.Typer(no_args_is_help=True, help="Sites: domain names, app and logical database.")
-database_app = typer.Typer(no_args_is_help=True, help="Database groups: a primary and its replicas.")
 dns_app = typer.Typer(no_args_is_help=True, help="DNS records.")
 
 
@@ -54,36 +52,6 @@ def maintenance(
         print(f"{site['name']}: maintenance page" + (f", except for {', '.join(site['allow'])}" if allow else ""))
     else:
         print(f"{site['name']}: open")
-
-
-@database_app.command()
-def status(
-    deployment: Annotated[str | None, typer.Argument(autocompletion=complete_deployment)] = None, json: Json = False
-) -> None:
-    """Show who is the primary, who follows it, and in which states they are."""
-    client = controller()
-    name = one_deployment(deployment)
-    found = client.get(f"/deployments/{part(name)}")
-    group = found.get("database") or (found.get("spec") or {}).get("database")
-    if not group:
-        raise NotFound(f"deployment {name} has no database group")
-    servers = {row["name"]: row for row in map(flat, rows_of(client.get("/servers", deployment=name)))}
-    answer = {**group, "members": _members(group, servers)}
-    if json:
-        print_json(answer)
-        return
-    print_facts(answer, leave_out=("members", "primary", "replicas"))
-    print_table(answer["members"], ["name", "role", "state", "zone", "address"], empty="no members")
-
-
-def _members(group: dict[str, Any], servers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    def member(given: object, role: str) -> dict[str, Any]:
-        name = str(given.get("name") if isinstance(given, dict) else given)
-        known = servers.get(name.rpartition("/")[2], {})
-        return {"name": name, "role": role, **{key: known.get(key, "") for key in ("state", "zone", "address")}}
-
-    primary = [member(group["primary"], "primary")] if group.get("primary") else []
-    return primary + [member(replica, "replica") for replica in group.get("replicas") or []]
 
 
 @dns_app.command("list")

@@ -263,18 +263,37 @@ def test_json_errors_are_words_on_standard_error(api: Api, relaunch: Relaunch) -
     assert ran.err == "relaunch: no task t9\n  relaunch task list\n"
 
 
+GROUP = {
+    "deployment": "shop", "group": "shop", "primary": "db1", "mode": "sync", "epoch": 4, "durability": "strict",
+    "members": [
+        {"name": "db1", "role": "primary", "state": "takes writes", "in_sync_set": False, "lag_seconds": None},
+        {"name": "db2", "role": "replica", "state": "follows", "in_sync_set": True, "lag_seconds": 0.0},
+    ],
+    "pages": [{"rule": "replica lost", "text": "db3 is lost"}],
+    "set_aside": [{"id": "i-9", "server": "shop/db3", "until": "2026-11-23T00:00:00"}],
+}  # fmt: skip
+
+
 def test_database_status_tells_roles_and_states(api: Api, relaunch: Relaunch) -> None:
-    group = {"primary": "db1", "replicas": ["front1"], "durability": "available"}
     api.answers["GET /deployments"] = (200, {"deployments": [{"name": "shop"}]})
-    api.answers["GET /deployments/shop"] = (200, {"name": "shop", "database": group})
-    api.answers["GET /servers"] = (200, {"servers": SERVERS["servers"][:2]})
+    api.answers["GET /databases/shop"] = (200, GROUP)
 
     members = relaunch("db", "status", "--json").json["members"]
+    said = relaunch("db", "status").out
 
     assert [(m["name"], m["role"], m["state"]) for m in members] == [
-        ("db1", "primary", "stranded"),
-        ("front1", "replica", "operational"),
+        ("db1", "primary", "takes writes"),
+        ("db2", "replica", "follows"),
     ]
+    for told in ("takes writes", "strict", "! replica lost: db3 is lost", "kept until 2026-11-23"):
+        assert told in said
+
+
+def test_failover_with_loss_wants_a_reason(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /databases/shop/failover"] = (200, GROUP)
+
+    assert relaunch("db", "failover", "shop").status == 2
+    assert relaunch("db", "failover", "shop", "--allow-data-loss", "the disk is gone").status == 0
 
 
 def test_every_error_ends_with_its_own_status(api: Api, relaunch: Relaunch) -> None:

@@ -1,0 +1,221 @@
+"""The HTTP API of database groups: who is the primary and how well, and what people may order."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from relaunch.databases.failover import refuse_switchover
+from relaunch.databases.group import Group, Member, Seen
+from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.databases.watch import DatabaseWatch
+from relaunch.errors import BadInput, Conflict, NotFound
+from relaunch.servers.orders import Orders
+from relaunch.servers.store import new_id
+from relaunch.workflows.tasks import Asked
+
+router = APIRouter(tags=["databases"])
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SwitchoverAsked(_Body):
+    """`to`: the server that is to be the primary; without it the only replica that can be."""
+
+    to: str | None = None
+
+
+class Reason(_Body):
+    reason: str = Field(min_length=3, max_length=500)
+
+
+@router.get("/databases")
+async def list_databases(request: Request) -> dict[str, Any]:
+    """All groups, with what is seen of them now."""
+    watch = _watch(request)
+    names = sorted(each.deployment for each in GroupStore(request.app.state.ports.database).groups())
+    return {"databases": [shown(watch, stored) for name in names if (stored := watch.group(name)) is not None]}
+
+
+@router.get("/databases/{deployment}")
+async def show_database(request: Request, deployment: str) -> dict[str, Any]:
+    """One group: mode, members with roles and positions, an unfinished change, and what a person should know."""
+    return shown(_watch(request), _group(request, deployment))
+
+
+@router.post("/databases/{deployment}/switchover", status_code=202)
+async def switch_over(request: Request, deployment: str, asked: SwitchoverAsked) -> dict[str, Any]:
+    """Make another server the primary; refused with the reason while that would lose writes or stop them for long."""
+    request.state.action = "switchover"
+    stored, watch = _group(request, deployment), _watch(request)
+    seen = watch.seen_now(stored)
+    to = _candidate(stored, asked.to)
+    if to == stored.group.primary:
+        raise Conflict(f"{stored.members[to].server} is the primary already")
+    why_not = refuse_switchover(stored.group, seen, to)
+    if why_not:
+        raise Conflict(f"no switchover to {stored.members[to].server}: {why_not}")
+    server = stored.members[to].server
+    task = f"switchover-{new_id()}"
+    await _orders(request).workflows.start_workflow(
+        Asked(kind="switchover", title=f"switch over to {server}", subject=f"database:{deployment}", who=_who(request)),
+        task,
+        {"deployment": deployment, "to": to, "server": server},
+    )
+    return {"task": task}
+
+
+@router.post("/databases/{deployment}/failover")
+async def allow_failover(request: Request, deployment: str, asked: Reason) -> dict[str, Any]:
+    """Allow one failover to lose what no replica has; it begins once the primary is found failed."""
+    request.state.action = "allow failover with loss"
+    return _change(request, deployment, loss_allowed=f"{_who(request)}: {asked.reason}")
+
+
+@router.post("/databases/{deployment}/pause")
+async def pause(request: Request, deployment: str, asked: Reason) -> dict[str, Any]:
+    """No automatic failover until `resume`: somebody works on the servers."""
+    request.state.action = "pause failover"
+    return _change(request, deployment, paused=f"{_who(request)}: {asked.reason}")
+
+
+@router.post("/databases/{deployment}/resume")
+async def resume(request: Request, deployment: str) -> dict[str, Any]:
+    """Automatic failover again, with a fresh budget."""
+    request.state.action = "resume failover"
+    return _change(request, deployment, paused="", loss_allowed="", failovers=())
+
+
+def shown(watch: DatabaseWatch, stored: StoredGroup) -> dict[str, Any]:
+    """Plain; members in the order of their names."""
+    group, seen = stored.group, watch.seen_now(stored)
+    decision = watch.decisions.get(stored.deployment)
+    return {
+        "deployment": stored.deployment,
+        "group": group.name,
+        "epoch": group.epoch,
+        "durability": group.durability,
+        "mode": str(group.mode),
+        "reason": group.reason,
+        "primary": _name(stored, group.primary),
+        "initialised": group.initialised,
+        "sync_set": sorted(_name(stored, each) or each for each in group.sync_set),
+        "change": _change_shown(stored, group),
+        "paused": group.paused,
+        "loss_allowed": group.loss_allowed,
+        "failovers_last_day": len(group.failovers),
+        "rule": decision.rule if decision else "",
+        "why": decision.why if decision else "",
+        "pages": [dataclasses.asdict(page) for page in decision.pages] if decision else [],
+        "members": sorted((_member(group, seen, each) for each in seen.members.values()), key=lambda one: one["name"]),
+        "set_aside": [dataclasses.asdict(aside) for aside in stored.asides],
+    }
+
+
+def _member(group: Group, seen: Seen, member: Member) -> dict[str, Any]:
+    report = member.report
+    views = {
+        each.name: each.probes[member.id].outcome
+        for each in seen.observers
+        if member.id in each.probes and each.id != member.id
+    }
+    shown: dict[str, Any] = {
+        "name": member.name,
+        "role": "primary" if member.id == group.primary else "replica",
+        "in_sync_set": member.id in group.sync_set,
+        "instance": member.id,
+        "address": member.address,
+        "zone": member.zone,
+        "connected": member.connected,
+        "seen_by": views,
+    }
+    if report is None:
+        return shown | {"state": "not heard"}
+    return shown | {
+        "state": _state(member.id == group.primary, member),
+        "version": report.version,
+        "epoch": report.epoch,
+        "read_only": report.read_only,
+        "executed": report.executed,
+        "received": report.received,
+        "lag_seconds": report.lag_seconds,
+        "acknowledging": report.acknowledging,
+        "required": report.required,
+        "error": report.error or report.trouble or report.stall,
+    }
+
+
+def _state(is_primary: bool, member: Member) -> str:
+    report = member.report
+    if report is None or not report.answers:
+        return (report.trouble if report else "") or "does not answer"
+    if is_primary:
+        return "read-only" if report.read_only else "takes writes"
+    if not report.read_only:
+        return "writable"
+    if report.error:
+        return "broken"
+    return "follows" if report.receiving and report.applying else "does not follow"
+
+
+def _change_shown(stored: StoredGroup, group: Group) -> dict[str, Any] | None:
+    if group.change is None:
+        return None
+    plain = dataclasses.asdict(group.change)
+    return plain | {
+        "step": str(group.change.step),
+        "old": _name(stored, group.change.old),
+        "candidate": _name(stored, group.change.candidate),
+    }
+
+
+def _name(stored: StoredGroup, member: str | None) -> str | None:
+    if member is None:
+        return None
+    return stored.members[member].name if member in stored.members else member
+
+
+def _candidate(stored: StoredGroup, to: str | None) -> str:
+    if to is not None:
+        found = [each.id for each in stored.members.values() if to in (each.name, each.server)]
+        if not found:
+            raise NotFound(f"the group of {stored.deployment} has no running server {to}")
+        return found[0]
+    others = [each for each in stored.members if each != stored.group.primary]
+    if len(others) != 1:
+        raise BadInput("say to which server", hint=f"relaunch db switchover {stored.deployment} --to SERVER")
+    return others[0]
+
+
+def _change(request: Request, deployment: str, **values: Any) -> dict[str, Any]:
+    _group(request, deployment)
+    GroupStore(request.app.state.ports.database).change(deployment, **values)
+    watch = _watch(request)
+    watch.poke()
+    return shown(watch, _group(request, deployment))
+
+
+def _group(request: Request, deployment: str) -> StoredGroup:
+    stored = _watch(request).group(deployment)
+    if stored is None:
+        raise NotFound(f"no database group of a deployment {deployment}", hint="`relaunch db list` shows what there is")
+    return stored
+
+
+def _who(request: Request) -> str:
+    return str(request.state.who)
+
+
+def _watch(request: Request) -> DatabaseWatch:
+    watch: DatabaseWatch = request.app.state.databases
+    return watch
+
+
+def _orders(request: Request) -> Orders:
+    orders: Orders = request.app.state.orders
+    return orders

@@ -1,0 +1,18 @@
+"""Comparing replication positions in whichever dialect a group speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relaunch.databases.dialect import Dialect
+from relaunch.databases.group import Seen
+from relaunch.databases.mariadb import MariaDB
+from relaunch.databases.mysql import MySQL
+
+DIALECTS: dict[str, Dialect] = {"mariadb": MariaDB(), "mysql": MySQL()}
+
+
+def covers(seen: Seen) -> Callable[[str, str], bool]:
+    """Whether the first position holds all of the second, as the group's servers count."""
+    names = {member.report.dialect for member in seen.members.values() if member.report is not None}
+    return DIALECTS[min(names, default="mariadb")].covers

@@ -1,0 +1,332 @@
+"""Reconcile: every database group has one primary that takes writes, and replicas that follow it.
+
+Looks at a group whenever an agent says something new about it, whenever an order was answered, and four times a
+second; `failover.decide` says what follows. What it changes is stored before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from relaunch.bus.messages import DatabaseReport, Hold, TakeRole, Witnessed
+from relaunch.clouds.cloud import InstanceId, InstanceState
+from relaunch.databases.failover import decide
+from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windows
+from relaunch.databases.looking import Heard, in_short, look
+from relaunch.databases.positions import covers
+from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member
+from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.errors import RelaunchError
+from relaunch.servers.ports import Ports
+from relaunch.workflows.durable import Workflows
+
+log = logging.getLogger("relaunch.databases")
+
+LOOK_SECONDS = 0.25
+READ_AGAIN_SECONDS = 2.0  # what is stored, when nobody says that it changed
+SAME_ORDER_SECONDS = 0.2  # the same order to the same member is not given more often
+CLOUD_SECONDS = 0.5  # how often the cloud is asked about a member that is in doubt
+HOLD_SECONDS = 4.0
+TIDY_SECONDS = 10.0
+MOST_TURNS = 20  # decisions after each other that each changed something: more is a fault of ours
+WHO = "relaunch"
+
+Record = Callable[[str, str, str, str, dict[str, Any]], None]  # who, action, subject, result, detail
+
+
+@dataclass(slots=True)
+class _Given:
+    order: TakeRole
+    at: float
+    task: asyncio.Task[None]
+
+
+class DatabaseWatch:
+    """`record` writes the audit trail, `changed` is told when a group's stored state has changed."""
+
+    def __init__(self, ports: Ports, workflows: Workflows, *, record: Record, changed: Callable[[], None]) -> None:
+        self._ports = ports
+        self._workflows = workflows
+        self._record = record
+        self._changed = changed
+        self._store = GroupStore(ports.database)
+        self._heard = Heard()
+        self._stored: dict[str, StoredGroup] = {}
+        self._stale = True
+        self._read = 0.0
+        self._maintenance: set[str] = set()
+        self._orders: dict[str, _Given] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._cutting: dict[str, asyncio.Task[None]] = {}
+        self._holding: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.Task[None] | None = None
+        self._poked = asyncio.Event()
+        self._clock_start = ports.clock.now().timestamp() - time.monotonic()
+        self.decisions: dict[str, Decision] = {}  # the newest of each deployment
+
+    def start(self) -> None:
+        self._loop = asyncio.create_task(self._look_again_and_again(), name="database watch")
+
+    async def stop(self) -> None:
+        given = [each.task for each in self._orders.values()]
+        tasks = [task for task in (self._loop, *given, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # what others tell
+
+    def seen(self, instance: str, said: DatabaseReport | Witnessed) -> None:
+        """An agent's word; looked at soon."""
+        self._heard.take(instance, said)
+        self._poked.set()
+
+    def poke(self) -> None:
+        """Something stored may have changed, or an agent come or gone."""
+        self._stale = True
+        self._poked.set()
+
+    # what others ask
+
+    def group(self, deployment: str) -> StoredGroup | None:
+        self._read_again(always=True)
+        return self._stored.get(deployment)
+
+    def seen_now(self, stored: StoredGroup) -> Seen:
+        return self._seen(stored)
+
+    # the loop
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes together with a poke.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._poked.wait()
+            self._poked.clear()
+            try:
+                self._read_again()
+            except Exception:  # outermost frame of this loop: the next look may go well
+                log.exception("reading the database groups")
+                continue
+            for deployment in list(self._stored):
+                try:
+                    self._look_at(deployment)
+                except RelaunchError as error:
+                    log.info("%s: %s", deployment, error)
+                    self._stale = True
+                except Exception:  # one group's fault must not stop the others
+                    log.exception("looking at the database group of %s", deployment)
+
+    def _read_again(self, *, always: bool = False) -> None:
+        now = time.monotonic()
+        if not (always or self._stale or now - self._read > READ_AGAIN_SECONDS):
+            return
+        self._stale, self._read = False, now
+        self._stored = {each.deployment: each for each in self._store.groups() if not each.destroying}
+        busy = {task["subject"] for task in self._workflows.tasks.unfinished() if task["kind"] in ("reboot", "start")}
+        self._maintenance = {
+            each.deployment
+            for each in self._stored.values()
+            if (primary := each.members.get(each.group.primary or "")) and f"server:{primary.server}" in busy
+        }
+        living = {
+            instance for each in self._stored.values() for instance in (*each.members, *each.others)
+        }  # fmt: skip
+        self._heard.forget(living)
+        self.decisions = {name: each for name, each in self.decisions.items() if name in self._stored}
+
+    def _look_at(self, deployment: str) -> None:
+        for _ in range(MOST_TURNS):
+            stored = self._stored[deployment]
+            seen = self._seen(stored)
+            decision = decide(stored.group, seen, self._windows(stored), covers(seen))
+            if decision.group == stored.group:
+                self._tell_pages(stored, decision)
+                self.decisions[deployment] = decision
+                self._act(stored, decision)
+                return
+            self._put(stored, decision, in_short(stored, seen))
+            self._act(self._stored[deployment], decision)
+        log.error("the group of %s changes without an end", deployment)
+
+    def _seen(self, stored: StoredGroup) -> Seen:
+        agents = self._ports.agents
+        asked = self._ports.switchovers.get(stored.deployment)
+        return look(
+            stored,
+            self._heard,
+            now=self._clock_start + time.monotonic(),
+            connected={instance: agents.connected(instance) for instance in (*stored.members, *stored.others)},
+            maintenance=stored.deployment in self._maintenance,
+            wanted_primary=asked.to if asked and not asked.begun else None,
+        )
+
+    @staticmethod
+    def _windows(stored: StoredGroup) -> Windows:
+        return PRESETS[stored.preset]
+
+    def _put(self, stored: StoredGroup, decision: Decision, detail: dict[str, Any]) -> None:
+        """Store what was decided; the audit trail gets what a person would ask for later."""
+        old, new = stored.group, decision.group
+        self._store.put(stored, new)
+        asked = self._ports.switchovers.get(stored.deployment)
+        if asked and new.change and old.change is None:
+            asked.begun = True
+        self._read_again(always=True)
+        action = _what_changed(old, new)
+        log.warning("%s: %s (%s: %s)", stored.deployment, action, decision.rule, decision.why)
+        self._record(
+            WHO, action, f"database:{stored.deployment}", "done",
+            {"rule": decision.rule, "why": decision.why, "epoch": new.epoch, "mode": str(new.mode), "seen": detail},
+        )  # fmt: skip
+        self._changed()
+
+    # acting
+
+    def _act(self, stored: StoredGroup, decision: Decision) -> None:
+        for member, order in decision.orders.items():
+            self._order(stored, member, order)
+        for member in decision.cut_off:
+            self._once(self._cutting, member, self._cut_off(stored, member))
+        for member in decision.replace:
+            self._replace(stored, member)
+        self._hold(stored, decision.hold)
+        self._ask_cloud(stored)
+        self._once(self._asking, f"tidy {stored.deployment}", self._tidy(stored))
+
+    def _order(self, stored: StoredGroup, member: str, order: TakeRole) -> None:
+        given = self._orders.get(member)
+        if given is not None and given.order == order:
+            if not given.task.done():
+                return
+            wait = given.at + SAME_ORDER_SECONDS - time.monotonic()
+            if wait > 0:
+                return
+        if not self._ports.agents.connected(member):
+            return
+        task = asyncio.create_task(self._give(stored, member, order), name=f"{order.role} {member}")
+        self._orders[member] = _Given(order, time.monotonic(), task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _give(self, stored: StoredGroup, member: str, order: TakeRole) -> None:
+        name = stored.members[member].server
+        try:
+            self.seen(member, await self._ports.agents.take_role(member, order))
+        except RelaunchError as error:
+            log.info("%s to be %s (epoch %s): %s", name, order.role, order.epoch, error)
+        except Exception:  # outermost frame of this task
+            log.exception("%s to be %s", name, order.role)
+
+    def _once(self, running: dict[str, asyncio.Task[None]], key: str, work: Coroutine[Any, Any, None]) -> None:
+        if key in running:
+            work.close()
+            return
+        task = asyncio.create_task(work, name=f"databases {key}")
+        running[key] = task
+        self._tasks.add(task)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            running.pop(key, None)
+            self._poked.set()
+
+        task.add_done_callback(ended)
+
+    async def _cut_off(self, stored: StoredGroup, member: str) -> None:
+        each = stored.members.get(member)
+        if each is None or each.cloud_id is None or member in self._heard.cut_off:
+            return
+        try:
+            await self._ports.cloud.cut_off(InstanceId(each.cloud_id), True)
+        except RelaunchError as error:
+            log.warning("%s could not be cut off: %s", each.server, error)
+            await asyncio.sleep(CLOUD_SECONDS)
+            return
+        self._heard.cut_off.add(member)
+        self._record(WHO, "cut off", f"server:{each.server}", "done", {"instance": member})
+
+    def _replace(self, stored: StoredGroup, member: str) -> None:
+        each = stored.members.get(member)
+        if each is not None:
+            self._once(self._asking, f"replace {member}", self._start_replacing(each.server, member))
+
+    async def _start_replacing(self, server: str, member: str) -> None:
+        await replace_member(self._workflows, server, member)
+        await asyncio.sleep(TIDY_SECONDS)
+
+    async def _tidy(self, stored: StoredGroup) -> None:
+        """The slow things, one at a time: members that are missing, instances kept aside long enough."""
+        await launch_missing(self._workflows, stored)
+        await end_those_kept_long_enough(self._workflows, stored, self._ports.clock.now())
+        await asyncio.sleep(TIDY_SECONDS)
+
+    def _hold(self, stored: StoredGroup, hold: bool) -> None:
+        for proxy in stored.front_ends:
+            if hold != (proxy in self._heard.held) and self._ports.agents.connected(proxy):
+                order = Hold(epoch=stored.group.epoch, seconds=HOLD_SECONDS if hold else 0.0)
+                self._once(self._holding, proxy, self._tell_proxy(proxy, order))
+
+    async def _tell_proxy(self, proxy: str, order: Hold) -> None:
+        try:
+            await self._ports.agents.order(proxy, order, timeout_seconds=1.0)
+        except RelaunchError as error:
+            log.info("%s does not hold connections: %s", proxy, error)
+            await asyncio.sleep(LOOK_SECONDS)
+            return
+        finally:
+            if not order.seconds:
+                self._heard.held.discard(proxy)  # it lets go by itself after a while
+        if order.seconds:
+            self._heard.held.add(proxy)
+
+    def _ask_cloud(self, stored: StoredGroup) -> None:
+        """About members in doubt: the cloud's word shortens the wait for one that is surely gone."""
+        for each in stored.members.values():
+            report, said = self._heard.reports.get(each.id, (None, 0.0))
+            sound = report is not None and report.answers and time.monotonic() - said < LOOK_SECONDS * 4
+            if each.cloud_id is not None and not (sound and self._ports.agents.connected(each.id)):
+                self._once(self._asking, each.id, self._ask_about(each.id, each.cloud_id))
+
+    async def _ask_about(self, member: str, cloud_id: str) -> None:
+        try:
+            found = await self._ports.cloud.instance(InstanceId(cloud_id))
+            running: bool | None = found.state in (InstanceState.RUNNING, InstanceState.PENDING)
+        except RelaunchError:
+            running = None
+        self._heard.running[member] = (running, time.monotonic())
+        await asyncio.sleep(CLOUD_SECONDS)
+
+    def _tell_pages(self, stored: StoredGroup, decision: Decision) -> None:
+        """A page is told once, when it begins and when it is over."""
+        before = self.decisions.get(stored.deployment)
+        old: set[Page] = set(before.pages) if before else set()
+        rules = {page.rule for page in old}
+        for page in decision.pages:
+            if page.rule not in rules:
+                log.warning("%s: %s: %s", stored.deployment, page.rule, page.text)
+                self._record(WHO, "page", f"database:{stored.deployment}", "failed", {page.rule: page.text})
+        for over in rules - {page.rule for page in decision.pages}:
+            log.info("%s: over: %s", stored.deployment, over)
+
+
+def _what_changed(old: Group, new: Group) -> str:
+    if new.change and (old.change is None or old.change.kind != new.change.kind):
+        return f"{new.change.kind} begins"
+    if old.change and new.change is None:
+        return f"{old.change.kind} " + ("done" if new.primary != old.change.old else "given up")
+    if old.change and new.change and old.change.step != new.change.step:
+        return f"{new.change.kind}: {new.change.step}"
+    if old.mode != new.mode:
+        return f"mode {new.mode}"
+    if old.sync_set != new.sync_set:
+        return "sync set changed"
+    return "group changed"
