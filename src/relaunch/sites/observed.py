@@ -49,6 +49,7 @@ class ObservedGroup:
     epoch: int
     primary: str | None = None
     initialised: bool = False
+    mode: str = "forming"  # what is promised of its writes: databases/group.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,14 @@ class Observed:
             return ()
         names = [name for name in self.deployment.database.members if name != self.primary_name]
         found = [self.server(name) for name in names]
+        return tuple(server for server in found if server and server.is_enrolled)
+
+    @property
+    def members(self) -> tuple[ObservedServer, ...]:
+        """The group's servers with an instance that has an address, in the file's order."""
+        if self.deployment.database is None:
+            return ()
+        found = [self.server(name) for name in self.deployment.database.members]
         return tuple(server for server in found if server and server.is_enrolled)
 
     @property

@@ -121,6 +121,7 @@ def _observed(
             epoch=group["epoch"],
             primary=names.get(group["primary_server_id"]),
             initialised=group["initialised"],
+            mode=(group["state"] or {}).get("mode", "forming"),
         ),
         maintenance=maintenance,
     )

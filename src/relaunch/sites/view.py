@@ -61,9 +61,13 @@ def _database(observed: Observed) -> dict[str, Any] | None:
         "group": group.group,
         "epoch": group.epoch,
         "durability": wanted.durability,
+        "mode": group.mode,
         "primary": _member(observed.primary) if observed.primary else None,
         "initialised": group.initialised,
         "replicas": [_member(replica) for replica in observed.replicas],
+        "members": [
+            {"name": each.name, "address": each.private_address, "instance": each.instance} for each in observed.members
+        ],
     }
 
 
