@@ -1,7 +1,7 @@
 #!/bin/bash
 # ---
 # RightScript Name: Configure MariaDB
-# Description: Settings for replication and TLS, then the start. Read-only until the next script knows this server's role.
+# Description: Settings for replication and TLS, then the start. Read-only until the controller gives this server a role.
 # Inputs:
 #   INNODB_BUFFER_POOL:
 #     Category: Database
@@ -46,7 +46,7 @@ max_connect_errors = 4294967295
 innodb_buffer_pool_size = $INNODB_BUFFER_POOL
 character_set_server = utf8mb4
 
-# Never writable by its own restart: only the join script, asking the controller, switches this off.
+# Never writable by its own restart: only the agent, by an order of the controller, switches this off.
 read_only = ON
 
 # No acknowledged write is lost.
@@ -62,15 +62,20 @@ log_slave_updates = ON
 binlog_format = ROW
 expire_logs_days = 7
 relay_log = relay
-skip_slave_start = OFF
+# The agent starts it, in the role the controller wants. It tries for ever to reach the source, once a second.
+skip_slave_start = ON
+master_retry_count = 4294967295
 slave_parallel_threads = 4
 slave_parallel_mode = optimistic
 slave_net_timeout = 4
 
-# The replica acknowledges what it has received. The source side is switched on by whoever becomes the primary.
-rpl_semi_sync_slave_enabled = ON
-rpl_semi_sync_slave_kill_conn_timeout = 1
+# Who acknowledges and who waits for that, the agent switches on by the controller's order: neither by a restart.
+rpl_semi_sync_slave_enabled = OFF
+rpl_semi_sync_master_enabled = OFF
+# A commit is visible to others only once it is acknowledged.
 rpl_semi_sync_master_wait_point = AFTER_SYNC
+# Stopping replication from a silent primary tries for so long to tell it.
+rpl_semi_sync_slave_kill_conn_timeout = 1
 
 require_secure_transport = ON
 ssl_cert = /etc/mysql/tls/server.crt

@@ -4,8 +4,6 @@
 # Description: MariaDB with an empty, ready data directory, so that its first start takes no longer than any other.
 # Packages: mariadb-server mariadb-client mariadb-backup age rclone zstd
 # Inputs: {}
-# Attachments:
-# - become_writable.sh
 # ...
 set -euo pipefail
 
@@ -32,13 +30,10 @@ ConditionPathExists=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
 # The package's own hooks check tables and upgrade at every start; the data directory here is of this very version.
 ExecStartPre=
 ExecStartPost=
-# After a crash it is up again at once, read-only; it takes writes only if it is still the primary.
-ExecStartPost=+-/usr/local/lib/relaunch/become-writable --after-restart
+# After a crash it is up again at once, read-only: the agent brings it back to its role.
 Restart=on-failure
 RestartSec=0.5s
 FILE
-install -d /usr/local/lib/relaunch
-install -m 755 "$RS_ATTACH_DIR/become_writable.sh" /usr/local/lib/relaunch/become-writable
 systemctl daemon-reload
 
 if [ ! -e /var/lib/mysql/relaunch-group ]; then

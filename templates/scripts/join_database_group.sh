@@ -2,8 +2,9 @@
 # ---
 # RightScript Name: Join database group
 # Description: |-
-#   The primary of a new group makes accounts and databases and starts to take writes. A replica copies the primary
-#   and follows it. The primary of a group that has data already refuses to start empty.
+#   A replica copies the primary's data. Then the controller is told that this server's data is the group's, the agent
+#   takes the role that the controller gives, and on the primary accounts and databases are made. The primary of a group
+#   that has data already refuses to start empty.
 # Inputs:
 #   DB_USER:
 #     Category: Database
@@ -44,6 +45,8 @@ quoted() {  # a string for SQL
   printf "'%s'" "${value//\'/\'\'}"
 }
 
+issuer() { openssl x509 -noout -issuer -nameopt compat -in /etc/relaunch/tls/server.crt | sed 's/^issuer= *//'; }
+
 accounts() {  # the statements that make them, or bring them to the present passwords and sites
   local user password replication schema
   user=$(quoted "$DB_USER") password=$(quoted "$DB_PASSWORD") replication=$(quoted "$REPLICATION_PASSWORD")
@@ -56,6 +59,12 @@ GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%';
 CREATE USER IF NOT EXISTS 'seed'@'%';
 ALTER USER 'seed'@'%' IDENTIFIED BY $replication REQUIRE SSL;
 GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, BINLOG MONITOR ON *.* TO 'seed'@'%';
+-- Other servers of the deployment look whether this one answers: their certificate is what lets them in.
+CREATE USER IF NOT EXISTS 'relaunch_probe'@'%';
+ALTER USER 'relaunch_probe'@'%' REQUIRE ISSUER $(quoted "$(issuer)");
+CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS relaunch.heartbeat (
+  server_id INT UNSIGNED PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, at DATETIME(3) NOT NULL) ENGINE = InnoDB;
 SQL
   for schema in $(relaunch-local get sites | jq -r '.[].database // empty') ${DB_NAME:-}; do
     cat <<SQL
@@ -80,20 +89,12 @@ ensure_accounts() {
   install -m 600 /dev/stdin "$joined.accounts" <<<"$sum"
 }
 
-become_primary() {
+refuse_to_start_empty() {
   if [ ! -e "$joined" ] && [ "$(jq -r .initialised <<<"$database")" = true ]; then
     echo "The group $group has data, and this server, its primary $me, has none. Nothing was done." >&2
     echo "Make a replica the primary, or restore a backup here." >&2
     exit 1
   fi
-  if ! relaunch-local may-write >/dev/null; then
-    echo "The controller does not confirm that $me is the primary now. It stays read-only." >&2
-    exit 1
-  fi
-  ensure_accounts
-  echo "$group" >"$joined"
-  /usr/local/lib/relaunch/become-writable
-  relaunch-local tag database=primary
 }
 
 at_primary() {  # PROGRAM ARGUMENTS…: a client of MariaDB, logged in at the primary over checked TLS
@@ -103,13 +104,14 @@ at_primary() {  # PROGRAM ARGUMENTS…: a client of MariaDB, logged in at the pr
 }
 
 wait_for_primary() {
-  echo "Waiting until $primary is the primary"
-  for _ in $(seq 120); do
-    if relaunch-local peers --tag database=primary --wait 1 2>/dev/null | grep -q "^$primary "; then
-      return
-    fi
+  local said
+  echo "Waiting until $primary takes writes"
+  for _ in $(seq 240); do
+    said=$(at_primary mariadb -N -e "SELECT @@read_only" 2>&1) || true
+    [ "$said" != 0 ] || return 0
+    sleep 0.5
   done
-  echo "$primary did not become the primary within 120 s. Look at its boot scripts." >&2
+  echo "$primary does not take writes after 120 s: $said" >&2
   exit 1
 }
 
@@ -135,7 +137,7 @@ copy_primary() {
   } | mariadb
 }
 
-become_replica() {
+seed() {
   install -m 600 /dev/stdin seed.cnf <<FILE
 [client]
 host = $primary_address
@@ -145,34 +147,41 @@ ssl-ca = /etc/relaunch/tls/ca.crt
 ssl-verify-server-cert = ON
 FILE
   wait_for_primary
-  mariadb -e "STOP ALL SLAVES" 2>/dev/null
   if [ ! -e "$joined" ] && ! history_is_complete; then copy_primary; fi
-  mariadb <<SQL
-CHANGE MASTER TO MASTER_HOST = '$primary_address', MASTER_PORT = 3306, MASTER_USER = 'replication',
-  MASTER_PASSWORD = $(quoted "$REPLICATION_PASSWORD"), MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1,
-  MASTER_HEARTBEAT_PERIOD = 1, MASTER_SSL = 1, MASTER_SSL_CA = '/etc/mysql/tls/ca.crt', MASTER_SSL_VERIFY_SERVER_CERT = 1;
-START SLAVE;
-SQL
+}
+
+take_role() {
+  local role
+  # The agent's, for following whoever is the primary.
+  jq -n --arg password "$REPLICATION_PASSWORD" \
+    '{user: "replication", password: $password, ca: "/etc/mysql/tls/ca.crt", port: 3306}' |
+    install -m 600 /dev/stdin /etc/relaunch/replication.json
   echo "$group" >"$joined"
-  wait_until_caught_up
-  relaunch-local tag database=replica
+  if ! role=$(relaunch-local role --wait 120); then
+    echo "The controller gave no role, or it could not be taken. What the agent says:" >&2
+    journalctl -u relaunch-agent -n 5 -o cat >&2
+    mariadb -e "SHOW SLAVE STATUS\G" | grep -E "_Running:|Last_.*Error:" >&2
+    exit 1
+  fi
+  echo "Role: $role"
+  case $role in
+    primary) ensure_accounts ;;
+    replica) wait_until_caught_up ;;
+  esac
+  relaunch-local tag "database=$role"
 }
 
 wait_until_caught_up() {
-  local position status
+  local position
+  if [ ! -e seed.cnf ]; then return; fi
   position=$(at_primary mariadb -N -e "SELECT @@gtid_binlog_pos")
-  for _ in $(seq 300); do
-    status=$(mariadb -e "SHOW SLAVE STATUS\G")
-    if grep -q "Slave_IO_Running: Yes" <<<"$status" && grep -q "Slave_SQL_Running: Yes" <<<"$status" &&
-      [ "$(mariadb -N -e "SELECT MASTER_GTID_WAIT('$position', 10)")" = 0 ]; then
-      echo "Follows $primary ($primary_address), caught up with $position"
-      return
-    fi
-    sleep 0.1
-  done
-  echo "Does not follow $primary after 30 s:" >&2
-  grep -E "_Running:|Last_.*Error:" <<<"$status" >&2
-  exit 1
+  if [ "$(mariadb -N -e "SELECT MASTER_GTID_WAIT('$position', 300)")" != 0 ]; then
+    echo "Has not caught up with $primary within 300 s:" >&2
+    mariadb -e "SHOW SLAVE STATUS\G" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
+    exit 1
+  fi
+  echo "Follows $primary ($primary_address), caught up with $position"
 }
 
-if [ "$me" = "$primary" ]; then become_primary; else become_replica; fi
+if [ "$me" = "$primary" ]; then refuse_to_start_empty; else seed; fi
+take_role

@@ -13,10 +13,8 @@ from sqlalchemy import select
 
 from relaunch.bus.messages import (
     Accepted,
-    AskMayWrite,
     AskRun,
     Blob,
-    MayWrite,
     Published,
     Refused,
     RunProgress,
@@ -207,20 +205,6 @@ async def test_tags_and_outputs_are_kept_and_told(at_work: AtWork) -> None:
     assert (row["tags"], row["outputs"]) == ({"app": "8000"}, {"URL": "x"})
     assert [type(event) for event in events] == [HelloSaid, TagsChanged, TagsChanged]
     await agent.stop()
-
-
-async def test_only_the_present_instance_of_the_stored_primary_may_write(at_work: AtWork) -> None:
-    primary, other = SimulatedAgent(at_work, "front1"), SimulatedAgent(at_work, "front2")
-    await primary.start()
-    await other.start()
-
-    assert await primary.report(AskMayWrite()) == MayWrite(True, 3)
-    assert await other.report(AskMayWrite()) == MayWrite(False, 3)
-
-    at_work.set_instance("front1", state="set_aside")
-    assert await primary.report(AskMayWrite()) == MayWrite(False, 3)
-    await primary.stop()
-    await other.stop()
 
 
 async def test_a_message_that_cannot_be_read_is_refused_and_the_next_one_is_taken(at_work: AtWork) -> None:

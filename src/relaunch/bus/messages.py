@@ -186,19 +186,6 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class AskMayWrite:
-    """Is this server the primary of its database group now? Asked on `report`, answered by `MayWrite`."""
-
-
-@dataclass(frozen=True)
-class MayWrite:
-    """`epoch` is the group's at the moment of the answer, also when the answer is no."""
-
-    allowed: bool
-    epoch: int = 0
-
-
-@dataclass(frozen=True)
 class Output:
     """A piece of a script's output, ≤ 256 KB. `offset` counts bytes of this stream; a gap was left out on purpose."""
 
@@ -269,7 +256,7 @@ KINDS: Dict[str, Type[Any]] = {
     kind.__name__: kind
     for kind in (
         RunScripts, CancelRun, AskRun, SetView, UpgradeAgent, PrepareImage, TakeRole, Hold, Retire,
-        Accepted, Refused, Hello, Welcome, RunProgress, Published, Stored, AskMayWrite, MayWrite,
+        Accepted, Refused, Hello, Welcome, RunProgress, Published, Stored,
         Output, Alive, DatabaseReport, Witnessed,
     )
 }  # fmt: skip

@@ -16,7 +16,7 @@ from relaunch.clock import Clock
 from relaunch.controller.times import stamp
 from relaunch.controller.tokens import digest
 from relaunch.errors import Conflict, NotFound, RelaunchError
-from relaunch.records.schema import database_groups, deployments, instances, runs, servers
+from relaunch.records.schema import deployments, instances, runs, servers
 from relaunch.servers.lifecycle import State
 
 log = logging.getLogger("relaunch.agents")
@@ -256,23 +256,6 @@ class AgentRecords:
                 .values(tags=tags | news.tags, outputs=row[1] | news.outputs)
             )
 
-    def may_write(self, instance: str) -> tuple[bool, int]:
-        """Is it the present instance of its group's stored primary; and the group's epoch."""
-        with self._database.connect() as connection:
-            server = connection.execute(
-                select(servers.c.id, servers.c.deployment_id, servers.c.instance_id, instances.c.state)
-                .join(instances, instances.c.server_id == servers.c.id)
-                .where(instances.c.id == instance)
-            ).first()
-            if server is None:
-                return False, 0
-            group = _group_of(connection, server.deployment_id, server.id)
-        if group is None:
-            return False, 0
-        primary, epoch = group
-        fenced = server.state in (State.SET_ASIDE, State.TERMINATED)
-        return primary == server.id and server.instance_id == instance and not fenced, epoch
-
 
 def _ended(row: Any) -> RunState | None:
     if row.state not in ENDED:
@@ -284,16 +267,6 @@ def _ended(row: Any) -> RunState | None:
 def _by_id(connection: Connection, table: Any, columns: Sequence[Any], ids: Collection[str]) -> dict[str, Any]:
     rows = connection.execute(select(table.c.id, *columns).where(table.c.id.in_(ids)))
     return {row.id: row for row in rows}
-
-
-def _group_of(connection: Connection, deployment: str, server: str) -> tuple[str | None, int] | None:
-    """(primary's server, epoch) of the group this server leads, else of the deployment's first."""
-    g = database_groups.c
-    rows = connection.execute(
-        select(g.primary_server_id, g.epoch).where(g.deployment_id == deployment).order_by(g.name)
-    ).all()
-    mine = [row for row in rows if row[0] == server] or list(rows[:1])
-    return (mine[0][0], mine[0][1]) if mine else None
 
 
 def _without_values(order: RunScripts) -> dict[str, Any]:

@@ -18,11 +18,9 @@ from relaunch.bus import subjects
 from relaunch.bus.messages import (
     Accepted,
     Alive,
-    AskMayWrite,
     AskRun,
     DatabaseReport,
     Hello,
-    MayWrite,
     Output,
     Published,
     Refused,
@@ -303,9 +301,6 @@ class AgentHub:
             case DatabaseReport() | Witnessed():
                 self._tell(DatabaseSeen(instance=agent, seen=message))
                 return None
-            case AskMayWrite():
-                allowed, epoch = self._records.may_write(agent)
-                return MayWrite(allowed=allowed, epoch=epoch)
             case _:
                 raise BadInput(f"{type(message).__name__} is not for the controller")
 
