@@ -42,8 +42,8 @@ class Group:
     def reopen(self, index: int) -> None:
         self.sessions[index] = self.servers[index].session()
 
-    def write(self, index: int, what: str) -> Future[None]:
-        session = self.servers[index].session("app")
+    def write(self, index: int, what: str, *, user: str = "app") -> Future[None]:
+        session = self.servers[index].session(user)
         return self.threads.submit(session.run, INSERT, what)
 
     def written(self, index: int) -> set[str]:
@@ -313,20 +313,24 @@ def test_a_fence_while_the_replica_is_only_slow_ends_read_only(group: Group) -> 
     assert group.written(0) == {"late", "next"}
 
 
-def test_a_former_primary_with_waiting_commits_follows_and_says_what_it_has_too_many(group: Group) -> None:
+@pytest.mark.parametrize("fenced", [True, False])
+def test_a_former_primary_with_waiting_commits_follows_and_says_what_it_has_too_many(
+    group: Group, fenced: bool
+) -> None:
     group.in_step(1, 2)
     group.write(0, "acknowledged").result(timeout=5)
     for index in (1, 2):
         group.dialect.stop_receiving(group.sessions[index])
-    write = group.write(0, "nobody has it")
-    group.waits(0)
-    group.fence(0)
+    writes = [group.write(0, "nobody has it"), group.write(0, "not even the agent's", user="agent")]
+    group.waits(0, 2)
+    if fenced:
+        group.fence(0)
     group.promote(1, required=False)
 
     for _ in range(2):
         group.follow(0, 1)
 
-    assert never_answered(write)
+    assert all(never_answered(write) for write in writes)
     state = group.state(0)
     assert state.read_only and not state.required and state.waiting_commits == 0
     assert state.source == group.servers[1].address

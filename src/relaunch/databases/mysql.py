@@ -236,11 +236,10 @@ def _take_no_writes(session: Session) -> None:
 
 
 def _give_up_primary_side(session: Session) -> None:
-    """No source of acknowledgements any more. Commits that wait end here, their clients' connections closed before:
-    nobody hears of them, and `executed` then says that they exist."""
+    """After `_take_no_writes`. Commits that wait end here, their clients' connections closed before: nobody hears of
+    them, and `executed` then says that they exist."""
     values = _values(session)
     if _waiting(values):
-        session.run("SET GLOBAL offline_mode = ON")
         _cut_clients(session)
     if values.get("rpl_semi_sync_source_enabled") == "ON":
         session.run("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
