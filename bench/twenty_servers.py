@@ -104,6 +104,7 @@ def scripts(client: Client, count: int, runs: int, *, peers: bool) -> list[Figur
     mine = [ours(ten) for _ in range(runs)]
     figures = [
         Figure(name=f"an empty script on {count} servers (overhead)", unit="s", values=overhead, limit=0.3),
+        Figure(name=f"{count} shells started here and awaited", unit="s", values=[shells(count) for _ in range(runs)]),
         Figure(name=f"ten steps on {count} servers: relaunch", unit="s", values=mine),
     ]
     if peers:
@@ -118,6 +119,14 @@ def scripts(client: Client, count: int, runs: int, *, peers: bool) -> list[Figur
             figures.append(Figure(name=f"ten steps on {count} servers: {peer}", unit="s", values=seconds))
             figures.append(Figure(name=f"{peer} takes times as long", unit="x", values=[ratio]))
     return figures
+
+
+def shells(count: int) -> float:
+    """Seconds for as many empty scripts without anything around them: what no tool can do in less on this machine."""
+    began = time.monotonic()
+    for process in [subprocess.Popen(["/bin/sh", "-c", "true"]) for _ in range(count)]:
+        process.wait()
+    return time.monotonic() - began
 
 
 def peer_environment() -> dict[str, str]:

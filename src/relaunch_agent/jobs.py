@@ -24,6 +24,7 @@ from relaunch_agent.streaming import Sent, after_sending, next_piece, on_charact
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 10.0
+TIDY_SECONDS = 0.3  # after the end of a script until we tidy up: who waits for it is told first
 FILES_SECONDS = 3600.0  # a controller killed in the midst of a boot is waited for: it will want to go on with it
 
 
@@ -192,6 +193,7 @@ class JobFollower:
             await self._link.connected.wait()
             await asyncio.sleep(0.1)
         self.sent.set()
+        await asyncio.sleep(TIDY_SECONDS)
         await self._late_output()
         self._reader.fold()
         self._job.forget()
