@@ -38,6 +38,8 @@ from relaunch.controller.settings import Settings
 from relaunch.controller.upgrades import AgentUpgrades
 from relaunch.dashboard import pages
 from relaunch.dashboard.ports import DashboardPorts
+from relaunch.databases import backups_api
+from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.dns.knot import KnotServer, host_resolver
 from relaunch.dns.zone import Zone
 from relaunch.errors import Conflict, NotAllowed, NotFound, RelaunchError
@@ -208,17 +210,28 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows.subscribe(activity.changed)
     await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program))
 
+    keeper = BackupKeeper(ports, workflows)
+    stack.push_async_callback(keeper.stop)
+    keeper.start()
     refusals = Refusals(base.audit, base.clock)
     stack.callback(refusals.summarise)
     app = create_app(
         Guards(tokens=base.tokens, audit=base.audit, refusals=refusals),
-        routers=(admin_api.router, tasks_api.router, agent_api.router, servers_api.router, sites_api.router),
+        routers=(
+            admin_api.router,
+            tasks_api.router,
+            agent_api.router,
+            servers_api.router,
+            sites_api.router,
+            backups_api.router,
+        ),
         pages=pages.router,
         state={
             "ports": ports,
             "workflows": workflows,
             "orders": orders,
             "activity": activity,
+            "backups": keeper,
             "hub": hub,
             "desk": desk,
             "agent_program": program,

@@ -202,6 +202,27 @@ database_groups = Table(
     Column("version", Integer, nullable=False, server_default="0"),  # counts changes: compare-and-set
 )
 
+backups = Table(
+    "backups",
+    metadata,
+    Column("deployment", String, primary_key=True),  # its name: backups outlive it
+    Column("id", String, primary_key=True),
+    Column("manifest", JSON, nullable=False),  # as it is in the object store
+    Column("fault", Text, nullable=False, server_default=""),  # what its objects in the store lack
+)
+
+backup_proofs = Table(
+    "backup_proofs",
+    metadata,
+    Column("id", String, primary_key=True),  # the task that proved it, or failed to
+    Column("deployment", String, nullable=False),
+    Column("backup", String, nullable=False),
+    Column("at", String, nullable=False),
+    Column("proven", Boolean, nullable=False),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("detail", JSON, nullable=False),  # position reached, seconds, tables compared
+)
+
 site_maintenance = Table(
     "site_maintenance",
     metadata,

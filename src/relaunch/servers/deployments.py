@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from relaunch.durations import parse_duration
+from relaunch.errors import BadInput
 from relaunch.servers.scripts import value_text
 from relaunch.servers.starters import starter_file as starter_file
 from relaunch.servers.strict_yaml import Element, did_you_mean, read_document
@@ -17,6 +19,8 @@ _SOURCES_LATER = ("git", "tarball", "svn")
 RUNTIMES = ("rails", "wsgi", "php", "node", "static", "proxy")
 DURABILITIES = ("available", "strict")
 NAME_LENGTH = 40
+BACKUP_INTERVALS = ("incremental", "full", "primary", "prove")
+BACKUPS_KEPT = ("last", "daily", "weekly", "monthly", "yearly")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class DatabaseSpec:
     primary: str
     replicas: tuple[str, ...] = ()
     durability: str = "available"
+    backups: dict[str, str] = field(default_factory=dict)  # as written; databases/backup_plan.py reads it
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -143,7 +148,7 @@ def _inputs(element: Element) -> dict[str, str]:
 
 
 def _database(element: Element, servers: list[str]) -> DatabaseSpec:
-    keys = element.entries(("primary", "replicas", "durability"))
+    keys = element.entries(("primary", "replicas", "durability", "backups"))
     if "primary" not in keys:
         raise element.fault("database: primary is missing")
     members = [keys["primary"], *(keys["replicas"].items() if "replicas" in keys else ())]
@@ -158,7 +163,24 @@ def _database(element: Element, servers: list[str]) -> DatabaseSpec:
     durability = keys["durability"].one_of(DURABILITIES) if "durability" in keys else "available"
     if durability == "strict" and len(names) == 1:
         raise keys["durability"].fault("durability strict needs a replica: without one no write could be confirmed")
-    return DatabaseSpec(primary=names[0], replicas=tuple(names[1:]), durability=durability)
+    backups = _backups(keys["backups"]) if "backups" in keys else {}
+    return DatabaseSpec(primary=names[0], replicas=tuple(names[1:]), durability=durability, backups=backups)
+
+
+def _backups(element: Element) -> dict[str, str]:
+    """How often each is made and how many are kept; `full: never` makes none by itself."""
+    found = {}
+    for name, value in element.entries((*BACKUP_INTERVALS, *BACKUPS_KEPT)).items():
+        text = found[name] = value.text()
+        if name in BACKUPS_KEPT:
+            if not re.fullmatch(r"[0-9]{1,4}", text):
+                raise value.fault(f"backups: {name} must be a number of backups, not {text!r}")
+        elif text != "never":
+            try:
+                parse_duration(text)
+            except BadInput as error:
+                raise value.fault(f"backups: {name}: {error.message}", hint=error.hint) from None
+    return found
 
 
 def _sites(element: Element, database: DatabaseSpec | None) -> tuple[SiteSpec, ...]:

@@ -1,0 +1,190 @@
+"""Making a backup, proving one on a throw-away instance, restoring one in place: the workflows.
+
+Sagas: each step may be done twice.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from relaunch.bus.messages import CancelRun
+from relaunch.clouds.cloud import ImageId, LaunchRequest
+from relaunch.databases.backup_catalogue import Catalogue
+from relaunch.databases.backup_key import PRIVATE
+from relaunch.databases.backups import Proof
+from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
+from relaunch.servers import run_list
+from relaunch.servers.boot import outcome, wait_connected, while_it_runs
+from relaunch.servers.groups import BAKE, host_only, set_groups
+from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store
+from relaunch.servers.terminate import end_in_cloud, record_end
+from relaunch.workflows.durable import Run, workflow
+
+BACK_UP, RESTORE, CONFIGURE = "Back up database", "Restore database", "Configure backups"
+
+
+@workflow("back-up")
+async def back_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, server (deployment/name), instance, run_id, kind (full | incremental)."""
+    try:
+        made = await run.step(f"{args['kind']} of {args['server']}", _back_up, run, args, waits=True)
+    except RelaunchError:
+        with run.undoing():
+            await run.step("undo: stop it", _stop, run.ports, args["instance"], args["run_id"])
+        raise
+    await run.step("look at the store", _refresh, run.ports, args["deployment"])
+    return {"backup": made}
+
+
+@workflow("prove")
+async def prove(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, model (a member's instance: its image and scripts are used), instance (the throw-away one's
+    id), backup (its id, or latest)."""
+    ports: Ports = run.ports
+    instance = args["instance"]
+    proven: dict[str, Any] = {}
+    error: RelaunchError | None = None
+    try:
+        await run.step("launch a throw-away instance", _launch, ports, args)
+        await run.step("wait for its agent", wait_connected, ports, instance, waits=True)
+        await run.step("give it the store", _configure, run, args, waits=True)
+        proven = await run.step("restore, check and compare", _restore_there, run, args, waits=True)
+    except RelaunchError as caught:
+        error = caught
+    with run.undoing():
+        await run.step("terminate the throw-away instance", _end, ports, instance)
+        await run.step("record it", _record, ports, run.task, args, proven, "" if error is None else error.message)
+    if error is not None:
+        raise error
+    return proven
+
+
+@workflow("restore")
+async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, server, instance, run_id, backup, to. The primary's data, replaced where it is; the old stays
+    beside it."""
+    return dict(await run.step(f"restore on {args['server']}", _restore_in_place, run, args, waits=True))
+
+
+async def _back_up(run: Run, args: dict[str, Any]) -> str:
+    output = await _run_script(run, args, BACK_UP, {"BACKUP_KIND": f"text:{args['kind']}"})
+    return _last_word(output, "BACKED-UP")
+
+
+async def _restore_in_place(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    inputs = {
+        "BACKUP_KEY": f"cred:{PRIVATE}",
+        "RESTORE_BACKUP": f"text:{args['backup']}",
+        "RESTORE_TO": f"text:{args['to']}",
+        "RESTORE_CONFIRM": f"text:{args['deployment']}",
+    }
+    return dict(json.loads(_last_word(await _run_script(run, args, RESTORE, inputs), "RESTORED")))
+
+
+async def _run_script(run: Run, args: dict[str, Any], name: str, inputs: dict[str, str]) -> str:
+    """The end of its output; Failed with it when the script failed."""
+    ports: Ports = run.ports
+    target = {"server": args.get("server", args["instance"]), "instance": args["instance"], "run_id": args["run_id"]}
+    order = run_list.given_order(ports, {"name": name, "entry": None, "inputs": inputs}, target)
+    ended = await while_it_runs(ports, args["instance"], ports.agents.run(args["instance"], order, task=run.task))
+    result = outcome(ports, order, ended)
+    output = ports.agents.last_output(order.run_id, 0)
+    if result["state"] != "succeeded":
+        told = [line for line in output.splitlines() if line.strip()]
+        raise Failed(told[-1] if told else str(result["why"]), hint=output)
+    return output
+
+
+def _last_word(output: str, marker: str) -> str:
+    """What follows the marker on the last line that begins with it."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(f"{marker} "):
+            return line[len(marker) + 1 :].strip()
+    raise Failed(f"the script did not end with {marker}", hint=output)
+
+
+async def _stop(ports: Ports, instance: str, run_id: str) -> str:
+    try:
+        await ports.agents.order(instance, CancelRun(run_id=run_id))
+    except RelaunchError as error:
+        return error.message  # not connected, or it knows no such run
+    return "stopped"
+
+
+async def _refresh(ports: Ports, deployment: str) -> None:
+    await Catalogue(ports.database, ports.objects, deployment).refresh()
+
+
+async def _launch(ports: Ports, args: dict[str, Any]) -> None:
+    store = Store(ports.database, ports.clock)
+    model = store.instance(args["model"])
+    frozen = model["run_list"]
+    scripts = [run_list.operational_entry(frozen, RESTORE, args["model"])]
+    scripts += [entry for entry in frozen["boot"] if entry["name"] == CONFIGURE]
+    if len(scripts) != 2:
+        raise Conflict(
+            f"the database servers of {args['deployment']} were launched without backups", hint="relaunch them"
+        )
+    store.add_instance(
+        args["instance"],
+        server_id=None,
+        purpose="prove",
+        zone=model["zone"],
+        image_id=model["image_id"],
+        run_list={"boot": [], "operational": scripts, "decommission": [], "inputs": frozen["inputs"], "packages": []},
+        sealed_inputs=model["sealed_inputs"],
+    )
+    await set_groups(ports, {BAKE: host_only(ports.host_source)})
+    launched = await ports.cloud.launch(
+        LaunchRequest(
+            client_token=args["instance"],
+            name=f"prove-{args['deployment']}"[:40],
+            image=ImageId(model["image_id"]),
+            zone=model["zone"],
+            security_groups=(BAKE,),
+            user_data=ports.enrolments.user_data(args["instance"]),
+            public_key=ports.enrolments.public_key(),
+            tags={"relaunch-instance": args["instance"], "relaunch-purpose": "prove"},
+        )
+    )
+    store.set_cloud_instance(args["instance"], launched)
+
+
+async def _configure(run: Run, args: dict[str, Any]) -> None:
+    given = {**args, "run_id": f"{args['instance']}-configure"}
+    await _run_script(run, given, CONFIGURE, {"BACKUP_GROUP": f"text:{args['deployment']}"})
+
+
+async def _restore_there(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    inputs = {
+        "BACKUP_KEY": f"cred:{PRIVATE}",
+        "RESTORE_BACKUP": f"text:{args['backup']}",
+        "RESTORE_START": "text:false",
+    }
+    output = await _run_script(run, {**args, "run_id": f"{args['instance']}-restore"}, RESTORE, inputs)
+    return dict(json.loads(_last_word(output, "RESTORED")))
+
+
+async def _end(ports: Ports, instance: str) -> None:
+    try:
+        await end_in_cloud(ports, instance)
+        record_end(ports, instance, "asked")
+    except NotFound:  # it was never recorded, so nothing was asked of the cloud
+        return
+
+
+def _record(ports: Ports, task: str, args: dict[str, Any], proven: dict[str, Any], why: str) -> None:
+    Catalogue(ports.database, ports.objects, args["deployment"]).record_proof(
+        task,
+        Proof(
+            backup=proven.get("id") or args["backup"],
+            at=ports.clock.now(),
+            proven=not why,
+            why=why,
+            gtid=proven.get("gtid", ""),
+            seconds=proven.get("seconds", 0.0),
+            tables_compared=proven.get("tables_compared", 0),
+        ),
+    )

@@ -1,0 +1,258 @@
+"""What backups there are, which is due, which may go, and whether all is well: pure, from manifests and proofs.
+
+Red is: nothing complete, nothing proven, a proof that failed, a backup or a proof that has not happened on time, a
+binary log that is not shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from relaunch.errors import BadInput
+
+LATE_FACTOR = 2  # so many times the interval without a backup is too late
+LATE_AT_LEAST = timedelta(minutes=10)
+LOST_LOG_SECONDS = timedelta(seconds=90)  # the shipper says at least once a minute that it is alive
+ABANDONED = timedelta(days=1)  # objects without a manifest this old are of a backup that never ended
+
+
+class Kind(StrEnum):
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """One complete backup, as its manifest says."""
+
+    id: str
+    kind: Kind
+    parent: str | None
+    server: str
+    role: str  # primary | replica
+    begun: datetime
+    ended: datetime
+    gtid: str
+    stored_bytes: int
+    data_bytes: int
+    recipient: str
+    warnings: tuple[str, ...] = ()
+    fault: str = ""  # what its objects in the store lack; such a backup is no link of any chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """One proving run: what was restored and whether it was found right."""
+
+    backup: str
+    at: datetime
+    proven: bool
+    why: str = ""
+    gtid: str = ""
+    seconds: float = 0.0
+    tables_compared: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How often; None is never. Each can be changed in the deployment file under `database: backups:`."""
+
+    incremental: timedelta | None = timedelta(minutes=10)  # from a replica; from the primary when there is none
+    full: timedelta | None = timedelta(days=7)
+    primary: timedelta | None = timedelta(days=1)  # a full one from the primary: a replica may be wrong
+    prove: timedelta | None = timedelta(hours=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """The newest `last`, and the newest of so many days, weeks, months and years."""
+
+    last: int = 60
+    daily: int = 14
+    weekly: int = 6
+    monthly: int = 12
+    yearly: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipping:
+    """What the newest stream of binary logs says of itself."""
+
+    at: datetime
+    gtid: str
+    server: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One look at the store and at our own records."""
+
+    backups: tuple[Backup, ...]
+    proofs: tuple[Proof, ...] = ()  # oldest first
+    shipping: Shipping | None = None
+    failed: tuple[tuple[str, str], ...] = ()  # (what, why) of the newest attempts, when they failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    green: bool
+    reasons: tuple[str, ...]  # why it is red
+    newest: str | None
+    newest_proven: str | None
+
+
+def read_manifest(plain: Mapping[str, Any], *, fault: str = "") -> Backup:
+    """BadInput says what is wrong with a manifest that cannot be used."""
+    try:
+        return Backup(
+            id=plain["id"],
+            kind=Kind(plain["kind"]),
+            parent=plain["parent"],
+            server=plain["server"],
+            role=plain["role"],
+            begun=moment(plain["begun"]),
+            ended=moment(plain["ended"]),
+            gtid=plain["gtid"],
+            stored_bytes=int(plain["stored_bytes"]),
+            data_bytes=int(plain["data_bytes"]),
+            recipient=plain["recipient"],
+            warnings=tuple(plain.get("warnings", ())),
+            fault=fault,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"a manifest of a backup is not what it should be: {error!r}") from None
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+
+
+def chain(backups: Iterable[Backup], last: str) -> tuple[Backup, ...]:
+    """From the full one to `last`; BadInput names the link that is missing."""
+    known = {backup.id: backup for backup in backups}
+    found: list[Backup] = []
+    wanted: str | None = last
+    while wanted is not None:
+        if wanted not in known:
+            on = f", which {found[-1].id} builds on" if found else ""
+            raise BadInput(f"the backup {wanted}{on} is not in the store")
+        if known[wanted].fault:
+            raise BadInput(f"the backup {wanted} is damaged: {known[wanted].fault}")
+        if known[wanted] in found:
+            raise BadInput(f"the backup {wanted} builds on itself")
+        found.append(known[wanted])
+        wanted = known[wanted].parent
+    return tuple(reversed(found))
+
+
+def is_whole(backups: Iterable[Backup], last: str) -> bool:
+    try:
+        chain(backups, last)
+    except BadInput:
+        return False
+    return True
+
+
+def newest(backups: Iterable[Backup]) -> Backup | None:
+    """The newest that can be restored."""
+    every = tuple(backups)
+    whole = [backup for backup in every if is_whole(every, backup.id)]
+    return max(whole, key=lambda each: (each.ended, each.id), default=None)
+
+
+def due(
+    backups: Sequence[Backup], proofs: Sequence[Proof], schedule: Schedule, now: datetime, *, has_replica: bool
+) -> tuple[str, str] | None:
+    """The most urgent of (full | incremental | prove, replica | primary) that it is time for, None when nothing is."""
+    side = "replica" if has_replica else "primary"
+    mine = [each for each in backups if each.role == side]
+    fulls = [each for each in mine if each.kind is Kind.FULL]
+    if _passed(fulls, schedule.full, now):
+        return "full", side
+    if has_replica and _passed([each for each in backups if each.role == "primary"], schedule.primary, now):
+        return "full", "primary"
+    unproven_full = max((each.ended for each in backups if each.kind is Kind.FULL), default=None)
+    proved = max((proof.at for proof in proofs), default=None)
+    if schedule.prove and unproven_full and (not proved or proved < unproven_full or now - proved >= schedule.prove):
+        return "prove", ""
+    if _passed(mine, schedule.incremental, now):
+        return "incremental", side
+    return None
+
+
+def _passed(backups: Sequence[Backup], interval: timedelta | None, now: datetime) -> bool:
+    if interval is None:
+        return False
+    last = max((each.begun for each in backups), default=None)
+    return last is None or now - last >= interval
+
+
+def status(known: Known, schedule: Schedule, now: datetime) -> Status:
+    reasons: list[str] = []
+    best = newest(known.backups)
+    proven = [proof for proof in known.proofs if proof.proven]
+    last_proof = max(known.proofs, key=lambda each: each.at, default=None)
+    if best is None:
+        reasons.append("there is no complete backup")
+    elif schedule.incremental and now - best.ended > max(LATE_FACTOR * schedule.incremental, LATE_AT_LEAST):
+        reasons.append(f"the newest backup is of {_shown(best.ended)}: the next has not happened on time")
+    fulls = [each for each in known.backups if each.kind is Kind.FULL]
+    if schedule.full and fulls and now - max(each.ended for each in fulls) > LATE_FACTOR * schedule.full:
+        reasons.append("the weekly full backup has not happened on time")
+    broken = [each.id for each in known.backups if not is_whole(known.backups, each.id)]
+    if broken:
+        reasons.append(f"links are missing or damaged below {', '.join(broken[:3])}{' …' if len(broken) > 3 else ''}")
+    if last_proof is None:
+        reasons.append("no backup was proven yet")
+    elif not last_proof.proven:
+        reasons.append(f"the proof of {last_proof.backup} failed: {last_proof.why}")
+    elif schedule.prove and now - last_proof.at > LATE_FACTOR * schedule.prove:
+        reasons.append(f"the last proof is of {_shown(last_proof.at)}: the next has not happened on time")
+    if known.shipping is None:
+        reasons.append("no binary log was ever shipped")
+    elif now - known.shipping.at > LOST_LOG_SECONDS:
+        reasons.append(f"no binary log was shipped since {_shown(known.shipping.at)}")
+    reasons += [f"{what} failed: {why}" for what, why in known.failed]
+    return Status(
+        green=not reasons,
+        reasons=tuple(reasons),
+        newest=best.id if best else None,
+        newest_proven=max(proven, key=lambda each: each.at).backup if proven else None,
+    )
+
+
+def _shown(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def to_go(backups: Sequence[Backup], proofs: Sequence[Proof], retention: Retention) -> tuple[Backup, ...]:
+    """What retention no longer keeps, oldest first. A backup stays while one that builds on it stays; so does the
+    chain that was proven last, and everything newer than it; one whose chain is broken goes once a newer is whole."""
+    ordered = sorted(backups, key=lambda each: (each.ended, each.id), reverse=True)
+    whole = [each for each in ordered if is_whole(backups, each.id)]
+    if not whole:
+        return ()
+    wanted = {each.id for each in whole[: retention.last]}
+    for count, period in (
+        (retention.daily, "%Y-%m-%d"), (retention.weekly, "%G-%V"), (retention.monthly, "%Y-%m"),
+        (retention.yearly, "%Y"),
+    ):  # fmt: skip
+        firsts: dict[str, str] = {}
+        for each in whole:
+            firsts.setdefault(each.ended.strftime(period), each.id)
+        wanted |= set(list(firsts.values())[:count])
+    proven = [proof for proof in proofs if proof.proven and is_whole(backups, proof.backup)]
+    if proven:
+        safe = max(proven, key=lambda each: each.at).backup
+        since = next(each.ended for each in whole if each.id == safe)
+        wanted |= {safe} | {each.id for each in whole if each.ended >= since}
+    else:
+        wanted |= {each.id for each in whole}  # nothing was proven: any of them may be the only good one
+    kept = {link.id for each in wanted for link in chain(backups, each)}
+    kept |= {each.id for each in ordered if each.ended > whole[0].ended}
+    return tuple(each for each in reversed(ordered) if each.id not in kept)
