@@ -1,0 +1,87 @@
+#!/bin/bash
+# ---
+# RightScript Name: Configure MySQL
+# Description: Settings for replication and TLS, then the start. Read-only until this server's role is known.
+# Inputs:
+#   INNODB_BUFFER_POOL:
+#     Category: Database
+#     Description: Memory for data pages; most of a database server's memory when it does nothing else.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:128M
+#   MAX_CONNECTIONS:
+#     Category: Database
+#     Description: Connections at the same time.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:200
+# ...
+set -euo pipefail
+
+server=$(relaunch-local get server)
+name=$(jq -r .name <<<"$server")
+address=$(jq -r .address <<<"$server")
+IFS=. read -r _ _ third fourth <<<"$address"
+config=/etc/mysql/conf.d/90-relaunch.cnf
+
+# The server reads the key as its own user.
+install -d -o mysql -g mysql -m 750 /etc/mysql/tls
+for file in server.crt server.key ca.crt; do
+  install -o mysql -g mysql -m 400 "/etc/relaunch/tls/$file" "/etc/mysql/tls/$file"
+done
+
+cat >"$config.new" <<FILE
+# Written by relaunch: template $(jq -r .template <<<"$server"), script configure_mysql.sh, $name. Change the script, not this file.
+[mysqld]
+# Its own address only: on 127.0.1.1 listens HAProxy, the way to whoever is the primary.
+bind_address = $address
+report_host = $address
+skip_name_resolve = ON
+max_connections = $MAX_CONNECTIONS
+# Health checks connect and leave; that must not lock their host out.
+max_connect_errors = 4294967295
+innodb_buffer_pool_size = $INNODB_BUFFER_POOL
+character_set_server = utf8mb4
+
+# Never writable by its own restart, and following nobody before it is told whom.
+super_read_only = ON
+skip_replica_start = ON
+
+# No acknowledged write is lost; what a replica received survives its restart.
+innodb_flush_log_at_trx_commit = 1
+sync_binlog = 1
+sync_relay_log = 1
+relay_log_recovery = OFF
+
+server_id = $((third * 256 + fourth))
+gtid_mode = ON
+enforce_gtid_consistency = ON
+log_bin = binlog
+binlog_expire_logs_seconds = 604800
+relay_log = relay
+replica_parallel_workers = 4
+replica_preserve_commit_order = ON
+replica_net_timeout = 4
+
+# Loaded, and off: acknowledging is part of the role this server is given.
+plugin_load_add = auth_socket.so
+plugin_load_add = semisync_source.so
+plugin_load_add = semisync_replica.so
+plugin_load_add = mysql_clone.so
+
+require_secure_transport = ON
+ssl_cert = /etc/mysql/tls/server.crt
+ssl_key = /etc/mysql/tls/server.key
+ssl_ca = /etc/mysql/tls/ca.crt
+FILE
+
+if systemctl is-active --quiet mysql && cmp -s "$config" "$config.new"; then
+  rm "$config.new"
+  echo "MySQL runs with these settings already."
+  exit 0
+fi
+mv "$config.new" "$config"
+systemctl restart mysql
+echo "MySQL listens on $address:3306, read-only, server id $((third * 256 + fourth))."
