@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -365,6 +364,9 @@ class MySQLLab:
 
     def __init__(self) -> None:
         self.root, self.template = cached_root()
+        for left in (self.root / "servers").iterdir():  # of a run that was killed
+            if left.name.isdigit() and not Path("/proc", left.name).exists():
+                shutil.rmtree(left)
         self.folder = f"/servers/{os.getpid()}"
         host_folder = self.root / self.folder.lstrip("/")
         self.host_folder = host_folder
@@ -420,7 +422,3 @@ def mysql_lab() -> Iterator[MySQLLab]:
         yield lab
     finally:
         lab.close()
-
-
-if __name__ == "__main__":
-    sys.exit("a library")

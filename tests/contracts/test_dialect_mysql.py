@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from relaunch.databases.dialect import Dialect, ServerState
 from relaunch.databases.mysql import MySQL
 from relaunch.errors import Conflict, RelaunchError, Unavailable
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 INSERT = "INSERT INTO shop.orders (what) VALUES (%s)"
 
 
