@@ -38,10 +38,10 @@ servers:
   front1: {template: front-end, zone: a}
   db1: {template: mysql, zone: a}
   db2: {template: mysql, zone: b}
-  db3: {template: mysql, zone: c}
+  db3: {template: mysql, zone: a}
 database: {primary: db1, replicas: [db2, db3], durability: strict}
 sites:
-  rack.test: {source: {package: rack}, runtime: rack, database: rack}
+  rack.test: {source: {app: rack}, runtime: rails, database: rack}
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}
 """
 BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure

@@ -24,7 +24,8 @@ from relaunch.clouds.cloud import Cloud, Image, InstanceId
 from relaunch.clouds.local.cloud import LocalCloud
 from relaunch.controller import admin_api, agent_api, tasks_api
 from relaunch.controller.activity import Activity
-from relaunch.controller.agents import AgentEvent, AgentHub, AgentLost, HelloSaid, TagsChanged
+from relaunch.controller.agents import AgentEvent, AgentHub, AgentLost, DatabaseSeen, HelloSaid, TagsChanged
+from relaunch.controller.audit import Audit
 from relaunch.controller.bus import Bus
 from relaunch.controller.enrolments import EnrolmentDesk
 from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
@@ -38,8 +39,13 @@ from relaunch.controller.settings import Settings
 from relaunch.controller.upgrades import AgentUpgrades
 from relaunch.dashboard import pages
 from relaunch.dashboard.ports import DashboardPorts
-from relaunch.databases import backups_api
+from relaunch.databases import api as databases_api
+from relaunch.databases import (
+    backups_api,
+    switchover,  # noqa: F401  the workflow registers itself when imported
+)
 from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.databases.watch import DatabaseWatch
 from relaunch.dns.knot import KnotServer, host_resolver
 from relaunch.dns.zone import Zone
 from relaunch.errors import Conflict, NotAllowed, NotFound, RelaunchError
@@ -208,7 +214,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     base.output.subscribe(activity.changed)
     hub.subscribe(activity.changed)
     workflows.subscribe(activity.changed)
-    await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program))
+    databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit)
 
     keeper = BackupKeeper(ports, workflows)
     stack.push_async_callback(keeper.stop)
@@ -223,6 +229,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
             agent_api.router,
             servers_api.router,
             sites_api.router,
+            databases_api.router,
             backups_api.router,
         ),
         pages=pages.router,
@@ -230,6 +237,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
             "ports": ports,
             "workflows": workflows,
             "orders": orders,
+            "databases": databases,
             "activity": activity,
             "backups": keeper,
             "hub": hub,
@@ -251,27 +259,40 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
 
 
 async def _start_acting(
-    stack: AsyncExitStack, bus: Bus, hub: AgentHub, ports: Ports, workflows: Workflows, upgrades: AgentUpgrades
-) -> None:
+    stack: AsyncExitStack,
+    bus: Bus,
+    hub: AgentHub,
+    ports: Ports,
+    workflows: Workflows,
+    upgrades: AgentUpgrades,
+    audit: Audit,
+) -> DatabaseWatch:
     """Bus, reconcilers and workflows, in the order in which they need each other."""
     watch = ServerWatch(ports, workflows)
     sites = SiteReconciler(ports, lost=lambda: watch.lost)
+    databases = DatabaseWatch(ports, workflows, record=audit.record, changed=sites.poke)
 
     def heard(event: AgentEvent) -> None:
         match event:
             case HelloSaid():
                 watch.hello(event.instance, event.hello)
                 sites.forget_view(event.instance)
+                databases.poke()
             case TagsChanged():
                 watch.tags_changed(event.instance)
                 sites.poke()
+                databases.poke()
             case AgentLost():
                 watch.poke()
+                databases.poke()
+            case DatabaseSeen():
+                databases.seen(event.instance, event.seen)
 
     hub.subscribe(heard)
     hub.subscribe(upgrades.heard)
     # A script moves no server: what it publishes pokes by itself.
     workflows.subscribe(sites.poke, but_not=("run",))
+    workflows.subscribe(databases.poke, but_not=("run",))
     stack.push_async_callback(bus.stop)
     stack.push_async_callback(hub.stop)
     stack.push_async_callback(upgrades.stop)
@@ -283,6 +304,9 @@ async def _start_acting(
     stack.push_async_callback(sites.stop)
     stack.push_async_callback(workflows.stop)
     await workflows.start(ports)
+    databases.start()
+    stack.push_async_callback(databases.stop)
+    return databases
 
 
 def dashboard_ports(
