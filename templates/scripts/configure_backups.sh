@@ -72,7 +72,7 @@ RCLONE_LOG_LEVEL ERROR
 VALUES
 } >/etc/relaunch/backup.env
 
-install -m 755 "$RS_ATTACH_DIR/ship_binlogs.py" /usr/local/lib/relaunch/ship-binlogs
+install -D -m 755 "$RS_ATTACH_DIR/ship_binlogs.py" /usr/local/lib/relaunch/ship-binlogs
 cat >/etc/systemd/system/relaunch-ship-binlogs.service <<'FILE'
 # Written by relaunch: script configure_backups.sh. Change the script, not this file.
 [Unit]
