@@ -20,7 +20,7 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
  @@rpl_semi_sync_master_enabled AS enabled, @@rpl_semi_sync_master_timeout AS timeout_ms,
  @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_slave_enabled AS acknowledges"""
 SEMI_SYNC = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl_semi_sync%'"
-DUMPS = "SELECT HOST AS host FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'"
+REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
 # Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
 CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
  AND COMMAND NOT IN ('Binlog Dump', 'Slave_IO', 'Slave_SQL', 'Slave_worker', 'Daemon', 'Killed')
@@ -69,7 +69,8 @@ class MariaDB:
             and int(server["timeout_ms"]) >= FOREVER_MS
             and _is_on(server["wait_alone"])
             and semi_sync.get("master_status") == "ON",
-            acknowledgers=tuple(sorted({_address(row["host"]) for row in session.rows(DUMPS)})) if clients else (),
+            # The server counts those that acknowledge and does not tell which they are.
+            acknowledgers=tuple(sorted({str(row["Host"]) for row in session.rows(REPLICAS)})) if clients else (),
             waiting_commits=int(semi_sync.get("master_wait_sessions", 0)),
             arrived=_arrived(replica),
         )
@@ -271,10 +272,6 @@ def _lag(replica: Dict[str, Any]) -> Optional[float]:
 def _arrived(replica: Dict[str, Any]) -> str:
     names = ("Slave_received_heartbeats", "Master_Log_File", "Read_Master_Log_Pos", "Gtid_IO_Pos")
     return " ".join(str(replica.get(name, "")) for name in names) if replica else ""
-
-
-def _address(host: str) -> str:
-    return str(host).rpartition(":")[0] or str(host)
 
 
 def _is_on(value: Any) -> bool:

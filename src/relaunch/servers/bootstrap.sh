@@ -87,6 +87,8 @@ SuccessExitStatus=78
 KillMode=process
 OOMScoreAdjust=-800
 Environment=LANG=C.UTF-8
+# The threads that watch databases would each keep memory of their own.
+Environment=MALLOC_ARENA_MAX=1
 
 [Install]
 WantedBy=multi-user.target

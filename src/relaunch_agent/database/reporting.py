@@ -81,6 +81,8 @@ class Reporter:
             self._news.clear()
             if not self._trouble and time.monotonic() - self._answered > SILENT_SECONDS:
                 self._fail(self._server.trouble(None))
+            if not self._server.joined:
+                continue  # what it has is not the group's: there is nothing to say of a member yet
             report, now = self.report(), time.monotonic()
             if said is None or _is_news(said, report) or now - said_at >= REPORT_SECONDS:
                 self._tell(report)

@@ -144,7 +144,16 @@ class Witness:
 
 
 def _tls(places: Places) -> ssl.SSLContext:
-    """Ours and theirs are certificates of the same authority; the server's is for its address."""
-    context = ssl.create_default_context(cafile=str(places.tls / "ca.crt"))
-    context.load_cert_chain(str(places.tls / "server.crt"), str(places.tls / "server.key"))
-    return context
+    """Ours and theirs are certificates of the same authority; the server's is for its address. One for all probes, as
+    long as our certificate is the same: a new one for each attempt would cost more than all the rest."""
+    files = [places.tls / name for name in ("ca.crt", "server.crt", "server.key")]
+    stamp = tuple((file, file.stat().st_mtime_ns) for file in files)
+    if _made.get("stamp") != stamp:
+        context = ssl.create_default_context(cafile=str(files[0]))
+        context.load_cert_chain(str(files[1]), str(files[2]))
+        _made.update(stamp=stamp, context=context)
+    made: ssl.SSLContext = _made["context"]
+    return made
+
+
+_made: Dict[str, Any] = {}

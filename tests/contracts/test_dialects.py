@@ -1,0 +1,307 @@
+"""What a dialect promises, on real servers: one primary and two replicas of each MariaDB there is here.
+
+MySQL's own suite is test_dialect_mysql.py: its servers need more around them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+from mariadb_lab import PROGRAM, Authority, MariaDBServer, trixie_root, until
+
+from relaunch.databases.dialect import ServerState
+from relaunch.databases.mariadb import MariaDB
+from relaunch.errors import BadInput
+from relaunch_agent.database.session import LocalSession, Refusal
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+dialect = MariaDB()
+
+
+class Group:
+    """Three servers with a session of the agent's for each; number 0 is the primary after `form`."""
+
+    def __init__(self, servers: list[MariaDBServer]) -> None:
+        self.servers = servers
+        self.sessions = [server.session() for server in servers]
+
+    def state(self, index: int) -> ServerState:
+        return dialect.state(self.sessions[index])
+
+    def follow(self, index: int, source: int = 0, *, acknowledge: bool = True) -> None:
+        dialect.follow(self.sessions[index], self.servers[source].source, acknowledge=acknowledge)
+
+    def form(self, *replicas: int, required: bool = True) -> None:
+        dialect.promote(self.sessions[0], required=False)
+        self.servers[0].make_accounts()
+        for index in replicas:
+            self.follow(index)
+            until("it follows", lambda index=index: self.state(index).receiving)  # type: ignore[misc]
+            assert dialect.wait_applied(self.sessions[index], self.state(0).executed, seconds=10)
+        dialect.require(self.sessions[0], required)
+
+    def begin_write(self, text: str, index: int = 0) -> Written:
+        return Written(self.servers[index], text)
+
+    def rows(self, index: int) -> list[str]:
+        return [row["s"] for row in self.sessions[index].rows("SELECT s FROM t.a ORDER BY i")]
+
+
+class Written:
+    """An insert by a client, in a thread; `said` is "" until it was answered."""
+
+    def __init__(self, server: MariaDBServer, text: str) -> None:
+        self.said = ""
+        self._client: Any = server.client()
+        self._text = text
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def _write(self) -> None:
+        try:
+            with self._client.cursor() as cursor:
+                cursor.execute("INSERT INTO a (s) VALUES (%s)", (self._text,))
+            self.said = "ok"
+        except pymysql.MySQLError as error:
+            self.said = f"error {error.args[0]}"
+
+    def end(self, seconds: float = 5.0) -> str:
+        self._thread.join(seconds)
+        return self.said
+
+
+def _roots() -> dict[str, str | None]:
+    host = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True) if Path(PROGRAM).exists() else None
+    trixie = trixie_root()
+    return {
+        "10.11": "" if host and "10.11." in host.stdout else None,
+        "11.8": str(trixie) if trixie else None,
+    }
+
+
+@pytest.fixture(params=["10.11", "11.8"])
+def group(request: pytest.FixtureRequest) -> Iterator[Group]:
+    root = _roots()[request.param]
+    if root is None:
+        pytest.skip(f"no MariaDB {request.param} here")
+    folder = Path(tempfile.mkdtemp(prefix="rldialect-", dir=f"{root}/var/tmp"))
+    authority = Authority(folder / "ca")
+    servers = [MariaDBServer(number, root, folder / str(number), authority) for number in (11, 12, 13)]
+    try:
+        for server in servers:
+            server.install()
+            server.start()
+        yield Group(servers)
+    finally:
+        for server in servers:
+            server.stop()
+        shutil.rmtree(folder)
+
+
+def test_positions_compare_by_domain() -> None:
+    covers = dialect.covers
+    assert covers("0-1-5", "") and covers("", "") and covers("0-1-5", "0-2-5") and covers("1-1-1,0-1-5", "0-1-5")
+    assert not covers("", "0-1-1") and not covers("0-1-5", "0-1-6") and not covers("0-1-5", "1-1-1")
+    for unreadable in ("x", "1-2", "1-2-3-4", "a-1-1", "1--1", "0-1-5;"):
+        with pytest.raises(BadInput):
+            covers("0-1-1", unreadable)
+
+
+def test_a_server_says_what_it_is_and_every_verb_may_be_repeated(group: Group) -> None:
+    group.form(1, 2)
+    for _ in range(2):
+        dialect.promote(group.sessions[0], required=True)
+        group.follow(1)
+        group.follow(2, acknowledge=False)
+    until("one acknowledges", lambda: group.state(2).receiving)
+    assert group.begin_write("one").end() == "ok"
+
+    primary, one, two = (group.state(index) for index in range(3))
+
+    assert (primary.read_only, primary.required, primary.source, primary.server_id) == (False, True, "", 11)
+    assert group.servers[1].address in primary.acknowledgers and primary.waiting_commits == 0
+    assert (one.read_only, one.receiving, one.applying, one.acknowledging, one.error) == (True, True, True, True, "")
+    assert (two.acknowledging, two.source, two.delayed) == (False, group.servers[0].address, False)
+    assert dialect.wait_applied(group.sessions[2], primary.executed, seconds=5)
+    assert group.rows(2) == ["one"]
+    assert not dialect.wait_applied(group.sessions[2], "7-11-999999", seconds=0.3)
+    for _ in range(2):
+        dialect.follow_nobody(group.sessions[2])
+        dialect.fence(group.sessions[0])
+        dialect.stop_receiving(group.sessions[1])
+    assert group.state(2).source == "" and group.state(0).read_only and not group.state(1).receiving
+
+
+def test_a_write_waits_without_end_and_goes_on_with_a_replica_or_when_let_go(group: Group) -> None:
+    group.form(1)
+    dialect.stop_receiving(group.sessions[1])
+    write = group.begin_write("waits")
+    until("it waits", lambda: group.state(0).waiting_commits == 1)
+    time.sleep(1.0)
+    assert write.said == "" and group.rows(0) == [], "not visible before it is acknowledged"
+
+    group.follow(1)
+    assert write.end() == "ok"
+
+    dialect.stop_receiving(group.sessions[1])
+    write = group.begin_write("let go")
+    until("it waits", lambda: group.state(0).waiting_commits == 1)
+    dialect.require(group.sessions[0], False)
+    assert write.end() == "ok" and not group.state(0).required
+
+
+def test_a_fence_is_quick_and_answers_no_commit_that_waits(group: Group) -> None:
+    group.form(1)
+    idle = group.servers[0].client()
+    in_transaction = group.servers[0].client()
+    in_transaction.cursor().execute("BEGIN")
+    in_transaction.cursor().execute("INSERT INTO a (s) VALUES ('never committed')")
+    dialect.stop_receiving(group.sessions[1])
+    write = group.begin_write("never acknowledged")
+    until("it waits", lambda: group.state(0).waiting_commits == 1)
+
+    began = time.monotonic()
+    dialect.fence(group.sessions[0])
+    took = time.monotonic() - began
+
+    assert took < 1.0
+    assert write.end() == "error 2013"
+    assert group.state(0).read_only
+    for client in (idle, in_transaction):
+        with pytest.raises(pymysql.err.OperationalError):
+            client.cursor().execute("COMMIT")
+    with pytest.raises(pymysql.err.OperationalError, match="read-only"):
+        group.servers[0].client().cursor().execute("INSERT INTO a (s) VALUES ('refused')")
+
+
+def test_what_is_received_counts_before_it_is_applied(group: Group) -> None:
+    group.form(1, 2)
+    blocker = group.servers[1].session()
+    blocker.run("LOCK TABLES t.a WRITE")
+    assert group.begin_write("received").end() == "ok"
+    executed = group.state(0).executed
+    until("it is received", lambda: dialect.covers(group.state(1).received, executed))
+    assert not dialect.covers(group.state(1).executed, executed)
+
+    dialect.stop_receiving(group.sessions[1])
+    assert dialect.covers(group.state(1).received, executed), "kept while it receives no more"
+    blocker.run("UNLOCK TABLES")
+    assert dialect.wait_applied(group.sessions[1], executed, seconds=5)
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+def test_a_failover_loses_nothing_acknowledged(group: Group, trouble: str) -> None:
+    """T1, T2, T5: the replica's applier goes on, revoking takes a second at most, the old one cannot follow unnoticed."""
+    group.form(1, 2)
+    written = [group.begin_write(f"row {number}") for number in range(10)]
+    assert [write.end() for write in written] == ["ok"] * 10
+    if trouble == "killed":
+        group.servers[0].kill()
+    else:
+        group.servers[0].signal(19)
+
+    began = time.monotonic()
+    for index in (1, 2):
+        dialect.stop_receiving(group.sessions[index])
+    revoked = time.monotonic() - began
+    states = {index: group.state(index) for index in (1, 2)}
+    best = 1 if dialect.covers(states[1].received, states[2].received) else 2
+    assert dialect.wait_applied(group.sessions[best], states[best].received, seconds=5)
+    dialect.promote(group.sessions[best], required=True)
+    group.follow(3 - best, best)
+
+    assert revoked < (0.5 if trouble == "killed" else 2.8)
+    assert group.begin_write("after", best).end() == "ok"
+    assert sorted(group.rows(best)) == sorted([f"row {number}" for number in range(10)] + ["after"])
+
+
+def test_a_former_primary_follows_and_one_with_writes_of_its_own_says_so(group: Group) -> None:
+    group.form(1)
+    assert group.begin_write("before").end() == "ok"
+    dialect.fence(group.sessions[0])
+    position = group.state(0).executed
+    assert dialect.wait_applied(group.sessions[1], position, seconds=5)
+    dialect.promote(group.sessions[1], required=False)
+    group.follow(0, 1)
+    assert group.begin_write("after", 1).end() == "ok"
+    until("it has it", lambda: group.rows(0) == ["before", "after"])
+    assert group.state(0).read_only and not group.state(0).required
+
+    dialect.follow_nobody(group.sessions[0])
+    group.sessions[0].run("SET GLOBAL read_only = OFF")
+    group.sessions[0].run("INSERT INTO t.a (s) VALUES ('of its own')")
+    assert group.begin_write("elsewhere", 1).end() == "ok"
+    assert group.begin_write("elsewhere", 1).end() == "ok"
+    group.follow(0, 1)
+    until("it says that it has too much", lambda: "GTID" in group.state(0).error.upper())
+    assert not (group.state(0).receiving and group.state(0).applying)
+
+
+def test_neither_side_is_on_after_a_restart(group: Group) -> None:
+    group.form(1)
+    for index in (0, 1):
+        group.servers[index].kill()
+        group.servers[index].start()
+        group.sessions[index] = group.servers[index].session()
+
+    primary, replica = group.state(0), group.state(1)
+
+    assert (primary.read_only, primary.required) == (True, False)
+    assert (replica.read_only, replica.receiving, replica.acknowledging) == (True, False, False)
+
+
+def test_a_source_that_is_silent_is_noticed_and_one_that_speaks_arrives(group: Group) -> None:
+    group.form(1, required=False)
+    first = group.state(1).arrived
+    until("a heartbeat arrives", lambda: group.state(1).arrived != first, seconds=3)
+    group.servers[0].signal(19)
+    time.sleep(0.3)
+    silent = group.state(1).arrived
+    time.sleep(1.5)
+    assert group.state(1).arrived == silent
+    until("it is not receiving any more", lambda: not group.state(1).receiving, seconds=8)
+
+
+def test_a_certificate_of_somebody_else_is_not_followed(group: Group) -> None:
+    group.form(1, required=False)
+    other = Authority(group.servers[0].folder.parent / "other-ca")
+    other.issue(group.servers[2].folder / "other", group.servers[2].address)
+    source = group.servers[0].source
+    wrong = type(source)(**{**source.__dict__, "ca": f"{group.servers[2].inside}/other/ca.crt"})
+    dialect.follow(group.sessions[2], wrong, acknowledge=False)
+    until("it says why", lambda: "TLS" in group.state(2).error or "SSL" in group.state(2).error)
+    assert not group.state(2).receiving
+
+
+def test_a_password_that_changed_is_taken_up(group: Group) -> None:
+    group.form(1)
+    group.sessions[0].run("ALTER USER replication@'%' IDENTIFIED BY 'another'")
+    group.sessions[1].run("STOP SLAVE")
+    group.follow(1)
+    until("it is refused", lambda: "denied" in group.state(1).error, seconds=5)
+    source = type(group.servers[0].source)(**{**group.servers[0].source.__dict__, "password": "another"})
+    dialect.follow(group.sessions[1], source, acknowledge=True)
+    until("it follows", lambda: group.state(1).receiving)
+
+
+def test_the_agent_gets_in_when_all_connections_are_taken(group: Group) -> None:
+    group.form(required=False)
+    taken = []
+    with pytest.raises(pymysql.err.OperationalError) as full:
+        while True:
+            taken.append(group.servers[0].client())
+    assert full.value.args[0] == 1040
+    session: LocalSession = group.servers[0].session()
+    assert session.rows("SELECT 1 AS one") == [{"one": 1}]
+    with pytest.raises(Refusal, match="1040"):
+        group.servers[0].session()
