@@ -145,7 +145,7 @@ def _state(group: Group) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     match value:
-        case frozenset():
+        case frozenset() | set():
             return sorted(value)
         case tuple():
             return list(value)
