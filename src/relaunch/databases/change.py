@@ -211,7 +211,8 @@ def _promoted(case: Case, change: Change, candidate: str, position: str) -> Grou
         if (report := case.obeyed(id)) is not None and not case.covers(position, everything(report, case))
     }
     heirs -= ahead
-    reports = {id: case.member(id).report for id in heirs}
+    stale = _may_acknowledge_still(case, change) - heirs - {candidate}
+    reports = {id: case.member(id).report for id in heirs | stale}
     mode, required, reason = _mode_after(case, heirs, candidate, change, frozen=frozen)
     promoting = replace(change, step=Step.PROMOTE, candidate=candidate, position=position, step_began=case.seen.now)
     return raised(
@@ -223,14 +224,25 @@ def _promoted(case: Case, change: Change, candidate: str, position: str) -> Grou
             required=required,
             reason=reason,
             since=case.seen.now,
-            sync_set=frozenset(heirs),
+            sync_set=heirs | stale,
             starts={id: report.started for id, report in reports.items() if report is not None},
             forgot=frozenset(),
-            leaving=frozenset(),
+            leaving=stale,
             left=frozenset(),
             fenced=(group.fenced | unheard | ahead | (frozenset() if frozen else {change.old})) - {candidate},
         )
     )
+
+
+def _may_acknowledge_still(case: Case, change: Change) -> frozenset[str]:
+    """Those whose last order may be to follow a server that leads again one day.
+
+    Among them a candidate that never took writes: it may not even have heard that it was to.
+    """
+    unfinished = change.step is Step.REVOKE and change.position != ""
+    asked = case.group.sync_set - case.group.left - ({change.old} if not unfinished else set())
+    asked |= {change.old} if unfinished else set()
+    return frozenset(id for id in asked if not _is_revoked(case, id))
 
 
 def _mode_after(

@@ -78,6 +78,10 @@ class Evidence:
     def someone_hears(self, window: float) -> bool:
         return any(sight.hears(window) for sight in self.sights)
 
+    def heard_right_now(self) -> bool:
+        fresh = self.case.windows.fresh
+        return any(sight.hears(0.0) or (sight.receiving and sight.hears(fresh)) for sight in self.sights)
+
     def refusals(self) -> int:
         return sum(sight.refused(self.case.windows.refused) for sight in self.sights)
 

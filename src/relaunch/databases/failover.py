@@ -9,7 +9,7 @@ from relaunch.databases.case import Case
 from relaunch.databases.change import begin_failover, begin_switchover, go_on
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
-from relaunch.databases.membership import active, lost, lost_seconds, next_transition
+from relaunch.databases.membership import active, lost, lost_for_good, next_transition
 from relaunch.databases.roles import due_orders, one_order_per_epoch
 from relaunch.databases.rules import Rule, Verdict, judged, refused_by
 
@@ -120,7 +120,7 @@ def _to_cut_off(case: Case, group: Group) -> frozenset[str]:
     An old primary not before its successor is chosen, as until then it may be the one that goes on; but when a loss is
     allowed, nothing else than being fenced or cut off keeps it from acknowledging more.
     """
-    wanted = {id for id in group.fenced if not _confirmed_fenced(case, id)} | _lost_for_good(case)
+    wanted = {id for id in group.fenced if not _confirmed_fenced(case, id)} | lost_for_good(case)
     if group.change is not None and group.change.step is Step.REVOKE and group.loss_allowed:
         wanted |= {id for id in (group.change.old,) if not _confirmed_fenced(case, id)}
     return frozenset(id for id in wanted if id in case.seen.members and not case.member(id).cut_off)
@@ -131,31 +131,13 @@ def _confirmed_fenced(case: Case, id: str) -> bool:
     return word is not None and word.role == "fenced" and word.read_only
 
 
-def _lost_for_good(case: Case) -> set[str]:
-    """Replicas lost so long that a fresh one is better; not while too few are heard for the fault to be theirs."""
-    group = case.group
-    if group.change is not None or case.word(group.primary) is None or not _sees_enough(case):
-        return set()
-    ids = case.seen.members.keys() - {group.primary} - group.fenced
-    known = {id for id in ids if id in group.sync_set or case.member(id).report is not None}
-    return {id for id in known if lost_seconds(case, id) >= case.windows.replace_after}
-
-
-def _sees_enough(case: Case) -> bool:
-    heard = sum(case.word(id) is not None for id in case.seen.members)
-    others = [each for each in case.seen.observers if each.id not in case.seen.members]
-    heard += sum(each.connected and each.heard_seconds <= case.windows.fresh for each in others)
-    return heard * 2 >= len(case.seen.members) + len(others)
-
-
 def _to_replace(case: Case, group: Group) -> frozenset[str]:
     """Only while a primary takes writes: a fresh replica needs one, and until then every copy may be the last."""
     primary = case.word(group.primary)
     if group.change is not None or primary is None or primary.read_only or not primary.answers:
         return frozenset()
-    lost_ones = {id for id in _lost_for_good(case) if case.member(id).cut_off and id not in group.sync_set}
-    fenced = {id for id in group.fenced if case.member(id).cut_off or _confirmed_fenced(case, id)}
-    return frozenset((fenced | lost_ones) & case.seen.members.keys())
+    fenced = {id for id in group.fenced - group.sync_set if case.member(id).cut_off or _confirmed_fenced(case, id)}
+    return frozenset(fenced & case.seen.members.keys())
 
 
 def _pages(case: Case, group: Group) -> tuple[Page, ...]:

@@ -38,14 +38,15 @@ def lost_seconds(case: Case, id: str) -> float:
     if word is None:
         lost = member.report_seconds if member.report is not None else case.elapsed(case.group.since)
     else:
-        lost = max(word.trouble_seconds if not word.answers else 0.0, _nothing_received_seconds(case, word))
+        lost = max(word.trouble_seconds if not word.answers else 0.0, _nothing_received_seconds(case, id, word))
     return min(lost, _primary_up_seconds(case))
 
 
-def _nothing_received_seconds(case: Case, word: DatabaseReport) -> float:
+def _nothing_received_seconds(case: Case, id: str, word: DatabaseReport) -> float:
+    """A fresh replica that has not received anything yet is not lost: it may be about to."""
     if word.received_seconds is not None:
         return 0.0 if word.receiving and word.received_seconds < case.windows.fresh else word.received_seconds
-    return 0.0 if word.receiving else case.elapsed(case.group.since)
+    return 0.0 if word.receiving or id not in case.group.sync_set else case.elapsed(case.group.since)
 
 
 def _primary_up_seconds(case: Case) -> float:
@@ -65,6 +66,28 @@ def acknowledges(case: Case, id: str) -> bool:
 def lost(case: Case, id: str) -> bool:
     limit = case.windows.replace_after if acknowledges(case, id) else case.windows.degrade_after
     return lost_seconds(case, id) >= limit
+
+
+def lost_for_good(case: Case) -> set[str]:
+    """Replicas lost so long that a fresh one is better; not while too few are heard for the fault to be theirs."""
+    group = case.group
+    if group.change is not None or living_primary(case) is None or not _sees_enough(case):
+        return set()
+    ids = case.seen.members.keys() - {group.primary} - group.fenced
+    return {id for id in ids if not _on_its_way(case, id) and lost_seconds(case, id) >= case.windows.replace_after}
+
+
+def _on_its_way(case: Case, id: str) -> bool:
+    """One that has not been heard since this controller began, and may still come."""
+    member = case.member(id)
+    return id not in case.group.sync_set and member.report is None and member.cloud_running is not False
+
+
+def _sees_enough(case: Case) -> bool:
+    heard = sum(case.word(id) is not None for id in case.seen.members)
+    others = [each for each in case.seen.observers if each.id not in case.seen.members]
+    heard += sum(each.connected and each.heard_seconds <= case.windows.fresh for each in others)
+    return heard * 2 >= len(case.seen.members) + len(others)
 
 
 def active(case: Case) -> frozenset[str]:
@@ -143,7 +166,8 @@ def _confirm_left(case: Case) -> Group | None:
     gone = set()
     for id in group.leaving - group.left:
         report = case.obeyed(id)
-        silent = report is not None and not report.acknowledging
+        stopped = report is not None and report.role in ("revoked", "fenced") and not report.receiving
+        silent = report is not None and (stopped or not report.acknowledging)
         if silent or case.member(id).cut_off:
             gone.add(id)
     return raised(replace(group, left=group.left | gone)) if gone else None
@@ -158,6 +182,7 @@ def _remove(case: Case) -> Group | None:
     return replace(
         group,
         sync_set=sync_set,
+        fenced=group.fenced | {id for id in group.left if case.member(id).cut_off},
         leaving=group.leaving - group.left,
         left=frozenset(),
         forgot=group.forgot & sync_set,
@@ -253,6 +278,12 @@ def _forget_the_replaced(case: Case) -> Group | None:
     return replace(group, fenced=group.fenced - gone) if gone else None
 
 
+def _give_up(case: Case) -> Group | None:
+    """One of the sync set only when it has surely left that: until then it may be needed."""
+    lost_ones = lost_for_good(case) - case.group.sync_set
+    return replace(case.group, fenced=case.group.fenced | lost_ones) if lost_ones else None
+
+
 def _in_mode(case: Case, mode: Mode, reason: str) -> Group:
     return replace(case.group, mode=mode, reason=reason, since=case.seen.now)
 
@@ -323,6 +354,11 @@ TRANSITIONS: tuple[Transition, ...] = (
         name="named",
         why="A group with one member only is single.",
         made=_name_what_is_left,
+    ),
+    Transition(
+        name="replica given up",
+        why="A replica outside of the sync set, lost for `replace_after`, is fenced; a fresh one takes its place.",
+        made=_give_up,
     ),
     Transition(
         name="replaced",

@@ -136,7 +136,7 @@ DETECTION: tuple[Rule, ...] = (
         name="only we are cut off",
         verdict=Verdict.PAGE,
         why="Its agent is not heard here, but other servers hear the primary: the agent or our way to it is broken.",
-        holds=lambda e: e.own is None and e.someone_hears(e.case.windows.silent) and e.silent_seconds > GONE_SECONDS,
+        holds=lambda e: e.own is None and e.heard_right_now() and e.silent_seconds > GONE_SECONDS,
     ),
     Rule(
         name="frozen",

@@ -1,0 +1,145 @@
+"""Each rule about a primary has a look that reaches it; each false alarm of the manual is one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from looks import DEAF, GONE, LONG_DEAF, NOW, REFUSED, SILENT, STOPPED, SYNC, case, decided, look, member, probe
+
+from relaunch.bus.messages import Probe
+from relaunch.databases.evidence import gather
+from relaunch.databases.group import Group, Mode, Observer, Seen, Step
+from relaunch.databases.rules import DETECTION, PERMISSION, Verdict, judged
+
+TIMEOUT_SHORT = {"f1": probe("timeout", 1.0, 1.1), "f2": probe("timeout", 1.0, 1.1)}
+UNHEARD = tuple(member(id, age=9.0, connected=False) for id in ("s2", "s3"))
+NO_WATCHERS = tuple(Observer(id=f, name=f, connected=False, heard_seconds=9.0) for f in ("f1", "f2"))
+LONG = {"f1": probe("timeout", 11.0, 11.0), "f2": probe("timeout", 11.0, 11.0)}
+VERY_DEAF = tuple(member(id, received_seconds=11.0) for id in ("s2", "s3"))
+FULL = {"f1": probe("full of connections"), "f2": probe("full of connections")}
+
+DETECTED: tuple[tuple[str, str, Seen], ...] = (
+    ("all is well", "healthy", look()),
+    ("one front end is cut off", "healthy", look(f1=probe("timeout", 20.0, 20.0))),
+    ("a replica is broken", "healthy", look(member("s2", receiving=False, received_seconds=60.0, error="1062"))),
+    ("all replicas are broken, front ends hear it", "healthy", look(*VERY_DEAF)),
+    ("the controller hears nobody", "controller is blind", look(GONE, *UNHEARD, observers=NO_WATCHERS)),
+    ("the controller hears two of five", "controller is blind", look(GONE, DEAF[0], UNHEARD[1], observers=NO_WATCHERS)),
+    ("killed", "process gone", look(STOPPED, *DEAF, **REFUSED)),
+    ("killed, and starting again", "process gone",
+     look(member("s1", answers=False, trouble="starting", trouble_seconds=0.1), *DEAF, **REFUSED)),
+    ("killed 0.2 s ago", "not proven",
+     look(STOPPED, *DEAF, f1=probe("refused", 0.2, 0.3), f2=probe("refused", 0.2, 0.3))),
+    ("its agent says stopped, the others hear it", "not proven", look(STOPPED)),
+    ("killed, and its agent too", "refused", look(member("s1", age=2.0), *DEAF, **REFUSED)),
+    ("a firewall refuses front ends, replicas hear it", "only we are cut off", look(member("s1", age=2.0), **REFUSED)),
+    ("powered off, says the cloud", "not running in the cloud",
+     look(member("s1", age=1.2, connected=False, cloud=False), *DEAF,
+          f1=probe("timeout", 1.0, 1.0), f2=probe("timeout", 1.0, 1.0))),
+    ("its agent died", "only we are cut off", look(member("s1", age=60.0, connected=False))),
+    ("its agent died, the cloud errs", "only we are cut off",
+     look(member("s1", age=60.0, connected=False, cloud=False))),
+    ("frozen for 4 s", "frozen",
+     look(member("s1", answers=False, trouble="frozen", trouble_seconds=4.0), *LONG_DEAF, **SILENT)),
+    ("frozen for 1 s", "not proven",
+     look(member("s1", answers=False, trouble="frozen", trouble_seconds=1.0), *DEAF, **TIMEOUT_SHORT)),
+    ("overloaded: its agent gets no answer, replicas receive", "not proven",
+     look(member("s1", answers=False, trouble="frozen", trouble_seconds=9.0), **SILENT)),
+    ("vanished", "silence", look(GONE, *LONG_DEAF, **SILENT)),
+    ("vanished 1 s ago", "not proven", look(member("s1", age=1.6, connected=False), *DEAF, **TIMEOUT_SHORT)),
+    ("started again with less than replicas have", "lost writes", look(member("s1", read_only=True, executed="6"))),
+    ("started again", "started again", look(member("s1", read_only=True))),
+    ("its disk is gone", "disk lost", look(member("s1", stall="read-only file system", write_seconds=11.0))),
+    ("disk full", "explained stall", look(member("s1", stall="disk full", write_seconds=60.0))),
+    ("a huge transaction", "explained stall", look(member("s1", stall="long transaction", write_seconds=60.0))),
+    ("no replica acknowledges", "explained stall", look(member("s1", stall="no acknowledgement", write_seconds=60.0))),
+    ("stalled for 11 s", "unexplained stall", look(member("s1", write_seconds=11.0))),
+    ("stalled for 9 s", "healthy", look(member("s1", write_seconds=9.0))),
+    ("only we reach it", "unreachable", look(*VERY_DEAF, **LONG)),
+    ("only we reach it since 4 s", "not proven", look(*LONG_DEAF, **SILENT)),
+    ("out of connections", "out of connections",
+     look(member("s1", answers=False, trouble="full of connections", trouble_seconds=60.0), **FULL)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("story", "rule", "seen"), DETECTED, ids=[each[0] for each in DETECTED])
+def test_what_is_seen_reaches_its_rule(story: str, rule: str, seen: Seen):
+    found = judged(gather(case(seen)))
+
+    assert found.name == rule
+    decision = decided(seen)
+    begins = decision.group.change is not None
+    assert begins == (found.verdict is Verdict.FAILED)
+    if found.verdict is Verdict.PAGE:
+        assert rule in [page.rule for page in decision.pages]
+
+
+def test_every_rule_is_reached():
+    assert {rule for _, rule, _ in DETECTED} == {rule.name for rule in DETECTION}
+
+
+DEAD = look(STOPPED, *DEAF, **REFUSED)
+REFUSING: tuple[tuple[str, Group, Seen], ...] = (
+    ("no data yet", replace(SYNC, mode=Mode.FORMING), DEAD),
+    ("paused", replace(SYNC, paused="Ann: moving racks"), DEAD),
+    ("maintenance", SYNC, replace(DEAD, maintenance=True)),
+    ("replication was degraded", replace(SYNC, mode=Mode.ASYNC), DEAD),
+    ("nobody to take over", SYNC,
+     look(STOPPED, *(member(id, delayed=True, receiving=False) for id in ("s2", "s3")), **REFUSED)),
+    ("too many", replace(SYNC, failovers=(NOW - 600,)), DEAD),
+    ("not all are heard", SYNC, look(STOPPED, DEAF[0], member("s3", age=9.0, connected=False), **REFUSED)),
+    ("one may have forgotten", replace(SYNC, forgot=frozenset({"s3"})), DEAD),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "group", "seen"), REFUSING, ids=[each[0] for each in REFUSING])
+def test_a_failed_primary_is_not_replaced_when_that_could_lose_more(rule: str, group: Group, seen: Seen):
+    decision = decided(seen, group)
+
+    assert decision.group.change is None
+    assert f"no failover: {rule}" in [page.rule for page in decision.pages]
+
+
+def test_every_refusal_is_reached():
+    assert {rule for rule, _, _ in REFUSING} == {rule.name for rule in PERMISSION}
+
+
+def test_three_a_day_are_too_many_although_none_was_within_the_hour():
+    spread = replace(SYNC, failovers=(NOW - 80_000, NOW - 50_000, NOW - 20_000))
+
+    assert decided(DEAD, spread).group.change is None
+    assert decided(DEAD, replace(spread, failovers=spread.failovers[1:])).group.change is not None
+
+
+@pytest.mark.parametrize("rule", [each.name for each in PERMISSION if each.lifted])
+def test_a_named_person_may_allow_the_loss(rule: str):
+    group, seen = next((group, seen) for name, group, seen in REFUSING if name == rule)
+
+    change = decided(seen, replace(group, loss_allowed="Ann: yesterday is better than nothing")).group.change
+
+    assert change is not None and change.step is Step.REVOKE
+
+
+def test_with_one_replica_and_no_front_end_its_word_and_the_agents_are_two():
+    alone = replace(SYNC, sync_set=frozenset({"s2"}))
+    members = {"s1": GONE, "s2": LONG_DEAF[0]}
+    decision = decided(look(members=members, observers=()), alone)
+
+    assert decision.rule == "silence"
+
+
+def test_a_replica_cut_from_everybody_is_no_second_witness_of_a_dead_agent():
+    members = {"s1": GONE, "s2": member("s2", age=9.0, connected=False)}
+    decision = decided(look(members=members, observers=()), replace(SYNC, sync_set=frozenset({"s2"})))
+
+    assert decision.rule == "controller is blind"
+    assert decision.group.change is None
+
+
+def test_the_other_servers_word_does_not_count_when_it_is_old():
+    old = tuple(
+        Observer(id=f, name=f, connected=True, heard_seconds=2.0, probes={"s1": Probe(outcome="refused", seconds=9.0)})
+        for f in ("f1", "f2")
+    )
+    assert decided(look(STOPPED, *DEAF, observers=old)).group.change is None

@@ -1,0 +1,372 @@
+"""The steps of a failover and a switchover, and the group while its primary lives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from looks import (
+    DEAF,
+    NOW,
+    REFUSED,
+    STOPPED,
+    SYNC,
+    case,
+    decided,
+    look,
+    member,
+    number_covers,
+    obeyed,
+    probe,
+)  # fmt: skip
+
+from relaunch.bus.messages import TakeRole
+from relaunch.databases.failover import decide, refuse_switchover
+from relaunch.databases.group import Change, Group, Mode, Seen, Step, Windows
+from relaunch.databases.membership import TRANSITIONS, next_transition
+from relaunch.databases.roles import satisfied, wanted_roles
+
+DEAD = look(STOPPED, *DEAF, **REFUSED)
+
+
+def begun(seen: Seen = DEAD, group: Group = SYNC) -> Group:
+    decision = decided(seen, group)
+    assert decision.group.change is not None
+    return decision.group
+
+
+# failover
+
+
+def test_a_failover_is_two_answers_away_from_writes():
+    first = decided(DEAD)
+    assert {id: order.role for id, order in first.orders.items()} == {"s1": "fenced", "s2": "revoked", "s3": "revoked"}
+    assert first.group.epoch == SYNC.epoch + 1
+
+    second = decided(obeyed(first.group, DEAD), first.group)
+    assert second.group.change is not None and second.group.change.step is Step.PROMOTE
+    assert second.orders["s2"].role == "primary" and second.orders["s2"].position == "7"
+    assert (second.group.primary, second.group.sync_set) == ("s2", frozenset({"s3"}))
+    assert second.group.fenced == {"s1"}
+
+    third = decided(obeyed(second.group, DEAD), second.group)
+    assert third.group.change is None
+    assert third.orders["s3"] == TakeRole(epoch=8, role="replica", source="@s2", acknowledge=True)
+
+
+def test_nobody_leads_before_every_member_of_the_sync_set_has_confirmed():
+    group = begun()
+
+    decision = decided(obeyed(group, DEAD, "s2"), group)
+
+    assert decision.group == group
+    assert set(decision.orders) == {"s1", "s3"}
+
+
+def test_an_answer_of_an_earlier_epoch_confirms_nothing():
+    group = begun()
+    seen = obeyed(replace(group, epoch=group.epoch - 1), DEAD)
+
+    assert decided(seen, group).group == group
+
+
+def test_the_most_received_leads_not_the_most_executed():
+    more = member("s3", received="9", executed="5", receiving=False, received_seconds=0.6)
+    seen = look(STOPPED, DEAF[0], more, **REFUSED)
+    group = begun(seen)
+
+    promoted = decided(obeyed(group, seen), group).group
+
+    assert promoted.primary == "s3"
+    assert promoted.change is not None and promoted.change.position == "9"
+
+
+def test_positions_that_do_not_cover_each_other_stop_it_and_page():
+    seen = look(
+        STOPPED, member("s2", received="8a", receiving=False), member("s3", received="8b", receiving=False), **REFUSED
+    )
+    group = begun(seen)
+    late = replace(obeyed(group, seen), now=NOW + 5)
+
+    decision = decided(late, group)
+
+    assert decision.group == group
+    assert any("divergence" in page.text for page in decision.pages)
+
+
+def test_a_replica_that_restarted_in_the_middle_is_not_believed():
+    group = begun()
+    seen = obeyed(group, DEAD)
+    again = replace(seen.members["s3"], report=replace(seen.members["s3"].report, started="2"))  # type: ignore[type-var]
+
+    decision = decided(replace(seen, members={**seen.members, "s3": again}), group)
+
+    assert decision.group == group
+
+
+def test_with_the_old_primary_back_and_one_heir_gone_the_old_one_goes_on():
+    group = begun()
+    back = look(member("s1", read_only=True), DEAF[0], member("s3", age=9.0, connected=False), now=NOW + 5)
+
+    decision = decided(obeyed(group, back, "s1", "s2"), group)
+
+    assert decision.group.change is not None and decision.group.change.step is Step.GO_BACK
+    assert decision.orders["s1"].role == "primary"
+    done = decided(obeyed(decision.group, back, "s1"), decision.group)
+    assert (done.group.primary, done.group.change, done.group.mode) == ("s1", None, Mode.SYNC)
+
+
+def promoting() -> Group:
+    group = begun()
+    return decided(obeyed(group, DEAD), group).group
+
+
+def test_a_candidate_that_dies_before_it_takes_writes_is_followed_by_the_next():
+    group = promoting()
+    dead = look(STOPPED, member("s2", answers=False, trouble="stopped"), DEAF[1], **REFUSED)
+    seen = replace(obeyed(replace(group, epoch=group.epoch - 1), dead), now=NOW + 4)
+
+    again = decided(seen, group).group
+    assert again.change is not None and (again.change.step, again.change.old) == (Step.REVOKE, "s2")
+    next_one = decided(obeyed(again, seen, "s3"), again).group
+
+    assert next_one.primary == "s3"
+    assert next_one.fenced == {"s1", "s2"}
+
+
+def test_a_candidate_that_never_heard_stays_stored_as_one_that_may_acknowledge():
+    """Found by the simulation: it still follows, and acknowledges to, the server that leads again."""
+    frozen = replace(
+        SYNC, primary="s2", sync_set=frozenset({"s1", "s3"}), starts={"s1": "1", "s3": "1"}, mode=Mode.BLOCKED,
+        change=Change(
+            kind="switchover", step=Step.REVOKE, old="s2", candidate=None, position="7", began=NOW, step_began=NOW,
+        ),
+    )  # fmt: skip
+    seen = obeyed(frozen, look(member("s1", read_only=True), member("s2", epoch=4)), "s1", "s3")
+
+    group = decided(seen, frozen).group
+
+    assert group.primary == "s1"
+    assert group.sync_set == {"s2", "s3"} and group.leaving == {"s2"}
+
+
+@pytest.mark.parametrize("durability", ["available", "strict"])
+def test_with_nobody_left_to_acknowledge_the_durability_decides(durability: str):
+    alone = replace(SYNC, sync_set=frozenset({"s2"}), durability=durability)
+    seen = replace(DEAD, members={id: DEAD.members[id] for id in ("s1", "s2")})
+    group = begun(seen, alone)
+
+    promoted = decided(obeyed(group, seen), group).group
+
+    assert promoted.mode is (Mode.SINGLE if durability == "available" else Mode.BLOCKED)
+    assert promoted.required == (durability == "strict")
+
+
+def test_loss_allowed_waits_until_the_old_primary_is_fenced_or_cut_off():
+    group = replace(SYNC, mode=Mode.ASYNC, required=False, loss_allowed="Ann", sync_set=frozenset())
+    first = decided(DEAD, group)
+    assert first.cut_off == {"s1"}
+    seen = obeyed(first.group, DEAD)
+    assert decided(seen, first.group).group == first.group
+
+    cut = replace(seen, members={**seen.members, "s1": replace(seen.members["s1"], cut_off=True)})
+    promoted = decided(cut, first.group).group
+
+    assert promoted.primary == "s2"
+    assert decided(obeyed(promoted, cut), promoted).group.loss_allowed == ""
+
+
+def test_the_old_primary_that_returns_writable_is_fenced_and_replaced():
+    group = replace(SYNC, primary="s2", sync_set=frozenset({"s3"}), starts={"s3": "1"}, fenced=frozenset({"s1"}))
+    well = obeyed(group, look(member("s1", epoch=4)), "s2", "s3")
+
+    decision = decided(well, group)
+    assert decision.orders == {"s1": TakeRole(epoch=5, role="fenced")}
+    assert "second writer" in [page.rule for page in decision.pages]
+
+    fenced = decided(obeyed(group, well), group)
+    assert (fenced.replace, fenced.orders) == ({"s1"}, {})
+
+
+# switchover
+
+
+def test_a_switchover_holds_freezes_promotes_and_keeps_the_old_one_as_a_replica():
+    seen = look(wanted_primary="s3")
+    drain = decided(seen)
+    assert drain.hold and drain.orders == {}
+
+    freeze = decided(replace(seen, held=seen.proxies), drain.group)
+    assert freeze.orders["s1"].role == "fenced"
+    frozen = obeyed(freeze.group, seen)
+    position = decided(frozen, freeze.group)
+    received = obeyed(position.group, frozen)
+    promote = decided(received, position.group)
+    assert promote.orders["s3"].role == "primary" and promote.hold
+
+    done = decided(obeyed(promote.group, received), promote.group)
+    assert done.orders["s1"] == TakeRole(epoch=done.group.epoch, role="replica", source="@s3", acknowledge=True)
+    assert not done.hold and done.group.fenced == frozenset()
+
+
+def test_a_candidate_that_does_not_receive_all_in_time_sends_it_back():
+    seen = look(wanted_primary="s3")
+    freeze = decided(replace(seen, held=seen.proxies), decided(seen).group)
+    frozen = obeyed(freeze.group, seen, "s1", executed="9", received="9")
+    position = decided(frozen, freeze.group)
+    late = replace(obeyed(position.group, frozen), now=NOW + 2.1)
+    behind = replace(late.members["s3"], report=replace(late.members["s3"].report, received="8"))  # type: ignore[type-var]
+
+    back = decided(replace(late, members={**late.members, "s3": behind}), position.group)
+
+    assert back.group.change is not None and back.group.change.step is Step.GO_BACK
+    assert back.orders["s1"].role == "primary" and not back.hold
+    assert wanted_roles(back.group, seen.members)["s2"].role == "replica"
+
+
+@pytest.mark.parametrize(
+    ("why", "group", "seen", "to"),
+    [
+        ("not a member", SYNC, look(), "s9"),
+        ("primary already", SYNC, look(), "s1"),
+        ("under way", begun(), look(), "s2"),
+        ("maintenance", SYNC, look(maintenance=True), "s2"),
+        ("no data", replace(SYNC, initialised=False), look(), "s2"),
+        ("fenced", replace(SYNC, fenced=frozenset({"s2"})), look(), "s2"),
+        ("no case for a switchover", SYNC, look(STOPPED), "s2"),
+        ("does not answer", SYNC, look(member("s2", age=9.0)), "s2"),
+        ("has an error: 1062", SYNC, look(member("s2", error="1062")), "s2"),
+        ("delayed", SYNC, look(member("s2", delayed=True)), "s2"),
+        ("does not follow", SYNC, look(member("s2", receiving=False)), "s2"),
+        ("lags 3 s", SYNC, look(member("s2", lag_seconds=3.0)), "s2"),
+        ("not in the sync set", replace(SYNC, sync_set=frozenset({"s3"})), look(), "s2"),
+    ],
+)
+def test_a_switchover_is_refused_with_the_reason(why: str, group: Group, seen: Seen, to: str):
+    assert why in refuse_switchover(group, seen, to)
+    assert refuse_switchover(SYNC, look(), "s2") == ""
+
+
+# the group while its primary lives
+
+FORMING = replace(SYNC, mode=Mode.FORMING, required=False, sync_set=frozenset(), starts={})
+LOST = member("s3", age=5.0, connected=False)
+ONE = replace(SYNC, sync_set=frozenset({"s3"}), starts={"s3": "1"})
+NO_ACK = member("s1", acknowledgers=["@s2"], stall="no acknowledgement")
+
+REACHED: tuple[tuple[str, Group, Seen], ...] = (
+    ("second writer fenced", SYNC, look(member("s2", read_only=False))),
+    ("replica started again", SYNC, look(member("s2", started="2"))),
+    ("replica lost", SYNC, look(NO_ACK, LOST)),
+    ("replica left", replace(SYNC, leaving=frozenset({"s3"})), look(member("s3", acknowledging=False))),
+    ("replica removed", replace(SYNC, leaving=frozenset({"s3"}), left=frozenset({"s3"})), look(LOST)),
+    ("replica remembers", replace(SYNC, forgot=frozenset({"s3"})), look()),
+    ("in step", replace(SYNC, mode=Mode.BLOCKED), look()),
+    ("replica joins", FORMING, look(member("s1", required=False))),
+    ("commits wait again", replace(SYNC, mode=Mode.ASYNC, required=False), look(member("s1", required=False))),
+    ("commits wait no longer", replace(SYNC, mode=Mode.BLOCKED, durability="available"),
+     look(LOST, member("s2", received="6", executed="6"))),
+    ("blocked", replace(FORMING, mode=Mode.ASYNC), look(member("s2", error="x"), member("s3", error="x"))),
+    ("named", replace(FORMING, mode=Mode.ASYNC, durability="available"),
+     look(members={"s1": member("s1", required=False)})),
+    ("replica given up", ONE, look(member("s2", age=20.0, connected=False))),
+    ("replaced", replace(SYNC, fenced=frozenset({"s9"})), look()),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "group", "seen"), REACHED, ids=[each[0] for each in REACHED])
+def test_each_transition_is_reached(name: str, group: Group, seen: Seen):
+    found = next_transition(case(seen, group))
+
+    assert found is not None and found[0].name == name
+
+
+def test_every_transition_has_its_story():
+    assert [name for name, _, _ in REACHED] == [each.name for each in TRANSITIONS]
+
+
+def test_async_is_stored_in_the_very_decision_that_lets_the_primary_go_on():
+    decision = decided(
+        look(member("s1", acknowledgers=[], stall="no acknowledgement"), LOST), replace(ONE, durability="available")
+    )
+
+    assert (decision.group.mode, decision.group.required) == (Mode.ASYNC, False)
+    assert decision.orders["s1"].required is False
+    assert decision.group.sync_set == {"s3"}  # until it surely acknowledges no more
+
+
+def test_strict_goes_on_waiting_for_its_last_replica():
+    seen = look(member("s1", acknowledgers=[], stall="no acknowledgement"), LOST)
+
+    decision = decided(seen, ONE)
+
+    assert decision.group.mode is Mode.SYNC and decision.group.required
+    assert "replica lost" in [page.rule for page in decision.pages]
+
+
+def test_a_lost_replica_is_cut_off_then_out_of_the_sync_set_then_replaced():
+    lost = member("s3", age=11.0, connected=False)
+    group = replace(SYNC, leaving=frozenset({"s3"}))
+    assert decided(look(NO_ACK, lost), group).cut_off == {"s3"}
+    assert decided(look(NO_ACK, lost), group).replace == frozenset()
+
+    cut = look(NO_ACK, replace(lost, cut_off=True))
+    left = decided(cut, group).group
+    assert left.left == {"s3"}
+    removed = decided(obeyed(left, cut), left).group
+    assert "s3" not in removed.sync_set
+
+    assert decided(obeyed(removed, cut), removed).replace == {"s3"}
+
+
+def test_a_replica_whose_agent_died_counts_while_the_primary_hears_it_acknowledge():
+    assert decided(look(member("s3", age=5.0, connected=False))).group == SYNC
+
+
+def test_a_fresh_replica_that_has_not_received_yet_is_not_given_up():
+    """Found by the simulation: each fresh one was replaced by the next as soon as it reported."""
+    seen = look(member("s2", role="", epoch=0, source="", receiving=False, received_seconds=None))
+
+    decision = decided(seen, ONE)
+
+    assert decision.group.fenced == frozenset()
+    assert decision.orders["s2"].role == "replica"
+
+
+def test_a_cut_off_replica_is_replaced_although_the_controller_restarted():
+    """Found by the simulation: the controller had forgotten that it had cut it off."""
+    group = replace(SYNC, sync_set=frozenset({"s2", "s3"}), leaving=frozenset({"s3"}), left=frozenset({"s3"}))
+    cut = look(NO_ACK, member("s3", unheard=True, connected=False, cut_off=True))
+    removed = decided(cut, group).group
+    unknown = look(NO_ACK, member("s3", unheard=True, connected=False))
+
+    decision = decided(obeyed(removed, unknown), removed)
+
+    assert removed.fenced == {"s3"}
+    assert decision.cut_off == {"s3"}
+
+
+def test_a_whole_order_is_asked_for_by_each_difference():
+    order = TakeRole(epoch=5, role="replica", source="@s1", acknowledge=True)
+    report = member("s2").report
+    assert report is not None and satisfied(report, order)
+
+    for wrong in ({"epoch": 4}, {"role": "revoked"}, {"source": "@s9"}, {"acknowledging": False}, {"read_only": False}):
+        assert not satisfied(replace(report, **wrong), order)  # type: ignore[arg-type]
+
+
+def test_one_order_per_member_and_epoch():
+    """Whatever is decided: an order that differs from the one of this epoch has a higher one."""
+    for _, group, seen in REACHED:
+        new = decide(group, seen, Windows(), number_covers).group
+        if wanted_roles(group, seen.members) != wanted_roles(new, seen.members):
+            assert new.epoch > group.epoch
+
+
+def test_a_group_without_data_orders_its_first_primary_only():
+    group = replace(FORMING, initialised=False)
+
+    decision = decided(look(member("s1", read_only=True, role="", epoch=0)), group)
+
+    assert set(decision.orders) == {"s1"}
+    assert decided(look(STOPPED, *DEAF, f1=probe("refused", 9.0)), group).group.change is None

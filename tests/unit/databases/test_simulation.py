@@ -1,0 +1,40 @@
+"""Failover told in random stories; `drills/simulate_failover.py` tells many more each night."""
+
+from __future__ import annotations
+
+import pytest
+from mutants import MUTANTS, Mutant
+from simulated import Broken
+from stories import CALM, invented, shortened, tell, total
+
+STORIES, LENGTH = 34, 60
+
+
+def test_faults_in_any_order_lose_nothing_and_end_in_one_writer():
+    told = [tell(invented(f"unit {number}", LENGTH)) for number in range(STORIES)]
+
+    counted = total(told)
+    assert counted["steps"] >= 2000
+    assert counted["failovers"] >= 10  # or it proves little
+    assert counted["switchovers"] >= 5
+    assert counted["ended with a writer"] >= STORIES * 0.9
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} {mutant.name}")
+def test_a_broken_rule_is_noticed(mutant: Mutant):
+    """The story known to notice it, else others: what else changes in the code changes stories too."""
+    with mutant.at_work() as physics, pytest.raises(Broken):
+        for seed in (mutant.story, *(str(number) for number in range(150))):
+            tell(invented(seed, LENGTH, physics))
+
+
+def test_a_story_that_breaks_is_shortened_to_what_breaks_it():
+    (mutant,) = [each for each in MUTANTS if each.name == "nobody is waited for"]
+    with mutant.at_work() as physics:
+        story = invented(mutant.story, LENGTH, physics)
+
+        shorter = shortened(story)
+
+        assert sum(fault != CALM for fault in shorter.faults) < sum(fault != CALM for fault in story.faults) / 2
+        with pytest.raises(Broken):
+            tell(shorter)
