@@ -11,7 +11,7 @@ from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
 from relaunch.databases.membership import active, lost, lost_for_good, next_transition
 from relaunch.databases.roles import due_orders, one_order_per_epoch
-from relaunch.databases.rules import Rule, Verdict, judged, refused_by
+from relaunch.databases.rules import LOST_WRITES, Rule, Verdict, judged, refused_by
 
 SWITCHOVER_LAG_SECONDS = 1.0
 
@@ -93,7 +93,12 @@ def _failed(case: Case, rule: Rule) -> Decision:
         return _decision(case, begin_failover(case, rule.name), rule.name, rule.why)
     text = f"{case.primary.name}, primary of {case.group.name}, has failed ({rule.name}): {rule.why} "
     page = Page(rule=f"no failover: {refusal.name}", text=f"{text}No failover: {refusal.why}")
-    return _steady(case, replace(rule, name=page.rule, why=refusal.why), (page,))
+    decision = _steady(case, replace(rule, name=page.rule, why=refusal.why), (page,))
+    if rule.name != LOST_WRITES:
+        return decision
+    # It would number its new writes like those it lost.
+    others = {id: order for id, order in decision.orders.items() if id != case.group.primary}
+    return replace(decision, orders=others)
 
 
 def _decision(case: Case, group: Group, rule: str, why: str, pages: tuple[Page, ...] = ()) -> Decision:

@@ -16,6 +16,7 @@ from relaunch.databases.group import PER_DAY, PER_HOUR, Mode
 SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600.0, 86400.0
 # Of an agent that reports twice a second: enough to say that it does not any more, when the cloud says so too.
 GONE_SECONDS = 1.0
+LOST_WRITES = "lost writes"
 STALLS_OF_THE_DISK = frozenset({"read-only file system"})
 
 
@@ -151,7 +152,7 @@ DETECTION: tuple[Rule, ...] = (
         holds=_silence,
     ),
     Rule(
-        name="lost writes",
+        name=LOST_WRITES,
         verdict=Verdict.FAILED,
         why="It has started again with less than its replicas have: it must not take writes before they are back.",
         holds=lambda e: bool(e.ahead),

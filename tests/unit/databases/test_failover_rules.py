@@ -105,6 +105,14 @@ def test_every_refusal_is_reached():
     assert {rule for rule, _, _ in REFUSING} == {rule.name for rule in PERMISSION}
 
 
+def test_a_primary_that_lost_writes_takes_none_even_when_there_may_be_no_failover():
+    decision = decided(look(member("s1", read_only=True, executed="6")), replace(SYNC, paused="Ann"))
+
+    assert decision.rule == "no failover: paused"
+    assert "s1" not in decision.orders
+    assert decided(look(member("s1", read_only=True)), replace(SYNC, paused="Ann")).orders["s1"].role == "primary"
+
+
 def test_three_a_day_are_too_many_although_none_was_within_the_hour():
     spread = replace(SYNC, failovers=(NOW - 80_000, NOW - 50_000, NOW - 20_000))
 
