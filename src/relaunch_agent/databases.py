@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from relaunch.bus.messages import DatabaseReport, TakeRole
@@ -23,9 +25,9 @@ class Databases:
         self._work: Optional[DatabaseWork] = None
 
     async def take(self, order: TakeRole) -> DatabaseReport:
-        self._take_view()
         if self._work is None:
-            raise Conflict("this server's deployment has no database")
+            raise Conflict("this server's deployment has no database, or its part of the agent is not loaded yet")
+        self._work.take_view(self._views.view)
         return await self._work.take(order)
 
     def role_reached(self) -> str:
@@ -43,6 +45,8 @@ class Databases:
         """Follow the view for ever; ends only with the error of a part that must not end."""
         while True:
             changed = self._views.changed
+            if self._work is None and self._views.view.get("database") is not None:
+                await _compile()
             self._take_view()
             failed = self._work.failed() if self._work else None
             if failed is not None:
@@ -62,3 +66,14 @@ class Databases:
 
             self._work = DatabaseWork(self._places, self._link)
         self._work.take_view(self._views.view)
+
+
+async def _compile() -> None:
+    """By a process of its own, once: compiling them here would leave this one larger by a third for ever."""
+    ours = Path(__file__).parent
+    folders = [ours / "database", ours.parent / "pymysql", ours.parent / "relaunch/databases"]
+    if not all(folder.is_dir() for folder in folders) or (folders[0] / "__pycache__").is_dir():
+        return
+    words = (sys.executable, "-IS", "-m", "compileall", "-q", *map(str, folders))
+    process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL)
+    await process.wait()

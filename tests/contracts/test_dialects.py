@@ -201,7 +201,7 @@ def test_what_is_received_counts_before_it_is_applied(group: Group) -> None:
 
 @pytest.mark.parametrize("trouble", ["killed", "frozen"])
 def test_a_failover_loses_nothing_acknowledged(group: Group, trouble: str) -> None:
-    """T1, T2, T5: the replica's applier goes on, revoking takes a second at most, the old one cannot follow unnoticed."""
+    """T1, T2, T5: the applier goes on, revoking takes a second at most, the old one cannot follow unnoticed."""
     group.form(1, 2)
     written = [group.begin_write(f"row {number}") for number in range(10)]
     assert [write.end() for write in written] == ["ok"] * 10

@@ -1,0 +1,79 @@
+"""Pure parts of a database server's agent: why a write stalls, when a lease is over, what a probe's error says."""
+
+from __future__ import annotations
+
+import ssl
+
+import pymysql
+import pytest
+
+from relaunch_agent.database.lease import Lease
+from relaunch_agent.database.stalls import WriteSeen, stall
+from relaunch_agent.database.witness import outcome_of
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        (WriteSeen(read_only_disk=True, required=True, waiting_commits=3), "read-only file system"),
+        (WriteSeen(free_bytes=4096), "disk full"),
+        (WriteSeen(state="Waiting for someone to free some space"), "disk full"),
+        (WriteSeen(state="Waiting for semi-sync ACK from slave"), "no acknowledgement"),
+        (WriteSeen(required=True, waiting_commits=1, others=[(60.0, "Updating")]), "no acknowledgement"),
+        (WriteSeen(state="Waiting for backup lock"), "waits for a lock: Waiting for backup lock"),
+        (WriteSeen(others=[(1.0, "x"), (60.0, "Updating")]), "long transaction: 60 s Updating"),
+        (WriteSeen(others=[(1.0, "Updating")], free_bytes=10**10), "unexplained"),
+    ],
+)
+def test_why_a_write_stalls(seen: WriteSeen, why: str) -> None:
+    assert stall(seen) == why
+
+
+def over(lease: Lease, now: float, *, holds: bool = True, heard: float = 0.0, acknowledged: bool = False) -> bool:
+    return lease.is_over(now, holds=holds, controller_heard=heard, acknowledged=acknowledged)
+
+
+def test_a_primary_that_hears_nobody_has_six_seconds() -> None:
+    lease = Lease(100.0)
+
+    assert [over(lease, now) for now in (100.0, 105.9, 106.0)] == [False, False, True]
+
+
+def test_either_the_controller_or_a_replica_renews_it() -> None:
+    lease = Lease(100.0)
+
+    assert not over(lease, 110.0, heard=109.0)
+    assert not over(lease, 120.0, acknowledged=True)
+    assert not over(lease, 125.9, heard=109.0)
+    assert over(lease, 126.0, heard=109.0)
+
+
+def test_it_counts_only_from_when_it_holds() -> None:
+    lease = Lease(100.0)
+
+    assert not over(lease, 200.0, holds=False)
+    assert not over(lease, 205.0)
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (caused(pymysql.err.OperationalError(2003, "x"), ConnectionRefusedError(111, "x")), "refused"),
+        (caused(pymysql.err.OperationalError(2003, "x"), TimeoutError("timed out")), "timeout"),
+        (caused(pymysql.err.OperationalError(2003, "x"), OSError(113, "No route to host")), "timeout"),
+        (pymysql.err.OperationalError(2013, "Lost connection (timed out)"), "timeout"),
+        (pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query"), "refused"),
+        (pymysql.err.OperationalError(1040, "Too many connections"), "full of connections"),
+        (pymysql.err.OperationalError(1045, "Access denied"), "denied"),
+        (caused(pymysql.err.OperationalError(2003, "x"), ssl.SSLCertVerificationError("x")), "denied"),
+        (pymysql.err.InternalError(1290, "?"), "error"),
+    ],
+    ids=str,
+)
+def test_what_a_failed_probe_says(error: Exception, outcome: str) -> None:
+    assert outcome_of(error) == outcome
