@@ -35,9 +35,14 @@ class Sight:
             return True
         return self.receiving and self.received_seconds is not None and self.received_seconds < window
 
-    def refused(self, window: float) -> bool:
-        """Connections have been refused for all of the window."""
-        return self.probe is not None and self.probe.outcome == "refused" and self.probe.seconds >= window
+    def refused(self, window: float, *, still: bool) -> bool:
+        """Connections have been refused for all of the window; `still`: taken to be so until it says otherwise.
+
+        It would say so at once, and else speaks once a second: too seldom to wait for when there is other proof.
+        """
+        if self.probe is None or self.probe.outcome != "refused":
+            return False
+        return self.probe.seconds + (self.age if still else 0.0) >= window
 
     def fails(self, window: float) -> bool:
         """Nothing has come from the primary for all of the window."""
@@ -82,12 +87,12 @@ class Evidence:
         fresh = self.case.windows.fresh
         return any(sight.hears(0.0) or (sight.receiving and sight.hears(fresh)) for sight in self.sights)
 
-    def refusals(self) -> int:
-        return sum(sight.refused(self.case.windows.refused) for sight in self.sights)
+    def refusals(self, *, still: bool) -> int:
+        return sum(sight.refused(self.case.windows.refused, still=still) for sight in self.sights)
 
-    def most_refused(self) -> bool:
+    def most_refused(self, *, still: bool) -> bool:
         probing = [sight for sight in self.sights if sight.probe is not None]
-        return self.refusals() * 2 > len(probing)
+        return self.refusals(still=still) * 2 > len(probing)
 
     def all_fail(self, window: float) -> bool:
         judging = [sight for sight in self.sights if sight.judges]

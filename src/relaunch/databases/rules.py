@@ -54,7 +54,8 @@ def _fine(e: Evidence) -> bool:
 
 
 def _stopped(e: Evidence) -> bool:
-    return e.own is not None and not e.own.answers and e.own.trouble in ("stopped", "starting") and e.refusals() >= 1
+    says_so = e.own is not None and not e.own.answers and e.own.trouble in ("stopped", "starting")
+    return says_so and e.most_refused(still=True) and not any(sight.receiving for sight in e.sights)
 
 
 def _no_word(e: Evidence, seconds: float) -> bool:
@@ -112,7 +113,7 @@ DETECTION: tuple[Rule, ...] = (
         verdict=Verdict.FAILED,
         why="Its own agent says that the server's process is not running, and another server's connections have been"
         " refused for `refused` while no replica receives anything.",
-        holds=lambda e: _stopped(e) and e.most_refused() and not any(s.receiving for s in e.sights),
+        holds=_stopped,
     ),
     Rule(
         name="refused",
@@ -121,8 +122,8 @@ DETECTION: tuple[Rule, ...] = (
         " while no replica receives anything.",
         holds=lambda e: (
             _no_word(e, GONE_SECONDS)
-            and e.refusals() >= 2
-            and e.most_refused()
+            and e.refusals(still=False) >= 2
+            and e.most_refused(still=False)
             and not any(s.receiving and s.hears(e.case.windows.silent) for s in e.sights)
         ),
     ),

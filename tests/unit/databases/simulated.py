@@ -135,7 +135,7 @@ class World:
 
     def _replicate(self, replica: Server) -> None:
         for write in replica.take_acknowledgements(self.now):
-            self._acked(write)
+            self._acked(replica, write)
         source = self.servers.get(replica.source)
         if source is not None and replica.works and replica.receiver_on:
             there, back = self.open(source.id, replica.id), self.open(replica.id, source.id)
@@ -159,9 +159,11 @@ class World:
         for server in self.servers.values():
             if server.writable and any(self.open(front, server.id) for front in FRONT_ENDS):
                 for write in server.write(self.now):
-                    self._acked(write)
+                    self._acked(server, write)
 
-    def _acked(self, write: Write) -> None:
+    def _acked(self, server: Server, write: Write) -> None:
+        if server.id in self.cut:
+            return  # the answer reaches nobody
         self.acked[write[0]] = max(self.acked.get(write[0], 0), write[1])
         self.acks += 1
 
@@ -179,7 +181,7 @@ class World:
         agent.keep_lease(self.now, replicas=len([each for each in following if each.acknowledging]))
         if chance(self.random, 80):
             for write in agent.act(self.now):
-                self._acked(write)
+                self._acked(server, write)
         report = agent.report(self.now, [f"@{each.id}" for each in following if each.acknowledging])
         old = agent.last_report
         changed = old is None or (old.epoch, old.role, old.answers, old.read_only, old.receiving) != (

@@ -137,6 +137,18 @@ def test_with_one_replica_and_no_front_end_its_word_and_the_agents_are_two():
     assert decision.rule == "silence"
 
 
+def test_a_killed_process_is_believed_after_the_window_without_another_word():
+    """A front end that says once `refused`, and nothing else for 0.4 s, would have said so had it changed."""
+    once = {"f1": probe("refused", 0.0, 0.1), "f2": probe("refused", 0.0, 0.1)}
+
+    def after(seconds: float) -> Seen:
+        seen = look(STOPPED, *DEAF, **once)
+        return replace(seen, observers=tuple(replace(each, heard_seconds=seconds) for each in seen.observers))
+
+    assert decided(after(0.41)).rule == "process gone"
+    assert decided(after(0.39)).rule == "not proven"
+
+
 def test_a_replica_cut_from_everybody_is_no_second_witness_of_a_dead_agent():
     members = {"s1": GONE, "s2": member("s2", age=9.0, connected=False)}
     decision = decided(look(members=members, observers=()), replace(SYNC, sync_set=frozenset({"s2"})))
