@@ -58,9 +58,11 @@ def _primary_up_seconds(case: Case) -> float:
 
 
 def acknowledges(case: Case, id: str) -> bool:
-    """By the primary's own word, which holds also when the member's agent is silent."""
+    """By the primary's own word, also when the member's agent is silent: it is connected, and commits come through."""
     primary = living_primary(case)
-    return primary is not None and case.member(id).address in primary.acknowledgers
+    if primary is None or primary.stall or (primary.write_seconds or 0.0) >= case.windows.degrade_after:
+        return False
+    return case.member(id).address in primary.acknowledgers
 
 
 def lost(case: Case, id: str) -> bool:

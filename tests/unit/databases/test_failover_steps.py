@@ -295,6 +295,13 @@ def test_async_is_stored_in_the_very_decision_that_lets_the_primary_go_on():
     assert decision.group.sync_set == {"s3"}  # until it surely acknowledges no more
 
 
+def test_a_frozen_last_replica_is_let_go_although_its_connection_stands():
+    frozen = member("s3", answers=False, trouble="frozen", trouble_seconds=3.5, received_seconds=3.5)
+    seen = look(member("s1", acknowledgers=["@s3"], stall="no acknowledgement", write_seconds=3.4), frozen)
+
+    assert decided(seen, replace(ONE, durability="available")).group.mode is Mode.ASYNC
+
+
 def test_strict_goes_on_waiting_for_its_last_replica():
     seen = look(member("s1", acknowledgers=[], stall="no acknowledgement"), LOST)
 
