@@ -260,7 +260,7 @@ def _promote(case: Case, change: Change) -> Outcome:
     group, candidate = case.group, change.candidate or ""
     order = wanted_roles(group, case.seen.members).get(candidate)
     if order is not None and satisfied(case.member(candidate).report, order):
-        done = replace(group, change=None, loss_allowed="", since=case.seen.now)
+        done = replace(group, change=None, loss_allowed="", since=case.seen.now, promoted=case.seen.now)
         return Outcome(group=done, why=f"{case.names([candidate])} takes writes")
     waited, word = case.elapsed(change.step_began), case.word(candidate)
     if waited < case.windows.silent:

@@ -58,6 +58,7 @@ class Group:
     mode: Mode = Mode.FORMING
     reason: str = ""  # why the mode is this one
     since: float = 0.0
+    promoted: float = 0.0  # when the present primary was found to take writes; nobody can have missed it for longer
     required: bool = False  # the primary is ordered to wait for acknowledgements; in mode SYNC it has confirmed that
     sync_set: frozenset[str] = frozenset()
     # Of the sync set: the start of each one's server that we count on; those that have started again since and may lack

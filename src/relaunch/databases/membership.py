@@ -54,7 +54,7 @@ def _primary_up_seconds(case: Case) -> float:
     primary = case.group.primary or ""
     probes = [each.probes.get(primary) for each in case.seen.observers if each.connected]
     up = [probe.seconds for probe in probes if probe is not None and probe.outcome == "ok"]
-    return max(up, default=float("inf"))
+    return min(max(up, default=float("inf")), case.elapsed(case.group.promoted))
 
 
 def acknowledges(case: Case, id: str) -> bool:

@@ -163,3 +163,11 @@ def test_the_other_servers_word_does_not_count_when_it_is_old():
         for f in ("f1", "f2")
     )
     assert decided(look(STOPPED, *DEAF, observers=old)).group.change is None
+
+
+def test_right_after_a_failover_nobody_is_lost_for_what_the_old_primary_did_not_send():
+    """Found on real servers: the replica that had heard nothing since the old primary died was replaced at once."""
+    waited = look(member("s2", received_seconds=10.6, receiving=False), member("s3"))
+    assert decided(waited).cut_off == {"s2"}
+    assert decided(waited, replace(SYNC, promoted=NOW - 1.0)).cut_off == frozenset()
+    assert decided(waited, replace(SYNC, promoted=NOW - 11.0)).cut_off == {"s2"}
