@@ -138,6 +138,8 @@ def _not_revoked(case: Case, change: Change) -> str:
     missing = {id for id in heirs if not _is_revoked(case, id)}
     if missing:
         return f"{case.names(missing)} may have the last acknowledged writes, and has not confirmed to receive no more"
+    if change.candidate is not None:
+        return ""  # nobody has followed that one: all that was acknowledged is within the position it was to reach
     forgetful = {id for id in heirs if not case.remembers(id)}
     return f"{case.names(forgetful)} has started again and may lack acknowledged writes" if forgetful else ""
 
@@ -167,7 +169,7 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
         id
         for id, report in pool.items()
         if all(case.covers(have[id], other) for other in have.values())
-        and case.covers(have[id], change.position)
+        and (bool(case.group.loss_allowed) or case.covers(have[id], change.position))
         and not report.delayed
         and report.answers
     ]
@@ -266,10 +268,14 @@ def _promote(case: Case, change: Change) -> Outcome:
     if waited < case.windows.silent:
         return Outcome(group=group, why=f"waiting for {case.names([candidate])} to take writes")
     dead = word is None or not word.answers
-    if dead and _durable(case, change) and _heirs_heard(case, candidate):
-        again = replace(change, step=Step.REVOKE, old=candidate, candidate=None, rule=f"{change.rule}, then it died")
-        return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} died before it took writes")
-    what = "does not answer" if dead else f"has not applied all it has received: {word.error if word else ''}"
+    forgot = not dead and word is not None and not case.covers(everything(word, case), change.position)
+    if (dead or forgot) and _durable(case, change) and _heirs_heard(case, candidate):
+        failed = candidate if change.step is Step.PROMOTE else None
+        rule = f"{change.rule}, then its heir failed"
+        again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule)
+        return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} failed before it took writes")
+    what = "does not answer" if dead else "has started again and lost what it had received" if forgot else ""
+    what = what or f"has not applied all it has received: {word.error if word else ''}"
     text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}."
     return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
 

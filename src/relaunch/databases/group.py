@@ -32,7 +32,7 @@ class Change:
     kind: str  # failover | switchover
     step: Step
     old: str
-    candidate: str | None
+    candidate: str | None  # in REVOKE: the one that was to lead before, and could not
     position: str = ""
     rule: str = ""  # the rule that decided, or who asked
     began: float
