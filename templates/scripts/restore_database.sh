@@ -193,8 +193,9 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
     start=$((10#${name%%-*})) stop=${name#*-}
     stop=$((10#${stop%%.*}))
     [ "$start" -le "$at" ] || stop_with "MISSING LINK: binary log $folder lacks the bytes $at to $start."
-    [ "$start" = "$at" ] || continue
-    age -d -i "$secret/key" "$secret/pieces/$name" 2>"$secret/age" | zstd -q -d >>"$out" ||
+    [ "$stop" -gt "$at" ] || continue
+    # Pieces may overlap, where one was sent again because the store's answer did not come.
+    age -d -i "$secret/key" "$secret/pieces/$name" 2>"$secret/age" | zstd -q -d | tail -c "+$((at - start + 1))" >>"$out" ||
       stop_with "DAMAGED OBJECT: binary log piece $folder/$name: $(head -n 1 "$secret/age")"
     at=$stop
     [[ $name == *.part.* ]] || whole=$at

@@ -78,6 +78,7 @@ def _program(settings: Settings, place: StorePlace) -> Program:
             *("--addr", f"{settings.host_address}:{settings.store_port}"),
             *("--cert", str(authority / "server.crt"), "--key", str(authority / "server.key")),
             *("--multipart-streaming-buffer-limit", BUFFER_LIMIT),
+            *("--dir-cache-time", "2s"),  # else a file that vanished from the disk is listed for 5 minutes still
             *("--config", "/nonexistent/rclone.conf"),
         ),
         # Quoted as CSV: rclone would take the comma between the two keys for one between two pairs.

@@ -303,21 +303,26 @@ class Shipper:
         return first
 
     def begin_file(self, path):
-        self.write_state(folder=self.folder_of(path), position=0, pieces=0)
+        self.write_state(folder=self.folder_of(path), position=0, pieces=0, sending=[None])
         self.store.put(f"{self.place()}/begins", gtid_text(file_begins(path)[1]).encode())
 
     def ship_file(self, path, end):
         with open(path, "rb") as file:
             while self.at["position"] < end:
                 start = self.at["position"]
-                file.seek(start)
-                data = file.read(min(end - start, PIECE_BYTES))
-                stop = start + len(data)
+                stop = min(end, start + PIECE_BYTES)
                 part = "" if stop == end else ".part"
+                if self.at.get("sending", [None])[0] == start:
+                    # Its answer may only have been lost: the same piece again replaces it, another would overlap it.
+                    stop, part = self.at["sending"][1:]
+                else:
+                    self.write_state(sending=[start, stop, part])
+                file.seek(start)
+                data = file.read(stop - start)
                 self.store.put(
                     f"{self.place()}/{start:012d}-{stop:012d}{part}.binlog.zst.age", sealed(data, self.recipient)
                 )
-                self.write_state(position=stop, pieces=self.at["pieces"] + 1)
+                self.write_state(position=stop, pieces=self.at["pieces"] + 1, sending=[None])
 
     def reached_in_store(self):
         root = self.environment["BACKUP_ROOT"]

@@ -1,0 +1,345 @@
+"""Backups of a real database group in a real object store: what is restored, and what is refused.
+
+A controller of its own, servers of the template mysql, and the scripts run as they are on the server.
+RELAUNCH_BACKUP_TEST_STATE names another folder than /var/tmp/relaunch-test-backups (images stay there between runs).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relaunch.databases.backup_key import new_identity
+
+PROJECT = Path(__file__).parents[2]
+STATE = Path(os.environ.get("RELAUNCH_BACKUP_TEST_STATE", "/var/tmp/relaunch-test-backups"))
+SETTINGS = 'network = "198.19.98.0/24"\nbridge = "rlbak"\napi_port = 8943\nbus_port = 8922\n'
+ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
+BY_HAND_ONLY = "{full: never, incremental: never, primary: never, prove: never}"
+GROUP = f"""deployment: bak
+servers:
+  db1: {{template: mysql, zone: a, memory: 1G}}
+  db2: {{template: mysql, zone: b, memory: 1G}}
+database: {{primary: db1, replicas: [db2], backups: {BY_HAND_ONLY}}}
+credentials: {{DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}}
+"""
+LAB = f"""deployment: lab
+servers:
+  x1: {{template: mysql, zone: a, memory: 1G}}
+  bare: {{template: base, zone: b, memory: 1G}}
+database: {{primary: x1, backups: {BY_HAND_ONLY}}}
+"""
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(900)]
+
+
+def relaunch(*words: str, check: bool = True) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "relaunch.cli.main", *words],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def until(is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+
+    def run(self, command: str, *, check: bool = True, text: str | None = None) -> Ended:
+        done = subprocess.run(
+            ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
+             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{self.address}", command],
+            input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout
+        return Ended(done.returncode, done.stdout)
+
+    def sql(self, statements: str) -> str:
+        return self.run("mariadb -N -B", text=statements).output.strip()
+
+    def script(self, name: str, *, check: bool = True, **inputs: str) -> Ended:
+        """One of the template's, as the agent would run it."""
+        given = " ".join(f"{key}='{value}'" for key, value in inputs.items())
+        return self.run(f"RS_ATTACH_DIR=/root/s/attachments {given} /root/s/{name}", check=check)
+
+
+@dataclass
+class Stand:
+    primary: Server
+    replica: Server
+    lab: Server
+    bare: Server
+    key: str
+    ids: dict[str, str]
+
+    @property
+    def bucket(self) -> Path:
+        return STATE / "object-store/backups/bak"
+
+    def back_up(self, kind: str) -> str:
+        ended = self.replica.script(
+            "backup_database.sh", BACKUP_KIND=kind, BACKUP_MAX_LAG="60", BACKUP_CHECK_SECONDS="30", BACKUP_BANDWIDTH=""
+        )
+        return ended.output.strip().rpartition("BACKED-UP ")[2]
+
+    def restore(
+        self, *, to: str = "newest", backup: str = "latest", confirm: str = "bak", key: str = "", **more: Any
+    ) -> Ended:
+        return self.lab.script(
+            "restore_database.sh", BACKUP_KEY=key or self.key, RESTORE_BACKUP=backup, RESTORE_TO=to,
+            RESTORE_CONFIRM=confirm, RESTORE_START="true", **more,
+        )  # fmt: skip
+
+    def restored(self, **how: Any) -> dict[str, Any]:
+        ended = self.restore(check=True, **how)
+        return dict(json.loads(ended.output.strip().rpartition("RESTORED ")[2]))
+
+    def refused(self, **how: Any) -> str:
+        """What it says; and that the data that was there is still there."""
+        before = self.lab.sql("SELECT COUNT(*), COALESCE(MAX(id), 0) FROM keep.me")
+        ended = self.restore(check=False, **how)
+        assert ended.status != 0, ended.output
+        assert self.lab.sql("SELECT COUNT(*), COALESCE(MAX(id), 0) FROM keep.me") == before
+        return ended.output
+
+    def position(self) -> str:
+        return self.primary.sql("SELECT @@gtid_binlog_pos")
+
+    def shipped(self) -> None:
+        """Until everything the primary has written is in the store."""
+        reached = self.position()
+        number = int(reached.rpartition("-")[2])
+        streams = self.bucket / "binlogs"
+        until(
+            lambda: any(
+                int(json.loads(file.read_text())["gtid"].rpartition("-")[2]) >= number
+                for file in streams.glob("*/state.json")
+            ),
+            f"{reached} to be shipped",
+        )
+
+    def write(self, count: int) -> None:
+        self.primary.sql("".join("INSERT INTO shop.story () VALUES ();" for _ in range(count)))
+
+    def rows(self) -> list[int]:
+        return [int(word) for word in self.lab.sql("SELECT id FROM shop.story ORDER BY id").split()]
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    STATE.mkdir(parents=True, exist_ok=True)
+    (STATE / "controller.toml").write_text(SETTINGS)
+    relaunch("controller", "start")
+    for name in ("bak", "lab"):
+        relaunch("deployment", "destroy", name, "--yes", check=False)
+    subprocess.run(["find", STATE / "object-store/backups", "-mindepth", "1", "-delete"], check=True)
+    for text in (GROUP, LAB):
+        file = STATE / "deployment.yml"
+        file.write_text(text)
+        relaunch("apply", str(file), "--yes")
+    servers = {
+        name: Server(json.loads(relaunch("server", "show", name, "--json"))["private_address"])
+        for name in ("bak/db1", "bak/db2", "lab/x1", "lab/bare")
+    }
+    packed = subprocess.run(
+        ["tar", "-C", PROJECT / "templates/scripts", "-cz", "."], stdout=subprocess.PIPE, check=True
+    ).stdout
+    for server in servers.values():
+        subprocess.run(
+            ["ssh", "-i", STATE / "ssh/id_ed25519", "-o", "StrictHostKeyChecking=no", "-o",
+             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{server.address}",
+             "mkdir -p s && tar -C s -xz"], input=packed, check=True,
+        )  # fmt: skip
+    shown = subprocess.run(
+        [sys.executable, "-c", "from relaunch.cli.db_backups import app; app()", "backup-key", "bak", "--json"],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    stand = Stand(
+        primary=servers["bak/db1"], replica=servers["bak/db2"], lab=servers["lab/x1"], bare=servers["lab/bare"],
+        key=json.loads(shown.stdout)["identity"], ids={},
+    )  # fmt: skip
+    stand.lab.run("systemctl disable --now relaunch-ship-binlogs && sed -i 's/lab$/bak/' /etc/relaunch/backup.env")
+    stand.primary.sql("CREATE DATABASE shop; CREATE TABLE shop.story (id INT PRIMARY KEY AUTO_INCREMENT, at DATETIME(6)"
+                      " DEFAULT NOW(6)); CREATE TABLE shop.more (a INT, b TEXT); INSERT INTO shop.more SELECT seq,"
+                      " REPEAT(MD5(seq), 8) FROM shop.seq_1_to_20000")  # fmt: skip
+    stand.write(10)
+    stand.ids["full"] = stand.back_up("full")
+    stand.write(10)
+    stand.primary.sql("UPDATE shop.more SET b = 'changed' WHERE a % 100 = 3")
+    stand.ids["incremental"] = stand.back_up("incremental")
+    stand.write(10)
+    stand.ids["gtid"] = stand.position()
+    time.sleep(2.1)
+    stand.ids["second"] = stand.primary.run("date -u '+%Y-%m-%d %H:%M:%S'").output.strip()
+    stand.write(10)
+    stand.shipped()
+    yield stand
+    for name in ("bak", "lab"):
+        relaunch("deployment", "destroy", name, "--yes", check=False)
+    relaunch("controller", "stop")
+
+
+def make_keepsake(stand: Stand) -> None:
+    stand.lab.run("mariadb", text="SET sql_log_bin = 0; SET GLOBAL read_only = OFF; CREATE DATABASE IF NOT EXISTS keep;"
+                  "CREATE TABLE IF NOT EXISTS keep.me (id INT); INSERT INTO keep.me VALUES (1)")  # fmt: skip
+
+
+@contextmanager
+def moved_away(path: Path) -> Iterator[None]:
+    aside = STATE / "moved-away"
+    path.rename(aside)
+    time.sleep(3)  # the store remembers for 2 s what was in a folder
+    try:
+        yield
+    finally:
+        aside.rename(path)
+
+
+def test_data_that_is_there_is_not_touched_without_its_name(stand: Stand) -> None:
+    make_keepsake(stand)
+
+    assert "Nothing was touched" in stand.refused(confirm="")
+    assert "Nothing was touched" in stand.refused(confirm="yes")
+
+
+def test_a_wrong_key_is_named(stand: Stand) -> None:
+    assert "WRONG KEY" in stand.refused(key=new_identity()[0])
+
+
+def test_a_damaged_object_is_named(stand: Stand) -> None:
+    file = stand.bucket / f"backups/{stand.ids['full']}/data.mbstream.zst.age.00000"
+    content = file.read_bytes()
+    file.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    try:
+        said = stand.refused()
+    finally:
+        file.write_bytes(content)
+
+    assert f"DAMAGED OBJECT: {stand.ids['full']}/data.mbstream.zst.age.00000" in said
+
+
+def test_a_missing_link_of_the_chain_is_named(stand: Stand) -> None:
+    with moved_away(stand.bucket / "backups" / stand.ids["full"]):
+        said = stand.refused()
+
+    assert f"MISSING LINK: the backup {stand.ids['full']}" in said
+
+
+def test_a_missing_piece_of_the_binary_log_is_named(stand: Stand) -> None:
+    pieces = sorted(stand.bucket.glob("binlogs/*/*/*.age"), key=lambda file: file.name)
+
+    with moved_away(pieces[len(pieces) // 2]):
+        said = stand.refused()
+
+    assert "MISSING LINK: binary log" in said
+
+
+def test_a_backup_with_an_expired_credential_fails_and_does_not_count(stand: Stand) -> None:
+    before = sorted(stand.bucket.glob("backups/*/manifest.json"))
+    stand.replica.run("cp /etc/relaunch/backup.env /root/env; sed -i 's/^RCLONE_CONFIG_STORE_SECRET.*/"
+                      "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY=expired/' /etc/relaunch/backup.env")  # fmt: skip
+    try:
+        ended = stand.replica.script(
+            "backup_database.sh", check=False, BACKUP_KIND="full", BACKUP_MAX_LAG="60", BACKUP_CHECK_SECONDS="0",
+            BACKUP_BANDWIDTH="",
+        )  # fmt: skip
+    finally:
+        stand.replica.run("cp /root/env /etc/relaunch/backup.env")
+
+    assert ended.status != 0 and "SignatureDoesNotMatch" in ended.output
+    assert sorted(stand.bucket.glob("backups/*/manifest.json")) == before
+
+
+def test_restored_to_a_position_it_has_all_before_and_nothing_after(stand: Stand) -> None:
+    done = stand.restored(to=f"gtid:{stand.ids['gtid']}")
+
+    assert done["gtid"] == stand.ids["gtid"]
+    assert stand.rows() == list(range(1, 31))
+    assert done["tables_compared"] >= 2 and done["chain_length"] == 2
+
+
+def test_restored_to_a_second_it_has_all_before_and_nothing_after(stand: Stand) -> None:
+    stand.restored(to=f"time:{stand.ids['second']}")
+
+    assert stand.rows() == list(range(1, 31))
+
+
+def test_restored_to_the_newest_it_has_everything(stand: Stand) -> None:
+    written = int(stand.position().rpartition("-")[2])
+    stand.shipped()
+
+    done = stand.restored()
+
+    assert stand.rows() == list(range(1, 41))
+    assert int(done["gtid"].rpartition("-")[2]) >= written
+
+
+def test_a_store_that_is_away_is_waited_for_and_nothing_is_missing_afterwards(stand: Stand) -> None:
+    store = int((STATE / "object-store.pid").read_text().split()[0])
+
+    def shipping() -> str:
+        return str(json.loads(stand.primary.run("cat /var/lib/relaunch-backup/shipping.json").output)["state"])
+
+    os.kill(store, signal.SIGSTOP)
+    try:
+        stand.write(5)
+        until(lambda: shipping() == "store down", "the shipper to say that the store is down", 90)
+        stand.primary.sql("FLUSH BINARY LOGS")
+        stand.write(5)
+    finally:
+        os.kill(store, signal.SIGCONT)
+    until(lambda: shipping() == "ok", "the shipper to go on", 60)
+    stand.shipped()
+
+    stand.restored()
+
+    assert stand.rows() == list(range(1, 51))
+
+
+def test_by_hand_with_standard_tools_only(stand: Stand) -> None:
+    page = (PROJECT / "docs/do/restore-by-hand.md").read_text()
+    commands = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.S))
+    env = dict(
+        line.split("=", 1)
+        for line in stand.primary.run("cat /etc/relaunch/backup.env").output.splitlines()
+        if "=" in line
+    )
+    stand.bare.run("umask 077; cat >/root/backup.key", text=stand.key + "\n")
+    stand.bare.run("cat >/root/ca.crt", text=(STATE / "ca/ca.crt").read_text())
+    given = {
+        "GROUP": "bak", "ENDPOINT": env["RCLONE_CONFIG_STORE_ENDPOINT"], "RCLONE_CA_CERT": "/root/ca.crt",
+        "ACCESS_KEY": env["RCLONE_CONFIG_STORE_ACCESS_KEY_ID"],
+        "SECRET_KEY": env["RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY"],
+    }  # fmt: skip
+    stand.bare.run("rm -rf /opt/relaunch /usr/local/bin/relaunch-local")
+    exports = "".join(f"export {name}='{value}'\n" for name, value in given.items())
+
+    said = stand.bare.run("bash -e -s", text=exports + commands).output
+
+    every = "SELECT COUNT(*), MAX(id) FROM shop.story; CHECKSUM TABLE shop.more"
+    assert stand.bare.sql(every) == stand.primary.sql(every), said[-3000:]

@@ -1,0 +1,209 @@
+"""Chains, what is due, red and green, and what retention lets go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relaunch.clock import SetClock
+from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of
+from relaunch.databases.backups import (
+    Backup,
+    Kind,
+    Known,
+    Proof,
+    Retention,
+    Schedule,
+    Shipping,
+    chain,
+    due,
+    is_whole,
+    newest,
+    status,
+    to_go,
+)
+from relaunch.errors import BadInput, FormatError
+from relaunch.servers.deployments import read_deployment
+from relaunch.storage.memory import MemoryStore
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def backup(
+    id: str, *, on: str | None = None, ago: timedelta = timedelta(), role: str = "replica", fault: str = ""
+) -> Backup:
+    return Backup(
+        id=id, kind=Kind.INCREMENTAL if on else Kind.FULL, parent=on, server="db2", role=role, begun=NOW - ago,
+        ended=NOW - ago, gtid="0-1-1", stored_bytes=1, data_bytes=1, recipient="age1", fault=fault,
+    )  # fmt: skip
+
+
+def hours(count: float) -> timedelta:
+    return timedelta(hours=count)
+
+
+CHAIN = (backup("f", ago=hours(2)), backup("i1", on="f", ago=hours(1)), backup("i2", on="i1", ago=hours(0.1)))
+PROVEN = Proof(backup="i1", at=NOW - hours(1), proven=True)
+LOGS = Shipping(at=NOW, gtid="0-1-9", server="db1", stream="1")
+FAILED_PROOF = Proof(backup="i2", at=NOW, proven=False, why="WRONG KEY")
+GREEN = Known(backups=CHAIN, proofs=(PROVEN,), shipping=LOGS)
+
+
+def test_a_chain_goes_from_the_full_one_up() -> None:
+    assert [each.id for each in chain(CHAIN, "i2")] == ["f", "i1", "i2"]
+
+
+def test_a_missing_or_damaged_link_is_named_and_the_newest_whole_one_counts() -> None:
+    with pytest.raises(BadInput, match="i1, which i2 builds on"):
+        chain((CHAIN[0], CHAIN[2]), "i2")
+    damaged = (CHAIN[0], replace(CHAIN[1], fault="object x is missing"), CHAIN[2])
+    with pytest.raises(BadInput, match="i1 is damaged"):
+        chain(damaged, "i2")
+    best = newest(damaged)
+
+    assert best is not None and best.id == "f"
+    assert newest([replace(CHAIN[0], fault="gone"), *CHAIN[1:]]) is None
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    assert not is_whole([backup("a", on="b"), backup("b", on="a")], "a")
+
+
+def test_green_is_green() -> None:
+    found = status(GREEN, Schedule(), NOW)
+
+    assert (found.green, found.reasons, found.newest, found.newest_proven) == (True, (), "i2", "i1")
+
+
+@pytest.mark.parametrize(
+    ("known", "after", "why"),
+    [
+        (replace(GREEN, backups=()), hours(0), "no complete backup"),
+        (replace(GREEN, proofs=()), hours(0), "no backup was proven yet"),
+        (replace(GREEN, proofs=(PROVEN, FAILED_PROOF)), hours(0), "the proof of i2 failed: WRONG KEY"),
+        (replace(GREEN, backups=(CHAIN[0], CHAIN[2])), hours(0), "links are missing or damaged below i2"),
+        (replace(GREEN, shipping=None), hours(0), "no binary log was ever shipped"),
+        (GREEN, hours(0.05), "no binary log was shipped since"),
+        (replace(GREEN, failed=(("full backup of x/db2", "expired"),)), hours(0), "of x/db2 failed: expired"),
+        (replace(GREEN, shipping=replace(LOGS, at=NOW + hours(1))), hours(1), "the newest backup is of"),
+        (replace(GREEN, shipping=replace(LOGS, at=NOW + hours(9))), hours(9), "the last proof is of"),
+        (replace(GREEN, shipping=replace(LOGS, at=NOW + hours(400))), hours(400), "the weekly full backup"),
+    ],
+)  # fmt: skip
+def test_each_reason_to_be_red(known: Known, after: timedelta, why: str) -> None:
+    found = status(known, Schedule(), NOW + after)
+
+    assert not found.green
+    assert any(why in reason for reason in found.reasons), found.reasons
+
+
+@pytest.mark.parametrize(
+    ("backups", "proofs", "has_replica", "wanted"),
+    [
+        ((), (), True, ("full", "replica")),
+        ((), (), False, ("full", "primary")),
+        ((backup("f"),), (), True, ("full", "primary")),
+        ((backup("f"), backup("p", role="primary")), (), True, ("prove", "")),
+        ((*CHAIN, backup("p", role="primary", ago=hours(3))), (PROVEN,), True, None),
+        ((*CHAIN[:2], backup("p", role="primary", ago=hours(3))), (PROVEN,), True, ("incremental", "replica")),
+        ((*CHAIN[:2], backup("p", role="primary", ago=hours(25))), (PROVEN,), True, ("full", "primary")),
+        ((*CHAIN, backup("p", role="primary", ago=hours(3))), (replace(PROVEN, at=NOW - hours(1.9)),), True, None),
+        ((*CHAIN, backup("p", role="primary", ago=hours(0.5))), (PROVEN,), True, ("prove", "")),
+        ((backup("f", role="primary", ago=hours(1)),), (PROVEN,), False, ("incremental", "primary")),
+    ],
+)
+def test_what_is_due(
+    backups: tuple[Backup, ...], proofs: tuple[Proof, ...], has_replica: bool, wanted: tuple[str, str] | None
+) -> None:
+    assert due(backups, proofs, Schedule(), NOW, has_replica=has_replica) == wanted
+
+
+def test_never_is_never_due() -> None:
+    never = schedule_of({name: "never" for name in ("incremental", "full", "primary", "prove")})
+
+    assert due((), (), never, NOW, has_replica=True) is None
+    assert due(CHAIN, (), never, NOW + hours(1000), has_replica=True) is None
+
+
+def test_of_many_days_the_newest_of_each_period_stay() -> None:
+    daily = [backup(f"d{day:03}", ago=timedelta(days=day)) for day in range(400)]
+    proven = (Proof(backup="d000", at=NOW, proven=True),)
+
+    gone = {each.id for each in to_go(daily, proven, Retention(last=3, daily=5, weekly=3, monthly=3, yearly=2))}
+
+    kept = sorted(set(each.id for each in daily) - gone)
+    # 22 November 2026 is a Sunday: weeks end with d000, d007, d014; months with d000, d022, d053; 2025 with d326.
+    assert kept == ["d000", "d001", "d002", "d003", "d004", "d007", "d014", "d022", "d053", "d326"]
+
+
+LINKS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3000), st.booleans()), max_size=25)
+
+
+@given(LINKS, st.integers(0, 24), st.integers(1, 5))
+def test_what_goes_never_breaks_what_stays_nor_the_proven_chain(
+    links: list[tuple[int, int, bool]], proof: int, last: int
+) -> None:
+    backups: list[Backup] = []
+    ago = 100_000
+    for number, (back, minutes, damaged) in enumerate(links):
+        ago -= minutes
+        on = f"b{number - back}" if back and number >= back else None
+        backups.append(backup(f"b{number}", on=on, ago=timedelta(minutes=ago), fault="lost" if damaged else ""))
+    proofs = (Proof(backup=f"b{proof}", at=NOW, proven=True),)
+    whole = {each.id for each in backups if is_whole(backups, each.id)}
+
+    gone = {each.id for each in to_go(backups, proofs, Retention(last=last, daily=1, weekly=1, monthly=1, yearly=1))}
+
+    kept = [each for each in backups if each.id not in gone]
+    assert {each.id for each in kept if is_whole(kept, each.id)} == {each.id for each in kept} & whole
+    if f"b{proof}" in whole:
+        assert is_whole(kept, f"b{proof}")
+    else:
+        assert whole <= {each.id for each in kept}  # nothing proven: every whole one may be the only good one
+    assert newest(kept) == newest(backups)
+
+
+def test_the_deployment_file_says_how_often() -> None:
+    text = "deployment: d\nservers:\n  a: {template: mysql}\ndatabase: {primary: a, backups: {%s}}\n"
+    spec = read_deployment(text % "incremental: 5m, full: never, last: 7").database
+
+    assert spec is not None
+    assert schedule_of(spec.backups) == Schedule(incremental=timedelta(minutes=5), full=None)
+    assert retention_of(spec.backups) == Retention(last=7)
+    for wrong in ("full: soon", "last: many", "hourly: 1h"):
+        with pytest.raises(FormatError):
+            read_deployment(text % wrong)
+
+
+async def test_the_catalogue_sees_what_objects_lack(tmp_path: object) -> None:
+    import json
+
+    from sqlalchemy import create_engine
+
+    from relaunch.records.schema import metadata
+
+    database, store = create_engine("sqlite://"), MemoryStore(SetClock(NOW))
+    metadata.create_all(database)
+    manifest = {
+        "id": "f", "kind": "full", "parent": None, "server": "db2", "role": "replica", "begun": "2026-11-22T11:00:00Z",
+        "ended": "2026-11-22T11:01:00Z", "gtid": "0-1-1", "stored_bytes": 3, "data_bytes": 9, "recipient": "age1",
+        "objects": [{"name": "data.0", "size_bytes": 3, "sha256": ""}],
+    }  # fmt: skip
+    await store.put("d/backups/f/manifest.json", json.dumps(manifest))
+    await store.put("d/backups/f/data.0", "xyz")
+    await store.put("d/backups/half/data.0", "xyz")
+    catalogue = Catalogue(database, store, "d")
+
+    await catalogue.refresh()
+    whole = [(each.id, each.fault) for each in catalogue.backups()]
+    await store.delete(["d/backups/f/data.0"])
+    stored = await catalogue.refresh()
+
+    assert whole == [("f", "")]
+    assert [each.fault for each in catalogue.backups()] == ["object data.0 is missing"]
+    removed = await catalogue.remove((), stored, NOW + timedelta(days=2))
+    assert removed == ["d/backups/half/data.0"]
