@@ -1,6 +1,6 @@
 """How long can nothing be written when the primary fails, and is an acknowledged write ever lost?
 
-    sudo python bench/failover.py [--runs 20] [--only kill,power-off,cut-off,freeze,switchover,controller]
+    sudo python bench/failover.py [--runs 20] [--trace] [--only kill,power-off,cut-off,freeze,switchover,controller]
 
 A real site (front end, primary, two replicas, durability strict). Four writers inside the front end write through its
 own HAProxy and remember every acknowledged write; then the failure; then every one of them must be on the new primary.
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ sites:
   rack.test: {source: {app: rack}, runtime: rails, database: rack}
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}
 """
+TRACE = False
 BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure
 AFTER_SECONDS = 1.0  # and after writes are back
 LIMITS = {  # median, maximum
@@ -168,7 +170,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     old = group.primary()
     with writers(client, table) as out:
         time.sleep(BEFORE_SECONDS)
-        began = time.monotonic()
+        began, wall = time.monotonic(), time.time()
         thaw = FAILURES[kind](client, group, old)
         until(
             lambda: any(ack.moment > began + 0.05 for ack in acks(out) if ack.server != acks(out)[0].server),
@@ -181,6 +183,8 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     group.wait_redundant()
     redundant = time.monotonic() - began
     given = acks(out)
+    if TRACE:
+        trace(client, given, began, wall)
     rows = STATE / f"{table}.rows"
     subprocess.run(
         ledger_command(client, table, rows, "--rows"), input=PASSWORD + "\n", text=True, check=True, timeout=60
@@ -196,6 +200,21 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
         old_primary_late=sum(ack.server == first and ack.moment > new_began for ack in given),
         redundant_seconds=redundant,
     )
+
+
+def trace(client: Client, given: list[Ack], began: float, wall: float) -> None:
+    """What the controller did when, and when writes stopped and came back; seconds from the failure on."""
+    lines = []
+    for entry in client.get("/audit", subject="database:shop", limit=40)["entries"]:
+        moment = datetime.fromisoformat(entry["at"]).timestamp() - wall
+        if moment > -1:
+            detail = entry["detail"]
+            lines.append((moment, f"{entry['action']} ({detail.get('rule', '')}) {detail.get('why', '')}"))
+    moments = [ack.moment for ack in given]
+    gap = max(itertools.pairwise(moments), key=lambda pair: pair[1] - pair[0])
+    lines += [(gap[0] - began, "the last write before the outage"), (gap[1] - began, "the first write after it")]
+    for moment, what in sorted(lines):
+        print(f"    {moment:+7.3f} s  {what}", file=sys.stderr)
 
 
 def kill(client: Client, group: Group, old: dict[str, Any]) -> None:
@@ -245,10 +264,13 @@ FAILURES: dict[str, Callable[[Client, Group, dict[str, Any]], Callable[[], None]
 
 
 def main() -> None:
+    global TRACE
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--only", default=",".join(FAILURES))
+    parser.add_argument("--trace", action="store_true", help="tell what happened when in each run")
     args = parser.parse_args()
+    TRACE = args.trace
     figures, lost, late, counted = [], 0, 0, 0
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
