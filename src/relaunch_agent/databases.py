@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -23,8 +24,12 @@ class Databases:
         self._views = views
         self._link = link
         self._work: Optional[DatabaseWork] = None
+        self._loaded = asyncio.Event()
 
     async def take(self, order: TakeRole) -> DatabaseReport:
+        if self._work is None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._loaded.wait(), order.seconds)
         if self._work is None:
             raise Conflict("this server's deployment has no database, or its part of the agent is not loaded yet")
         self._work.take_view(self._views.view)
@@ -65,6 +70,7 @@ class Databases:
             from relaunch_agent.database.work import DatabaseWork
 
             self._work = DatabaseWork(self._places, self._link)
+            self._loaded.set()
         self._work.take_view(self._views.view)
 
 

@@ -66,7 +66,7 @@ class Reporter:
         """The report of a look that begins after this call; of the last one when there is none in time."""
         asked, end = time.monotonic(), time.monotonic() + seconds
         self._wake.set()
-        while self._answered < asked and time.monotonic() < end and not self._trouble:
+        while self._answered < asked and self._failed_at < asked and time.monotonic() < end:
             looked = self._looked
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(looked.wait(), max(0.01, end - time.monotonic()))
