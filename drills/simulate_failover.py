@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "databases"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "simulation"))
 
 from mutants import MUTANTS
 from simulated import Broken
