@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     String,
@@ -133,6 +134,8 @@ runs = Table(
     Column("detail", Text, nullable=False, server_default=""),
     Column("created", String, nullable=False),
     Column("finished", String),
+    Index("runs_of_task", "task_id"),
+    Index("runs_of_instance", "instance_id"),
 )
 
 tasks = Table(

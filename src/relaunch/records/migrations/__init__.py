@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
-HEAD = "0004"  # of the newest file in versions/; revisions are numbers, so that newer and older can be told
+HEAD = "0005"  # of the newest file in versions/; revisions are numbers, so that newer and older can be told
 
 
 def upgrade(engine: Engine, to: str = HEAD) -> None:
