@@ -17,10 +17,11 @@ from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
 from relaunch_agent.database.session import LocalSession
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5  # its end is noticed at once all the same
 DEAD_LOOK_SECONDS = 0.1
+TELL_SECONDS = 0.25
 REPORT_SECONDS = 0.5
-SILENT_SECONDS = 1.0  # without an answer, the server counts as one that does not
+SILENT_SECONDS = 1.2  # without an answer, the server counts as one that does not
 UNCHANGED = ("executed", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
 
 
@@ -77,7 +78,7 @@ class Reporter:
         said_at = 0.0
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._news.wait(), TELL_SECONDS)
             self._news.clear()
             if not self._trouble and time.monotonic() - self._answered > SILENT_SECONDS:
                 self._fail(self._server.trouble(None))

@@ -78,7 +78,7 @@ class Watched:
                 self._connection = pymysql.connect(
                     host=self._address, port=self._port, user=USER, password="", autocommit=True,
                     connect_timeout=ANSWER_SECONDS, read_timeout=ANSWER_SECONDS, write_timeout=ANSWER_SECONDS,
-                    ssl=_tls(self._places),
+                    ssl=_tls(self._places), init_command="SET SESSION wait_timeout = 60",
                 )  # fmt: skip
             with self._connection.cursor() as cursor:
                 cursor.execute("SELECT @@global.read_only")
