@@ -35,17 +35,25 @@ def main() -> None:
         until(lambda: all(s["tags"].get("database") for s in servers(client, "bench")), "roles", within_seconds=60,
               every_seconds=0.2)  # fmt: skip
         figures = measured(client, asked.megabytes, asked.seconds)
+        # The replica whose MariaDB was stopped for the restore is being replaced by now.
+        until(
+            lambda: all(task["state"] != "running" for task in client.get("/tasks")["tasks"]),
+            "tasks to end",
+            within_seconds=300,
+            every_seconds=1,
+        )
     report("backups", figures, megabytes=asked.megabytes)
 
 
 def measured(client: Client, megabytes: int, seconds: int) -> list[Figure]:
-    address = {each["name"]: each["private_address"] for each in servers(client, "bench")}
+    address = {each["name"].rpartition("/")[2]: each["private_address"] for each in servers(client, "bench")}
     primary, replica = address["db1"], address["db2"]
     for each in (primary, replica):
         on(each, "mkdir -p s && tar -C s -x", packed())
     fill(primary, megabytes)
     caught_up(primary, replica)
     delays, idle, busy = shipping(primary, seconds)
+    print(f"binary log: {len(delays)} delays, at most {max(delays):.2f} s; {idle:.1f} %, {busy:.1f} %", flush=True)
     caught_up(primary, replica)
     script(replica, "backup_database.sh", BACKUP_KIND="full")
     sql(primary, "UPDATE bench.t SET a = REVERSE(a) WHERE id % 1500 = 7")  # 15 rows a page: 1 % of the pages
@@ -90,11 +98,11 @@ def restored(replica: str) -> tuple[float, int, float]:
     key = client_key()
     on(replica, "systemctl stop mariadb")
     data = int(on(replica, "du -sb --exclude='binlog.*' --exclude='relay.*' /var/lib/mysql | cut -f1"))
-    on(replica, "sync; echo 3 >/proc/sys/vm/drop_caches")
+    on(replica, "sync")
     began = time.monotonic()
     on(replica, "cp -a /var/lib/mysql /var/lib/copied; sync -f /var/lib/copied")
     copy_seconds = time.monotonic() - began
-    on(replica, "rm -rf /var/lib/copied; echo 3 >/proc/sys/vm/drop_caches")
+    on(replica, "rm -rf /var/lib/copied")
     said = script(replica, "restore_database.sh", BACKUP_KEY=key, RESTORE_TO="backup", RESTORE_CONFIRM="bench",
                   RESTORE_START="false")  # fmt: skip
     return float(json.loads(said.rpartition("RESTORED ")[2])["prepared_seconds"]), data, copy_seconds
