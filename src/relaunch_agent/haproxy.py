@@ -40,7 +40,10 @@ listen {name}
     option tcp-check
     option clitcpka
     option srvtcpka
-    timeout connect 2s
+    # While the primary moves, who connects waits here for up to 3 s and then reaches the new one.
+    option redispatch 1
+    retries 12
+    timeout connect 250ms
     timeout client 8h
     timeout server 8h
 """

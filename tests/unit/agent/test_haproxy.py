@@ -50,7 +50,10 @@ listen db-primary
     option tcp-check
     option clitcpka
     option srvtcpka
-    timeout connect 2s
+    # While the primary moves, who connects waits here for up to 3 s and then reaches the new one.
+    option redispatch 1
+    retries 12
+    timeout connect 250ms
     timeout client 8h
     timeout server 8h
     server db1 198.18.0.13:3306 check inter 1s fall 2 rise 1 fastinter 250ms weight 100 on-marked-down shutdown-sessions
