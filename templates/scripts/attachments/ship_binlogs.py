@@ -99,7 +99,7 @@ class Store:
             kind = http.client.HTTPSConnection if self.context else http.client.HTTPConnection
             more = {"context": self.context} if self.context else {}
             self.connection = kind(self.url.netloc, timeout=30, **more)
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         self.connection.request("PUT", path, body, sign("PUT", self.url.netloc, path, body, *self.keys, now))
         answer = self.connection.getresponse()
         told = answer.read(2000)
@@ -163,7 +163,7 @@ def file_begins(path):
 
 
 def moment():
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def gtid_text(position):
@@ -291,7 +291,10 @@ class Shipper:
         first = next((path for path, position in reversed(known) if starts_before(position, reached)), None)
         if first is None:
             first = files[0]
-            self.tell("gap", f"binary logs between {reached} and {gtid_text(known[0][1])} were purged before they were shipped")
+            self.tell(
+                "gap",
+                f"binary logs between {reached} and {gtid_text(known[0][1])} were purged before they were shipped",
+            )
         epoch = self.epoch()
         stream = f"{epoch:010d}-{int(time.time())}-{host}"
         self.write_state(stream=stream, epoch=epoch, folder=None, gtid=None)
