@@ -62,6 +62,7 @@ class DatabaseWatch:
         self._read = 0.0
         self._maintenance: set[str] = set()
         self._orders: dict[str, _Given] = {}
+        self._said: dict[str, tuple[TakeRole, str]] = {}  # why an order was not carried out, logged once
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._cutting: dict[str, asyncio.Task[None]] = {}
         self._holding: dict[str, asyncio.Task[None]] = {}
@@ -222,7 +223,9 @@ class DatabaseWatch:
         try:
             self.seen(member, await self._ports.agents.take_role(member, order))
         except RelaunchError as error:
-            log.info("%s to be %s (epoch %s): %s", name, order.role, order.epoch, error)
+            if self._said.get(member) != (order, error.message):
+                self._said[member] = order, error.message
+                log.info("%s to be %s (epoch %s): %s", name, order.role, order.epoch, error)
         except Exception:  # outermost frame of this task
             log.exception("%s to be %s", name, order.role)
 

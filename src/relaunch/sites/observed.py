@@ -97,6 +97,6 @@ class Observed:
 
     @property
     def readable_replicas(self) -> tuple[ObservedServer, ...]:
-        """The replicas that answer queries; the primary when there is none."""
-        ready = tuple(server for server in self.replicas if server.serves and server.tags.get("database") == "replica")
+        """The replicas that answer queries; the primary when there is none. The tag says with which role it joined."""
+        ready = tuple(server for server in self.replicas if server.serves and server.tags.get("database"))
         return ready or ((self.primary,) if self.primary else ())
