@@ -36,8 +36,9 @@ with unreachable(""):
 @pytest.mark.skipif(not shutil.which("unshare") or not shutil.which("ip"), reason="needs unshare and ip")
 def test_connections_fail_at_once_for_as_long_as_it_lasts():
     lines = (
-        "ip link add quiet type veth peer name other && ip link set other up && ip link set quiet up && ip addr add 192.0.2.1/24 dev quiet"
-        ' && ip neigh add 192.0.2.7 lladdr 02:00:00:00:00:07 dev quiet && exec "$@"'
+        "ip link add quiet type veth peer name other && ip link set other up && ip link set quiet up"
+        " && ip addr add 192.0.2.1/24 dev quiet && ip neigh add 192.0.2.7 lladdr 02:00:00:00:00:07 dev quiet"
+        ' && exec "$@"'
     )
     command = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", lines, "sh", sys.executable, "-c", PROGRAM]
     done = subprocess.run([*command, str(SOURCE)], capture_output=True, text=True, timeout=30)
