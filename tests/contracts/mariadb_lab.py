@@ -1,4 +1,4 @@
-"""MariaDB servers as processes on loopback addresses of their own: the host's, and Debian 13's in a root made once."""
+"""MariaDB servers as processes on loopback addresses of their own, of Debian 12 and 13, in roots made once."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Authority:
 
 @dataclass
 class MariaDBServer:
-    """One server: started, frozen, killed, started again. `root` is "" for the host's own MariaDB."""
+    """One server: started, frozen, killed, started again, in the root of a Debian."""
 
     number: int
     root: str
@@ -137,7 +137,7 @@ class MariaDBServer:
         self.folder.parent.chmod(0o755)
         self._inside(
             "mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={self.inside}/data", "--skip-test-db",
-            "--auth-root-authentication-method=socket", "--skip-name-resolve", "--innodb-log-file-size=8M",
+            "--auth-root-authentication-method=socket", "--skip-name-resolve", "--force", "--innodb-log-file-size=8M",
         )  # fmt: skip
         self._inside("chown", "mysql", self.inside)
 
@@ -214,17 +214,18 @@ class MariaDBServer:
         session.close()
 
 
-def trixie_root() -> Path | None:
-    """Debian 13 with its MariaDB, made once; None where that cannot be."""
-    root = Path(os.environ.get("RELAUNCH_TEST_TRIXIE_MARIADB", "/var/tmp/relaunch-test-mariadb/trixie"))
+def root_of(suite: str) -> Path | None:
+    """That Debian with its MariaDB, made once; None where that cannot be."""
+    cache = Path(os.environ.get("RELAUNCH_TEST_STATE", "/var/tmp/relaunch-test") + "-cache")
+    root = cache / f"{suite}-mariadb"
     if (root / PROGRAM.lstrip("/")).exists():
         return root
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         return None
-    root.parent.mkdir(parents=True, exist_ok=True)
-    fresh = root.with_name("trixie.new")
+    cache.mkdir(parents=True, exist_ok=True)
+    fresh = root.with_name(f"{root.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    words = ("mmdebstrap", "--variant=minbase", "--include=mariadb-server,mariadb-backup", "trixie", str(fresh))
+    words = ("mmdebstrap", "--variant=minbase", "--include=mariadb-server,mariadb-backup", suite, str(fresh))
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
     fresh.rename(root)
     return root

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from agent_stand import until as until_so
 from database_stand import Member
-from mariadb_lab import Authority, MariaDBServer, trixie_root, until
+from mariadb_lab import Authority, MariaDBServer, root_of, until
 
 from relaunch.bus.messages import Refused, TakeRole
 from relaunch.databases.mariadb import MariaDB
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 @pytest_asyncio.fixture
 async def group() -> AsyncIterator[list[Member]]:
     """Three servers with their agents, started, empty, joined; no role yet."""
-    root = trixie_root()
+    root = root_of("trixie")
     if root is None:
         pytest.skip("no MariaDB of Debian 13 here")
     folder = Path(tempfile.mkdtemp(prefix="rlagent-", dir=root / "var/tmp"))
