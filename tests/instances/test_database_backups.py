@@ -25,7 +25,7 @@ from relaunch.databases.backup_key import new_identity
 
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_BACKUP_TEST_STATE", "/var/tmp/relaunch-test-backups"))
-SETTINGS = 'network = "198.19.98.0/24"\nbridge = "rlbak"\napi_port = 8943\nbus_port = 8922\n'
+SETTINGS = 'network = "198.19.242.0/24"\nbridge = "rlt-bak"\napi_port = 17643\nbus_port = 17622\n'
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
 BY_HAND_ONLY = "{full: never, incremental: never, primary: never, prove: never}"
 GROUP = f"""deployment: bak
@@ -152,12 +152,23 @@ class Stand:
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
+    put_away()
+    try:
+        yield brought_up()
+    finally:
+        put_away()
+
+
+def put_away() -> None:
+    if STATE.exists():
+        relaunch("demo", "--stop", "--purge")
+        STATE.rmdir()
+
+
+def brought_up() -> Stand:
     STATE.mkdir(parents=True, exist_ok=True)
     (STATE / "controller.toml").write_text(SETTINGS)
     relaunch("controller", "start")
-    for name in ("bak", "lab"):
-        relaunch("deployment", "destroy", name, "--yes", check=False)
-    subprocess.run(["find", STATE / "object-store/backups", "-mindepth", "1", "-delete"], check=True)
     for text in (GROUP, LAB):
         file = STATE / "deployment.yml"
         file.write_text(text)
@@ -175,13 +186,10 @@ def stand() -> Iterator[Stand]:
              "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{server.address}",
              "mkdir -p s && tar -C s -xz"], input=packed, check=True,
         )  # fmt: skip
-    shown = subprocess.run(
-        [sys.executable, "-c", "from relaunch.cli.db_backups import app; app()", "backup-key", "bak", "--json"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
+    shown = relaunch("db", "backup-key", "bak", "--json")
     stand = Stand(
         primary=servers["bak/db1"], replica=servers["bak/db2"], lab=servers["lab/x1"], bare=servers["lab/bare"],
-        key=json.loads(shown.stdout)["identity"], ids={},
+        key=json.loads(shown)["identity"], ids={},
     )  # fmt: skip
     stand.lab.run("systemctl disable --now relaunch-ship-binlogs && sed -i 's/lab$/bak/' /etc/relaunch/backup.env")
     stand.primary.sql("CREATE DATABASE shop; CREATE TABLE shop.story (id INT PRIMARY KEY AUTO_INCREMENT, at DATETIME(6)"
@@ -198,10 +206,7 @@ def stand() -> Iterator[Stand]:
     stand.ids["second"] = stand.primary.run("date -u '+%Y-%m-%d %H:%M:%S'").output.strip()
     stand.write(10)
     stand.shipped()
-    yield stand
-    for name in ("bak", "lab"):
-        relaunch("deployment", "destroy", name, "--yes", check=False)
-    relaunch("controller", "stop")
+    return stand
 
 
 def make_keepsake(stand: Stand) -> None:
