@@ -14,7 +14,6 @@ from relaunch.errors import BadInput, Conflict, RelaunchError, Unavailable
 from relaunch_agent.database.kept import ROLES, KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
 from relaunch_agent.database.session import LocalSession
-from relaunch_agent.database.unreachable import forget_all, unreachable
 
 KEEP_SECONDS = 0.5  # how often a role is brought back
 FOLLOW_AGAIN_SECONDS = 5.0  # a receiver that stopped with an error is started again
@@ -80,7 +79,6 @@ class Roles:
     # the thread
 
     def _work(self) -> None:
-        forget_all()
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._fresh, timeout=KEEP_SECONDS)
@@ -117,8 +115,7 @@ class Roles:
             dialect.fence(session)
             dialect.stop_receiving(session)
         elif order.role == "revoked":
-            with unreachable(dialect.state(session).source if fresh else ""):
-                dialect.stop_receiving(session)
+            dialect.stop_receiving(session)
         elif order.role == "replica":
             if fresh or time.monotonic() - self._followed >= FOLLOW_AGAIN_SECONDS:
                 source, state = self._source(order), dialect.state(session)
