@@ -45,6 +45,15 @@ def controller(*, keep_running: bool = False) -> Iterator[Client]:
     relaunch("controller", "start")
     try:
         client = Client(find_controller(ENVIRONMENT))
+        for task in client.get("/tasks")["tasks"]:
+            if task["finished"] is None:
+                client.post(f"/tasks/{task['id']}/cancel", {})
+        until(
+            lambda: all(task["finished"] for task in client.get("/tasks")["tasks"]),
+            "the tasks of a broken bench to end",
+            within_seconds=120,
+            every_seconds=0.2,
+        )
         for left in client.get("/deployments")["deployments"]:
             destroy(client, left["name"])
         yield client
