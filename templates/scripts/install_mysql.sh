@@ -12,6 +12,10 @@ set -euo pipefail
 if ! command -v mysqld >/dev/null; then
   # sid from wherever this server's other packages come from.
   mirror=$(sed -nE '/security/d; s/^deb (\[[^]]*\] )?([^ ]+) .*/\2/p' /etc/apt/sources.list | head -n 1)
+  if [ -z "$mirror" ]; then
+    echo "There is no mirror in /etc/apt/sources.list to take sid from: add a line deb ADDRESS SUITE main" >&2
+    exit 1
+  fi
   cat >/etc/apt/sources.list.d/relaunch-sid.list <<FILE
 # Written by relaunch: script install_mysql.sh. Change the script, not this file.
 deb $mirror sid main
