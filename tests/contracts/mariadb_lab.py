@@ -110,10 +110,11 @@ class MariaDBServer:
     authority: Authority
     process: subprocess.Popen[bytes] | None = None
     settings: tuple[str, ...] = ()
+    network: str = ""  # a network namespace of its own, instead of a loopback address
 
     @property
     def address(self) -> str:
-        return f"127.0.97.{self.number}"
+        return f"198.18.77.{self.number}" if self.network else f"127.0.97.{self.number}"
 
     @property
     def inside(self) -> str:
@@ -149,6 +150,7 @@ class MariaDBServer:
     def start(self) -> None:
         tls = f"{self.inside}/tls"
         words = (
+            *(("ip", "netns", "exec", self.network) if self.network else ()),
             *("setpriv", "--pdeathsig", "KILL"), *(("chroot", self.root) if self.root else ()),
             PROGRAM, "--no-defaults", "--user=mysql", f"--datadir={self.inside}/data", f"--socket={self.inside}/sock",
             f"--pid-file={self.inside}/pid", f"--bind-address={self.address}", f"--port={PORT}",

@@ -14,6 +14,7 @@ from relaunch.errors import BadInput, Conflict, RelaunchError, Unavailable
 from relaunch_agent.database.kept import ROLES, KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
 from relaunch_agent.database.session import LocalSession
+from relaunch_agent.database.severing import mend, severed
 
 KEEP_SECONDS = 0.5  # how often a role is brought back
 FOLLOW_AGAIN_SECONDS = 5.0  # a receiver that stopped with an error is started again
@@ -79,6 +80,7 @@ class Roles:
     # the thread
 
     def _work(self) -> None:
+        mend()
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._fresh, timeout=KEEP_SECONDS)
@@ -113,9 +115,9 @@ class Roles:
             dialect = self._dialect = dialect_of(session)
         if self._fenced_because or order.role == "fenced":
             dialect.fence(session)
-            dialect.stop_receiving(session)
+            self._stop_receiving(session, dialect)
         elif order.role == "revoked":
-            dialect.stop_receiving(session)
+            self._stop_receiving(session, dialect)
         elif order.role == "replica":
             if fresh or time.monotonic() - self._followed >= FOLLOW_AGAIN_SECONDS:
                 source, state = self._source(order), dialect.state(session)
@@ -136,6 +138,11 @@ class Roles:
                 self._promoting = None if self._promoting is order else self._promoting
         if not self._fenced_because:
             self._kept.carried_out(order)
+
+    def _stop_receiving(self, session: LocalSession, dialect: AnyDialect) -> None:
+        login, state = self._server.login(), dialect.state(session)
+        with severed(state.source if state.receiving else "", login[3] if login else 3306):
+            dialect.stop_receiving(session)
 
     def _is_over(self, order: TakeRole) -> bool:
         return self._promoting is not order
