@@ -1,4 +1,4 @@
-"""A receiver stops at once also when its source is frozen: two real MariaDB servers in network namespaces of their own."""
+"""A receiver stops at once also when its source is frozen: two real MariaDB servers, each in its own network."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ OURS = "175"  # the mark of our routes: whoever ends in between leaves one that 
 
 @contextlib.contextmanager
 def severed(address: str, port: int) -> Iterator[None]:
-    """When the block is not done in a moment: its connections to there are ended, and new ones fail at once, until it is.
+    """When the block is not done in a moment: its connections to there are ended, and new ones fail at once.
 
     MariaDB's receiver, told to stop, first logs in at its source to end its other half there: 1 to 5 s when the source
-    is frozen or cut off. A route that leads nowhere refuses that login; but a receiver that reads would wait on for what
-    cannot come (4 s), so its connection is destroyed as well, or there is no route.
+    is frozen or cut off. A route that leads nowhere refuses that login; but a receiver that reads would wait on for
+    what cannot come (4 s), so its connection is destroyed as well, or there is no route.
     """
     lock, over, routed = threading.Lock(), False, False
 
@@ -30,9 +30,7 @@ def severed(address: str, port: int) -> Iterator[None]:
                 return
             routed = True
             closed = _run("ss", "-KHtn", "dst", address, "dport", "=", f":{port}")
-            if (
-                not closed or not closed.stdout.strip()
-            ):  # this kernel cannot, and then the route does more harm than good
+            if not closed or not closed.stdout.strip():  # this kernel cannot: then the route does harm
                 _take_away(address)
                 routed = False
 
