@@ -21,6 +21,7 @@ from relaunch.controller.log import Secrets
 from relaunch.controller.times import stamp
 from relaunch.errors import BadInput, Failed, NotFound
 from relaunch.records.schema import credentials
+from relaunch.servers.inputs import OPEN_CREDENTIALS
 
 NONCE_BYTES = 12
 GENERATED_LENGTH = 32
@@ -68,7 +69,7 @@ class SealedVault:
         if sealed is None:
             raise NotFound(f"no credential {name}", hint=f"create it: relaunch credential set {name}")
         value = self.unseal(sealed).decode()
-        self._known.remember(value)
+        self._remember(name, value)
         return value
 
     def has_credential(self, name: str) -> bool:
@@ -88,13 +89,17 @@ class SealedVault:
             raise BadInput(f"{name!r} is no name for a credential", hint="a letter, then letters, digits, _ . -")
         if not value or len(value.encode()) > LONGEST_BYTES:
             raise BadInput(f"the value of {name} must have 1 to {LONGEST_BYTES} bytes")
-        self._known.remember(value)
+        self._remember(name, value)
         now = stamp(self._clock.now())
         new = {"sealed": self.seal(value.encode()), "changed": now, "description": description}
         with self._database.begin() as connection:
             changed = connection.execute(update(credentials).where(credentials.c.name == name).values(new))
             if changed.rowcount == 0:
                 connection.execute(insert(credentials).values(name=name, created=now, **new))
+
+    def _remember(self, name: str, value: str) -> None:
+        if name not in OPEN_CREDENTIALS:
+            self._known.remember(value)
 
     def delete_credential(self, name: str) -> None:
         with self._database.begin() as connection:

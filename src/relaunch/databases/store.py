@@ -196,7 +196,7 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             if (name := by_id.get(each["server_id"], {}).get("name")) in wanted
         ),
         destroying=row["destroying"],
-        preset="normal",
+        preset=spec.database.failover if spec.database else "normal",
     )  # fmt: skip
 
 

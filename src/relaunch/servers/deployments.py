@@ -18,6 +18,7 @@ _SITE_KEYS = ("canonical", "aliases", "source", "runtime", "database", "check_pa
 _SOURCES_LATER = ("git", "tarball", "svn")
 RUNTIMES = ("rails", "wsgi", "php", "node", "static", "proxy")
 DURABILITIES = ("available", "strict")
+FAILOVER_PRESETS = ("fast", "normal", "careful")
 NAME_LENGTH = 40
 BACKUP_INTERVALS = ("incremental", "full", "primary", "prove")
 BACKUPS_KEPT = ("last", "daily", "weekly", "monthly", "yearly")
@@ -34,12 +35,13 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSpec:
-    """The deployment's one database group. durability: available | strict."""
+    """The deployment's one database group. durability: available | strict. failover: fast | normal | careful."""
 
     primary: str
     replicas: tuple[str, ...] = ()
     durability: str = "available"
-    backups: dict[str, str] = field(default_factory=dict)  # as written; databases/backup_plan.py reads it
+    failover: str = "normal"
+    backups: dict[str, str] = field(default_factory=dict)  # as written; databases/backup_catalogue.py reads it
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -148,7 +150,7 @@ def _inputs(element: Element) -> dict[str, str]:
 
 
 def _database(element: Element, servers: list[str]) -> DatabaseSpec:
-    keys = element.entries(("primary", "replicas", "durability", "backups"))
+    keys = element.entries(("primary", "replicas", "durability", "failover", "backups"))
     if "primary" not in keys:
         raise element.fault("database: primary is missing")
     members = [keys["primary"], *(keys["replicas"].items() if "replicas" in keys else ())]
@@ -163,8 +165,13 @@ def _database(element: Element, servers: list[str]) -> DatabaseSpec:
     durability = keys["durability"].one_of(DURABILITIES) if "durability" in keys else "available"
     if durability == "strict" and len(names) == 1:
         raise keys["durability"].fault("durability strict needs a replica: without one no write could be confirmed")
-    backups = _backups(keys["backups"]) if "backups" in keys else {}
-    return DatabaseSpec(primary=names[0], replicas=tuple(names[1:]), durability=durability, backups=backups)
+    return DatabaseSpec(
+        primary=names[0],
+        replicas=tuple(names[1:]),
+        durability=durability,
+        failover=keys["failover"].one_of(FAILOVER_PRESETS) if "failover" in keys else "normal",
+        backups=_backups(keys["backups"]) if "backups" in keys else {},
+    )
 
 
 def _backups(element: Element) -> dict[str, str]:

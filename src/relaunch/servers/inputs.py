@@ -29,6 +29,8 @@ from relaunch.servers.values import (
 )
 
 APP = "APP"  # the input that says which application a site's servers run: decided by the site's source unless set
+# Told to everybody who backs up, and words like any other: masked, they would only make logs unreadable.
+OPEN_CREDENTIALS = frozenset({"BACKUP_STORE_ENDPOINT", "BACKUP_STORE_BUCKET", "BACKUP_RECIPIENT"})
 LEVELS = ("script", "template", "deployment", "server", "launch")
 
 
@@ -175,7 +177,11 @@ def values_for_script(
 
 def secret_inputs(script: Script, resolved: ResolvedInputs) -> tuple[str, ...]:
     """The names of the script's inputs whose values are masked in its output."""
-    return tuple(declaration.name for declaration in script.inputs if secrets_in(_value_for(declaration, resolved)))
+    return tuple(
+        declaration.name
+        for declaration in script.inputs
+        if set(secrets_in(_value_for(declaration, resolved))) - OPEN_CREDENTIALS
+    )
 
 
 def credentials_needed(scripts: Iterable[Script], resolved: ResolvedInputs) -> tuple[str, ...]:

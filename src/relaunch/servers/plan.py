@@ -191,6 +191,10 @@ def _database_change(before: DatabaseSpec, after: DatabaseSpec) -> str:
     reasons += [f"{name} is no replica any more" for name in before.replicas if name not in after.members]
     if before.durability != after.durability:
         reasons.append(f"durability {before.durability} → {after.durability}")
+    if before.failover != after.failover:
+        reasons.append(f"failover {before.failover} → {after.failover}")
+    if before.backups != after.backups:
+        reasons.append("when backups are made, or how many are kept")
     return "; ".join(reasons) or "the order of its servers changed"
 
 

@@ -214,6 +214,15 @@ async def test_a_credentials_value_is_nowhere_but_sealed(api: Api) -> None:
             assert VALUE.encode() not in file.read_bytes(), file
 
 
+async def test_the_buckets_name_is_no_secret(api: Api) -> None:
+    api.base.vault.set_credential("BACKUP_STORE_BUCKET", "backups")
+    api.base.vault.credential("BACKUP_STORE_BUCKET")
+
+    api.base.audit.record("admin", "backups are red", "x", "failed", {})
+
+    assert "backups are red" in (await api.client.get("/audit")).text
+
+
 async def test_generate_keeps_what_exists(api: Api) -> None:
     await api.client.put("/credentials/DB", json={"generate": True})
     first = api.base.vault.credential("DB")

@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 import pytest
 
 from relaunch.clock import SystemClock
-from relaunch.databases.group import Change, Group, Mode, Step
+from relaunch.databases.group import PRESETS, Change, Group, Mode, Step
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict
 from relaunch.records.engine import open_database
-from relaunch.servers.deployments import read_deployment
+from relaunch.servers.deployments import FAILOVER_PRESETS, read_deployment
 from relaunch.servers.store import Store
 
 FILE = """
@@ -91,3 +91,14 @@ def test_what_an_operator_says_keeps_the_rest(database):
     store.change("shop", paused="ann: works on the disks")
     group = store.group("shop").group
     assert (group.epoch, group.paused) == (4, "ann: works on the disks")
+
+
+def test_the_file_says_how_patient_failover_is(database):
+    store = GroupStore(database)
+    before = store.group("shop").preset
+    spec = read_deployment(FILE.replace("durability: strict", "durability: strict, failover: careful"))
+
+    Store(database, SystemClock()).put_deployment(spec, new_id="d", new_server_ids={"db1": "s1", "db2": "s2"})
+
+    assert (before, store.group("shop").preset) == ("normal", "careful")
+    assert set(FAILOVER_PRESETS) == set(PRESETS)

@@ -96,6 +96,7 @@ credentials: {DB_PASSWORD: generate}
         (HEAD + "database:\n  primary: db1\n  replicas: [db3]", 7, "there is no server 'db3'", "did you mean db1?"),
         (HEAD + "database: {primary: db1, replicas: [db1]}", 5, "db1 is there twice", ""),
         (HEAD + "database: {primary: db1, durability: full}", 5, "durability must be available or strict", ""),
+        (HEAD + "database: {primary: db1, failover: slow}", 5, "failover must be fast or normal or careful", ""),
         (HEAD + "database: {primary: db1, durability: strict}", 5, "strict needs a replica", ""),
         (HEAD + "sites:\n  shop: {}", 6, "'shop' is no domain name", ""),
         (HEAD + "sites:\n  Shop.test: {}", 6, "'Shop.test' is no domain name", ""),

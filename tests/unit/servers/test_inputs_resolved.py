@@ -204,25 +204,28 @@ def test_a_script_gets_the_inputs_it_declares_and_no_others():
         declared("MINE", "env:PRIVATE_IP"),
         declared("THEIRS", "env:db1:PRIVATE_IP"),
         declared("SECRET", "cred:PASSWORD"),
+        declared("BUCKET", "cred:BACKUP_STORE_BUCKET"),
         declared("KEY", "key:deploy"),
         declared("LIST", 'array:["text:a","env:RS_SERVER_NAME","cred:PASSWORD"]', is_array=True),
     )
     other = script("other", declared("ELSE", "text:x"))
-    found = resolve(template(boot, other), credentials=Credentials("PASSWORD", "deploy"))
+    found = resolve(template(boot, other), credentials=Credentials("PASSWORD", "BACKUP_STORE_BUCKET", "deploy"))
     facts = Facts(own={"PRIVATE_IP": "10.0.0.1", "RS_SERVER_NAME": "web"}, others={"db1": {"PRIVATE_IP": "10.0.0.2"}})
+    known = {"PASSWORD": "s3cret", "BACKUP_STORE_BUCKET": "backups", "deploy": "k"}
 
     assert found.problems == ()
-    assert values_for_script(boot, found, facts, {"PASSWORD": "s3cret", "deploy": "k"}) == {
+    assert values_for_script(boot, found, facts, known) == {
         "TEXT": "a b",
         "EMPTY": "",
         "MINE": "10.0.0.1",
         "THEIRS": "10.0.0.2",
         "SECRET": "s3cret",
+        "BUCKET": "backups",
         "KEY": "k",
         "LIST": "a,web,s3cret",
     }
     assert secret_inputs(boot, found) == ("SECRET", "KEY", "LIST")
-    assert credentials_needed([boot, other], found) == ("PASSWORD", "deploy")
+    assert credentials_needed([boot, other], found) == ("PASSWORD", "BACKUP_STORE_BUCKET", "deploy")
 
 
 def test_another_servers_fact_may_not_be_known_yet():
