@@ -80,7 +80,11 @@ def _freeze(case: Case, change: Change) -> Outcome:
     if not change.position:
         if _stands_still(old):
             assert old is not None
-            frozen = replace(change, position=everything(old, case))
+            position = everything(old, case)
+            if case.group.required:  # then there is a way back from the promotion, too
+                promoted = _promoted(case, change, change.candidate or "", position)
+                return Outcome(group=promoted, why="the old primary stands still")
+            frozen = replace(change, position=position)
             return Outcome(group=raised(replace(case.group, change=frozen)), why="the old primary stands still")
     elif candidate is not None and case.covers(everything(candidate, case), change.position):
         return Outcome(group=_promoted(case, change, change.candidate or "", change.position), why="all is received")
@@ -138,8 +142,6 @@ def _not_revoked(case: Case, change: Change) -> str:
     missing = {id for id in heirs if not _is_revoked(case, id)}
     if missing:
         return f"{case.names(missing)} may have the last acknowledged writes, and has not confirmed to receive no more"
-    if change.candidate is not None:
-        return ""  # nobody has followed that one: all that was acknowledged is within the position it was to reach
     forgetful = {id for id in heirs if not case.remembers(id)}
     return f"{case.names(forgetful)} has started again and may lack acknowledged writes" if forgetful else ""
 
@@ -265,15 +267,16 @@ def _promote(case: Case, change: Change) -> Outcome:
         done = replace(group, change=None, loss_allowed="", since=case.seen.now, promoted=case.seen.now)
         return Outcome(group=done, why=f"{case.names([candidate])} takes writes")
     waited, word = case.elapsed(change.step_began), case.word(candidate)
-    if waited < case.windows.silent:
+    slow = change.old in group.sync_set - group.fenced and waited >= FREEZE_SECONDS  # the old one waits, and is well
+    if waited < case.windows.silent and not slow:
         return Outcome(group=group, why=f"waiting for {case.names([candidate])} to take writes")
     dead = word is None or not word.answers
     forgot = not dead and word is not None and not case.covers(everything(word, case), change.position)
-    if (dead or forgot) and _durable(case, change) and _heirs_heard(case, candidate):
+    if (dead or forgot or slow) and _durable(case, change) and _heirs_heard(case, candidate):
         failed = candidate if change.step is Step.PROMOTE else None
-        rule = f"{change.rule}, then its heir failed"
+        rule = f"{change.rule}, then its heir {'failed' if dead or forgot else 'was too slow'}"
         again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule)
-        return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} failed before it took writes")
+        return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} did not take writes")
     what = "does not answer" if dead else "has started again and lost what it had received" if forgot else ""
     what = what or f"has not applied all it has received: {word.error if word else ''}"
     text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}."

@@ -8,7 +8,9 @@ from dataclasses import replace
 from relaunch.bus.messages import DatabaseReport, TakeRole
 from relaunch.databases.group import Group, Member, Seen, Step
 
-FOLLOW_ON = frozenset({Step.DRAIN, Step.FREEZE, Step.GO_BACK})  # steps in which replicas go on as before
+# Steps in which replicas follow the group's primary: as before, or the new one already, so that no write of it waits
+# for them when it begins.
+FOLLOWING = frozenset({Step.DRAIN, Step.FREEZE, Step.PROMOTE, Step.GO_BACK})
 
 
 def wanted_roles(group: Group, members: Mapping[str, Member]) -> dict[str, TakeRole]:
@@ -36,7 +38,7 @@ def _wanted(group: Group, id: str, source: str) -> TakeRole | None:
         return TakeRole(epoch=epoch, role="primary", required=group.required, position=position)
     if not group.initialised:
         return None
-    if change is not None and change.step not in FOLLOW_ON:
+    if change is not None and change.step not in FOLLOWING:
         return TakeRole(epoch=epoch, role="fenced" if id == change.old else "revoked")
     if not source:
         return None
@@ -66,6 +68,11 @@ def due_orders(group: Group, seen: Seen) -> dict[str, TakeRole]:
 
 def one_order_per_epoch(old: Group, new: Group, members: Mapping[str, Member]) -> Group:
     """`new`, at a higher epoch if any member's order would else differ from the one it has at this epoch."""
-    if new.epoch != old.epoch or wanted_roles(old, members) == wanted_roles(new, members):
+    if new.epoch != old.epoch or _to_be(old, members) == _to_be(new, members):
         return new
     return replace(new, epoch=old.epoch + 1)
+
+
+def _to_be(group: Group, members: Mapping[str, Member]) -> dict[str, TakeRole]:
+    """Without the position a new primary is to reach first: once it has, the order without it is the same."""
+    return {id: replace(order, position="") for id, order in wanted_roles(group, members).items()}

@@ -34,7 +34,7 @@ class LocalServer:
         return session
 
     def replication_starts(self) -> None:
-        """From a standstill: what was received and not yet applied may be discarded."""
+        """From a standstill, with something received and not applied: it may be discarded."""
         self.started = f"{' '.join(self.started.split()[:3])} {time.time_ns()}"
 
     @property

@@ -121,7 +121,7 @@ class Roles:
         elif order.role == "replica":
             if fresh or time.monotonic() - self._followed >= FOLLOW_AGAIN_SECONDS:
                 source, state = self._source(order), dialect.state(session)
-                if not (state.receiving or state.applying):
+                if not (state.receiving or state.applying or dialect.covers(state.executed, state.received)):
                     self._server.replication_starts()
                 dialect.follow(session, source, acknowledge=order.acknowledge)
                 self._followed = time.monotonic()
@@ -140,8 +140,8 @@ class Roles:
             self._kept.carried_out(order)
 
     def _stop_receiving(self, session: LocalSession, dialect: AnyDialect) -> None:
-        login, state = self._server.login(), dialect.state(session)
-        with severed(state.source if state.receiving else "", login[3] if login else 3306):
+        login = self._server.login()
+        with severed(dialect.state(session).source, login[3] if login else 3306):
             dialect.stop_receiving(session)
 
     def _is_over(self, order: TakeRole) -> bool:

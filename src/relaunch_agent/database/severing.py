@@ -8,7 +8,7 @@ import subprocess
 import threading
 from typing import Iterator, Optional
 
-PATIENCE_SECONDS = 0.1
+PATIENCE_SECONDS = 0.03
 COMMAND_SECONDS = 2.0
 OURS = "175"  # the mark of our routes: whoever ends in between leaves one that the next start takes away
 
