@@ -81,7 +81,7 @@ class Reporter:
                 await asyncio.wait_for(self._news.wait(), TELL_SECONDS)
             self._news.clear()
             if not self._trouble and time.monotonic() - self._answered > SILENT_SECONDS:
-                self._fail(self._server.trouble(None))
+                self._fail(self._server.trouble(None), since=self._answered)
             if not self._server.joined:
                 continue  # what it has is not the group's: there is nothing to say of a member yet
             report, now = self.report(), time.monotonic()
@@ -124,10 +124,11 @@ class Reporter:
             self._arrived, self._arrived_at = state.arrived, time.monotonic() if state.arrived else None
         self._tell_all()
 
-    def _fail(self, trouble: str) -> None:
+    def _fail(self, trouble: str, since: Optional[float] = None) -> None:
+        """`since`: when it was last asked with success, where only the lack of an answer tells."""
         self._failed_at = time.monotonic()
         if not self._trouble:
-            self._trouble_since = self._failed_at
+            self._trouble_since = self._failed_at if since is None else since
         self._trouble = trouble
         self._tell_all()
 
