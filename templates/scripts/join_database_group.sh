@@ -2,9 +2,10 @@
 # ---
 # RightScript Name: Join database group
 # Description: |-
-#   A replica copies the primary's data. Then the controller is told that this server's data is the group's, the agent
-#   takes the role that the controller gives, and on the primary accounts and databases are made. The primary of a group
-#   that has data already refuses to start empty.
+#   A replica follows a young group from the start, or else copies another server's files: of a replica that can be
+#   spared, or of the primary. Then the controller is told that this server's data is the group's, the agent takes the
+#   role that the controller gives, and on the primary accounts and databases are made. The primary of a group that has
+#   data already refuses to start empty.
 # Inputs:
 #   DB_USER:
 #     Category: Database
@@ -29,10 +30,15 @@
 #     Description: Replicas log in with it to follow and to copy the primary.
 #     Input Type: single
 #     Required: true
+# Attachments:
+# - take_seed.py
 # ...
 set -euo pipefail
 
-joined=/var/lib/mysql/relaunch-group   # in the data directory: it lives and dies with the data
+data=/var/lib/mysql
+joined=$data/relaunch-group   # in the data directory: it lives and dies with the data
+seeded=$data/relaunch-seed    # whose files these are, and at which position
+copying=/var/lib/mysql-seeding   # beside the data: putting it in place is a rename
 me=$(relaunch-local get server.name)
 relaunch-local primary --wait 120 >/dev/null
 database=$(relaunch-local get database)
@@ -118,16 +124,81 @@ wait_for_primary() {
 # A young group's binary log tells its whole history: following it from the start copies everything, and minds no
 # migration running meanwhile. Its first event has the sequence number 1.
 history_is_complete() {
-  [ "$(mariadb -N -e "SELECT @@gtid_slave_pos = '' AND @@gtid_binlog_pos = ''")" = 1 ] &&
+  [ ! -e "$seeded" ] && systemctl is-active --quiet mariadb && [ "$(mariadb -N -e "SELECT @@gtid_slave_pos = '' AND @@gtid_binlog_pos = ''")" = 1 ] &&
     [ "$(at_primary mariadb -N -e "SHOW BINARY LOGS" | awk '{bytes += $2} END {print bytes < 64 * 1024 * 1024}')" = 1 ] &&
     at_primary mariadb -N -e "SHOW BINLOG EVENTS IN 'binlog.000001' LIMIT 6" 2>/dev/null | grep -m 1 -o "GTID .*" | grep -q -- "-1$"
 }
 
-copy_primary() {
+series() { grep -oE '[0-9]+\.[0-9]+' | head -n 1; }
+
+refuse_another_version() {
+  local theirs mine
+  theirs=$(at_primary mariadb -N -e "SELECT VERSION()")
+  mine=$(mariadbd --version | sed 's/.*Ver //')
+  if [ "$(series <<<"$theirs")" != "$(series <<<"$mine")" ]; then
+    echo "$primary runs MariaDB $theirs, this server ${mine%% *}: it cannot become its replica. Nothing was copied." >&2
+    echo "Launch it from an image with MariaDB $(series <<<"$theirs")." >&2
+    exit 1
+  fi
+}
+
+# Files first, from whoever can give them best; is there nobody who can, rows.
+copy_data() {
+  local replicas status=0
+  mapfile -t replicas < <(jq -r --arg me "$me" '.replicas[] | select(.name != $me) | "\(.name)=\(.address)"' <<<"$database")
+  python3 "$RS_ATTACH_DIR/take_seed.py" "$copying" seed.json "$primary=$primary_address" "${replicas[@]}" || status=$?
+  case $status in
+    0) put_in_place ;;
+    1) copy_rows ;;
+    *) exit 1 ;;
+  esac
+}
+
+put_in_place() {
+  local memory gtid begun=$SECONDS
+  systemctl stop mariadb
+  memory=$(my_print_defaults --mariadbd | sed -n 's/^--innodb[-_]buffer[-_]pool[-_]size=//p' | tail -n 1)
+  if ! mariadb-backup --prepare --use-memory="${memory:-128M}" --target-dir="$copying" >prepare.log 2>&1 ||
+    ! grep -q "completed OK!" prepare.log; then
+    tail -n 15 prepare.log >&2
+    echo "What was copied could not be prepared. Run this again: it begins anew." >&2
+    exit 1
+  fi
+  gtid=$(position_of_copy)
+  mv seed.json "$copying/${seeded##*/}"
+  chown -R mysql:mysql "$copying"
+  sync -f "$copying"   # what is acknowledged here must not rest on files that a power cut undoes
+  [ ! -e "$joined" ] || { echo "$data holds data of group $(cat "$joined"): it is left alone." >&2; exit 1; }
+  find "$data" -mindepth 1 -delete
+  find "$copying" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
+  rmdir "$copying"
+  systemctl start mariadb
+  mariadb -e "SET GLOBAL gtid_slave_pos = '$gtid'"
+  echo "Prepared and in place after $((SECONDS - begun)) s, position $gtid"
+}
+
+# As the giver said; from a primary that could not be locked, as InnoDB noted the last commit.
+position_of_copy() {
+  local gtid file offset
+  gtid=$(jq -r '.gtid // ""' seed.json)
+  if [ -z "$gtid" ]; then
+    read -r file offset _ < <(cat "$copying"/*_binlog_pos_innodb)
+    gtid=$(at_primary mariadb --host="$(jq -r .address seed.json)" -N -e "SELECT BINLOG_GTID_POS('${file##*/}', $offset)")
+  fi
+  [[ $gtid =~ ^[0-9]+-[0-9]+-[0-9]+(,[0-9]+-[0-9]+-[0-9]+)*$ ]] || { echo "The copy's position is not known: $gtid" >&2; exit 1; }
+  echo "$gtid"
+}
+
+copy_rows() {
   local schemas
+  if ! systemctl is-active --quiet mariadb; then
+    find "$data" -mindepth 1 -delete
+    mariadb-install-db --user=mysql --auth-root-authentication-method=socket --skip-test-db --force --skip-name-resolve >/dev/null
+    systemctl start mariadb
+  fi
   schemas=$(at_primary mariadb -N -e "SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN
     ('mysql', 'sys', 'information_schema', 'performance_schema')" | tr '\n' ' ')
-  echo "Copying from $primary: accounts, $schemas"
+  echo "Copying row by row from $primary: accounts, $schemas"
   # Nothing of this goes into our own binary log: its history is the primary's.
   {
     echo "SET SESSION sql_log_bin = 0;"
@@ -147,7 +218,13 @@ ssl-ca = /etc/relaunch/tls/ca.crt
 ssl-verify-server-cert = ON
 FILE
   wait_for_primary
-  if [ ! -e "$joined" ] && ! history_is_complete; then copy_primary; fi
+  refuse_another_version
+  [ ! -e "$joined" ] || return 0
+  if history_is_complete; then
+    echo "The binary log of $primary is complete and small: it is followed from its start"
+  else
+    copy_data
+  fi
 }
 
 take_role() {
