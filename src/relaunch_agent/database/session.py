@@ -17,6 +17,7 @@ CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 KEPT_SECONDS = 31536000  # the server does not end a connection that is silent for less
 TOO_MANY = 1040
+ENDING = (1053, 1927, 3169, 4031)  # shutting down; killed (MariaDB, MySQL); silent for too long
 
 
 class Refusal(Failed):
@@ -90,7 +91,7 @@ def _peer(connection: Any) -> int:
 def _ours(error: Any) -> Exception:
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1] if len(error.args) > 1 else error)
-    # 2000 and above are the client's own: no connection, or it broke off. 1053: the server shuts down; 1927: killed.
-    if number >= 2000 or number in (0, 1053, 1927) or isinstance(error, pymysql.err.InterfaceError):
+    # 2000 to 2999 are the client's own: no connection, or it broke off; above are the server's again.
+    if 2000 <= number < 3000 or number in (0, *ENDING) or isinstance(error, pymysql.err.InterfaceError):
         return Unavailable(f"the database server does not answer: {text}")
     return Refusal(f"{text} ({number})", number)
