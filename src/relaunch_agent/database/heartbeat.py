@@ -11,7 +11,7 @@ from relaunch.errors import RelaunchError
 from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import LocalServer
 from relaunch_agent.database.session import LocalSession
-from relaunch_agent.database.stalls import WriteSeen, disk, stall
+from relaunch_agent.database.stalls import NO_ACKNOWLEDGEMENT, WriteSeen, disk, stall
 
 BEAT_SECONDS = 1.0
 LATE_SECONDS = 1.0  # in flight for longer: look why
@@ -46,6 +46,11 @@ class Heartbeat:
             return None
         late = began is not None and now - began > LATE_SECONDS
         return round(now - since, 3), (self._why or "unexplained") if late else self._error
+
+    @property
+    def unacknowledged(self) -> bool:
+        """By the last look, the write in flight waits for an acknowledgement."""
+        return self._why == NO_ACKNOWLEDGEMENT
 
     def explain(self, session: LocalSession, state: ServerState) -> None:
         """Called by whoever looks at the server anyway: why is the write in flight not done?"""

@@ -15,6 +15,7 @@ from relaunch.errors import RelaunchError, Unavailable
 from relaunch_agent.database.heartbeat import Heartbeat
 from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
+from relaunch_agent.database.prompting import Prompter
 from relaunch_agent.database.session import LocalSession
 
 LOOK_SECONDS = 0.5  # its end is noticed at once all the same
@@ -34,6 +35,7 @@ class Reporter:
         self._server = server
         self._kept = kept
         self._heartbeat = heartbeat
+        self._prompter = Prompter(server)
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Event()
@@ -170,6 +172,7 @@ class Reporter:
                 done, started = self._kept.done, self._server.started
                 state = dialect.state(session)
                 self._heartbeat.explain(session, state)
+                self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)
                 self._call(self._seen, state, asked, dialect.name, done, started)
                 pause = LOOK_SECONDS
             except RelaunchError as error:

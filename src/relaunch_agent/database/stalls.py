@@ -8,6 +8,7 @@ from typing import Optional, Sequence, Tuple
 
 LONG_SECONDS = 5.0
 FULL_BYTES = 8 * 1024 * 1024
+NO_ACKNOWLEDGEMENT = "no acknowledgement"
 ACKNOWLEDGEMENT = ("semi-sync ack", "semisync")
 
 
@@ -31,7 +32,7 @@ def stall(seen: WriteSeen) -> str:
     if "free some space" in state or "free space" in state or (seen.free_bytes or FULL_BYTES) < FULL_BYTES:
         return "disk full"
     if any(word in state for word in ACKNOWLEDGEMENT) or (seen.required and seen.waiting_commits > 0):
-        return "no acknowledgement"
+        return NO_ACKNOWLEDGEMENT
     if "lock" in state:
         return f"waits for a lock: {seen.state}"
     longest = max(seen.others, default=(0.0, ""))
