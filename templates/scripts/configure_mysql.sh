@@ -24,7 +24,7 @@ server=$(relaunch-local get server)
 name=$(jq -r .name <<<"$server")
 address=$(jq -r .address <<<"$server")
 IFS=. read -r _ _ third fourth <<<"$address"
-config=/etc/mysql/conf.d/90-relaunch.cnf
+config=/etc/mysql/mysql.conf.d/zz-90-relaunch.cnf
 
 # The server reads the key as its own user.
 install -d -o mysql -g mysql -m 750 /etc/mysql/tls
@@ -45,9 +45,10 @@ max_connect_errors = 4294967295
 innodb_buffer_pool_size = $INNODB_BUFFER_POOL
 character_set_server = utf8mb4
 
-# Never writable by its own restart, and following nobody before it is told whom.
+# Never writable by its own restart, and following nobody before it is told whom; what was SET PERSIST does not count.
 super_read_only = ON
 skip_replica_start = ON
+persisted_globals_load = OFF
 
 # No acknowledged write is lost; what a replica received survives its restart.
 innodb_flush_log_at_trx_commit = 1
@@ -65,7 +66,7 @@ replica_parallel_workers = 4
 replica_preserve_commit_order = ON
 replica_net_timeout = 4
 
-# Loaded, and off: acknowledging is part of the role this server is given.
+# Loaded, and off: who acknowledges and who waits for that, the agent switches on by the controller's order.
 plugin_load_add = auth_socket.so
 plugin_load_add = semisync_source.so
 plugin_load_add = semisync_replica.so
@@ -75,6 +76,10 @@ require_secure_transport = ON
 ssl_cert = /etc/mysql/tls/server.crt
 ssl_key = /etc/mysql/tls/server.key
 ssl_ca = /etc/mysql/tls/ca.crt
+# With them a replica logs in where it is cloned from.
+clone_ssl_cert = /etc/mysql/tls/server.crt
+clone_ssl_key = /etc/mysql/tls/server.key
+clone_ssl_ca = /etc/mysql/tls/ca.crt
 FILE
 
 if systemctl is-active --quiet mysql && cmp -s "$config" "$config.new"; then

@@ -40,7 +40,8 @@ fi
 systemctl stop mysql 2>/dev/null || :
 
 # Sizes that the data directory is made with. A small redo log: it is copied whole when an instance first writes to it.
-cat >/etc/mysql/conf.d/80-relaunch-files.cnf <<'FILE'
+# The last file that is read counts: the package's own says 127.0.0.1.
+cat >/etc/mysql/mysql.conf.d/zz-80-relaunch-files.cnf <<'FILE'
 # Written by relaunch: script install_mysql.sh. Change the script, not this file.
 [mysqld]
 innodb_redo_log_capacity = 32M
@@ -52,13 +53,15 @@ cat >/etc/systemd/system/mysql.service.d/relaunch.conf <<'FILE'
 # Written by relaunch: script install_mysql.sh. Change the script, not this file.
 [Unit]
 # Enabled from the image on, so that it comes back by itself after a reboot; but not before it was configured.
-ConditionPathExists=/etc/mysql/conf.d/90-relaunch.cnf
+ConditionPathExists=/etc/mysql/mysql.conf.d/zz-90-relaunch.cnf
 [Service]
 # The package's hook looks for a data directory, which is made here.
 ExecStartPre=
 # After a crash it is up again at once, read-only.
 Restart=on-failure
 RestartSec=0.5s
+# A stop waits for commits that wait for an acknowledgement: those must end without an answer.
+TimeoutStopSec=30s
 FILE
 systemctl daemon-reload
 systemctl --quiet enable mysql

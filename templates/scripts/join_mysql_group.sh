@@ -1,0 +1,238 @@
+#!/bin/bash
+# ---
+# RightScript Name: Join database group (MySQL)
+# Description: |-
+#   A replica is cloned from another replica that is in step, else from the primary; a young group's history is short
+#   enough to be followed from its start. Then the controller is told that this server's data is the group's, the agent
+#   takes the role that the controller gives, and on the primary accounts and databases are made. The primary of a group
+#   that has data already refuses to start empty.
+# Inputs:
+#   DB_USER:
+#     Category: Database
+#     Description: The app's login; it may work in the sites' databases only.
+#     Input Type: single
+#     Required: true
+#     Default: text:app
+#   DB_PASSWORD:
+#     Category: Database
+#     Description: Its password.
+#     Input Type: single
+#     Required: true
+#   DB_NAME:
+#     Category: Database
+#     Description: One more database than the sites name.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: blank
+#   REPLICATION_PASSWORD:
+#     Category: Database
+#     Description: Replicas log in with it to follow and to be cloned; MySQL takes 32 characters at most.
+#     Input Type: single
+#     Required: true
+#   CLONE_MIB_PER_SECOND:
+#     Category: Database
+#     Description: The most a clone may take of its source's disk and network; 0 is no limit.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:0
+# Attachments:
+# - database_group.sh
+# ...
+# shellcheck disable=SC2034,SC2154  # variables are given to database_group.sh, and come from it
+set -euo pipefail
+
+client=mysql
+# shellcheck source=attachments/database_group.sh disable=SC1091
+. "$RS_ATTACH_DIR/database_group.sh"
+
+if [ "${#REPLICATION_PASSWORD}" -gt 32 ]; then
+  echo "REPLICATION_PASSWORD has ${#REPLICATION_PASSWORD} characters; MySQL takes 32 for following a server." >&2
+  exit 1
+fi
+
+schemas() {  # the sites' databases, and one more
+  { relaunch-local get sites 2>/dev/null || echo '[]'; } | jq -r '.[].database // empty'
+  if [ -n "${DB_NAME:-}" ]; then echo "$DB_NAME"; fi
+}
+
+accounts() {
+  local user password replication schema
+  user=$(quoted "$DB_USER") password=$(quoted "$DB_PASSWORD") replication=$(quoted "$REPLICATION_PASSWORD")
+  cat <<SQL
+CREATE USER IF NOT EXISTS $user@'%';
+ALTER USER $user@'%' IDENTIFIED WITH caching_sha2_password BY $password REQUIRE SSL;
+CREATE USER IF NOT EXISTS 'replication'@'%';
+ALTER USER 'replication'@'%' IDENTIFIED WITH caching_sha2_password BY $replication REQUIRE SSL;
+GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%';
+-- A clone is a copy of everything: the password alone does not do, a certificate of ours must come with it.
+CREATE USER IF NOT EXISTS 'seed'@'%';
+ALTER USER 'seed'@'%' IDENTIFIED WITH caching_sha2_password BY $replication REQUIRE ISSUER $(quoted "$(issuer)");
+GRANT BACKUP_ADMIN, PROCESS, REPLICATION CLIENT ON *.* TO 'seed'@'%';
+-- Other servers of the deployment look whether this one answers: their certificate is what lets them in.
+CREATE USER IF NOT EXISTS 'relaunch_probe'@'%';
+ALTER USER 'relaunch_probe'@'%' REQUIRE ISSUER $(quoted "$(issuer)");
+CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
+CREATE TABLE IF NOT EXISTS relaunch.heartbeat (
+  server_id INT UNSIGNED PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, at DATETIME(3) NOT NULL) ENGINE = InnoDB;
+SQL
+  for schema in $(schemas); do
+    cat <<SQL
+CREATE DATABASE IF NOT EXISTS \`$schema\` CHARACTER SET utf8mb4;
+GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
+  CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$schema\`.* TO $user@'%';
+SQL
+  done
+}
+
+here() { mysql -N -B -e "$1"; }
+at() { mysql --defaults-extra-file=seed.cnf --host="$1" -N -B -e "$2"; }  # ADDRESS STATEMENT
+
+primary_position() { at "$primary_address" "SELECT REPLACE(@@global.gtid_executed, '\n', '')"; }
+
+log_in() {
+  install -m 600 /dev/stdin seed.cnf <<FILE
+[client]
+user = seed
+password = "$REPLICATION_PASSWORD"
+connect-timeout = 5
+ssl-mode = VERIFY_IDENTITY
+ssl-ca = /etc/relaunch/tls/ca.crt
+ssl-cert = /etc/relaunch/tls/server.crt
+ssl-key = /etc/relaunch/tls/server.key
+FILE
+}
+
+wait_for_primary() {
+  local said
+  echo "Waiting until $primary takes writes"
+  for _ in $(seq 240); do
+    said=$(at "$primary_address" "SELECT @@super_read_only OR @@offline_mode" 2>&1) || true
+    [ "$said" != 0 ] || return 0
+    sleep 0.5
+  done
+  echo "$primary does not take writes after 120 s: $said" >&2
+  exit 1
+}
+
+wait_for_server() {
+  for _ in $(seq 300); do
+    if here "SELECT 1" >/dev/null 2>&1; then return 0; fi
+    # With nobody to start it again, a clone ends with the server stopped.
+    if [ "$(systemctl is-active mysql)" != activating ]; then systemctl start mysql || true; fi
+    sleep 0.2
+  done
+  echo "MySQL does not answer here after 60 s:" >&2
+  journalctl -u mysql -n 10 -o cat >&2
+  exit 1
+}
+
+# Nothing has been purged: following from the start copies everything, and costs the source less than a clone.
+history_is_short() {
+  [ -z "$(here "SELECT @@global.gtid_executed")" ] &&
+    [ -z "$(at "$primary_address" "SELECT @@global.gtid_purged")" ] &&
+    [ "$(at "$primary_address" "SHOW BINARY LOGS" | awk '{bytes += $2} END {print (bytes < 64 * 1024 * 1024)}')" = 1 ]
+}
+
+# A replica with all that the primary has at this moment: the primary has enough to do.
+choose_source() {
+  local position name address
+  position=$(primary_position)
+  while read -r name address; do
+    case $name in "$me" | "$primary") continue ;; esac
+    if [ "$(at "$address" "SELECT WAIT_FOR_EXECUTED_GTID_SET('$position', 5)" 2>/dev/null)" = 0 ]; then
+      echo "$name $address"
+      return
+    fi
+    echo "$name is not in step, and is not cloned from." >&2
+  done < <(relaunch-local get database.replicas | jq -r '.[] | "\(.name) \(.address)"')
+  echo "$primary $primary_address"
+}
+
+need_disk() {  # ADDRESS: stop when its data does not fit here
+  local need free
+  need=$(at "$1" "SELECT CAST((SUM(FILE_SIZE) + @@innodb_redo_log_capacity) * 1.1 AS UNSIGNED) FROM information_schema.INNODB_TABLESPACES")
+  free=$(df --output=avail -B1 /var/lib/mysql | tail -n 1)
+  if [ "$free" -lt "$need" ]; then
+    echo "NOT ENOUGH DISK: $((need / 1000000)) MB are needed in /var/lib/mysql, $((free / 1000000)) MB are free. Nothing was done." >&2
+    exit 1
+  fi
+}
+
+end_other_clones() {  # of a run of this script that was killed
+  local id
+  for id in $(here "SELECT PID FROM performance_schema.clone_status WHERE STATE = 'In Progress' AND PID <> 0"); do
+    echo "An unfinished clone is under way (session $id): it is ended."
+    here "KILL $id" || true
+  done
+  for _ in $(seq 150); do
+    [ "$(here "SELECT COUNT(*) FROM performance_schema.clone_status WHERE STATE = 'In Progress' AND PID <> 0")" != 0 ] || return 0
+    sleep 0.2
+  done
+  echo "The unfinished clone does not end." >&2
+  exit 1
+}
+
+show_progress() {
+  here "SELECT CONCAT(LOWER(STAGE), ': ', ROUND(DATA / 1e6), ' of ', ROUND(ESTIMATE / 1e6), ' MB, ', ROUND(DATA_SPEED / 1e6), ' MB/s')
+    FROM performance_schema.clone_progress WHERE STATE = 'In Progress'" 2>/dev/null || true
+}
+
+clone_from() {  # NAME ADDRESS
+  local said=clone.said cloning outcome began=$SECONDS
+  echo "Cloning $1 ($2)"
+  here "SET GLOBAL clone_valid_donor_list = '$2:3306', GLOBAL clone_max_data_bandwidth = $CLONE_MIB_PER_SECOND,
+    GLOBAL super_read_only = OFF, GLOBAL read_only = OFF"
+  mysql <<<"CLONE INSTANCE FROM 'seed'@'$2':3306 IDENTIFIED BY $(quoted "$REPLICATION_PASSWORD") REQUIRE SSL" >"$said" 2>&1 &
+  cloning=$!
+  while kill -0 "$cloning" 2>/dev/null; do
+    sleep 1
+    show_progress
+  done
+  wait "$cloning" || true   # it ends with the server's own restart; how the clone ended, the server then says
+  wait_for_server
+  outcome=$(here "SELECT CONCAT(STATE, ' ', ERROR_NO, ' ', ERROR_MESSAGE) FROM performance_schema.clone_status")
+  if [ "$outcome" != "Completed 0 " ] || [ -z "$(here "SELECT @@global.gtid_executed")" ]; then
+    echo "The clone failed: ${outcome:-not begun}; $(tail -n 3 "$said")" >&2
+    exit 1
+  fi
+  # Whom the source followed came along, and is not whom we follow.
+  here "STOP REPLICA; RESET REPLICA ALL"
+  echo "Cloned in $((SECONDS - began)) s, up to $(here "SELECT @@global.gtid_executed")"
+}
+
+seed() {
+  local name address
+  log_in
+  wait_for_primary
+  wait_for_server
+  if [ -e "$joined" ]; then return; fi
+  end_other_clones
+  if history_is_short; then return; fi
+  read -r name address < <(choose_source)
+  need_disk "$address"
+  clone_from "$name" "$address"
+}
+
+wait_until_caught_up() {
+  local position
+  if [ ! -e seed.cnf ]; then return; fi
+  position=$(primary_position)
+  if [ "$(here "SELECT WAIT_FOR_EXECUTED_GTID_SET('$position', 300)")" != 0 ]; then
+    echo "Has not caught up with $primary within 300 s:" >&2
+    mysql -e "SHOW REPLICA STATUS\G" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
+    exit 1
+  fi
+  echo "Follows $primary ($primary_address), caught up with $position"
+}
+
+if [ "$me" = "$primary" ]; then refuse_to_start_empty; else seed; fi
+be_a_member
+role=$(wait_for_role)
+echo "Role: $role"
+case $role in
+  primary) ensure_accounts ;;
+  replica) wait_until_caught_up ;;
+esac
+relaunch-local tag "database=$role"
