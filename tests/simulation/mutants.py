@@ -85,12 +85,17 @@ def _old_not_asked(case: Case, change_: Any) -> str:
     return "some" if {id for id in heirs if not change._is_revoked(case, id)} else ""
 
 
+def _failed_candidate_forgiven(case: Case, change_: Any) -> str:
+    said = _NOT_REVOKED(case, change_)
+    return "" if change_.candidate is not None and said.endswith("may lack acknowledged writes") else said
+
+
 def _without_position(*args: Any) -> Any:
     order = _WANTED(*args)
     return replace(order, position="") if order is not None else order
 
 
-_WANTED, _REMOVE = roles._wanted, membership._remove
+_WANTED, _REMOVE, _NOT_REVOKED = roles._wanted, membership._remove, change._not_revoked
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(story="0", rule=1, name="every replica acknowledges, stored or not",
@@ -110,6 +115,8 @@ MUTANTS: tuple[Mutant, ...] = (
                     (rules, "PERMISSION", _without("not all are heard")))),
     Mutant(story="88", rule=3, name="a restarted replica is believed",
            patches=((Case, "remembers", lambda *_: True),)),
+    Mutant(story="138", rule=3, name="a replica that restarted after the candidate failed is believed",
+           patches=((change, "_not_revoked", _failed_candidate_forgiven),)),
     Mutant(story="1", rule=3, name="an agent obeys an older epoch", physics=lambda: Physics(agents_refuse_older=False)),
     Mutant(story="79", rule=4, name="the most executed leads",
            patches=((change, "everything", lambda report, _: report.executed),)),
