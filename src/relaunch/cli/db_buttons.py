@@ -1,0 +1,65 @@
+"""`db checksum`, and what else people order about a database group besides failover and backups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from relaunch.cli.client import part
+from relaunch.cli.follow import finish
+from relaunch.cli.here import complete_deployment, controller, one_deployment
+from relaunch.cli.show import Json, NoWait, Verbose, print_table
+from relaunch.errors import Failed
+
+app = typer.Typer(no_args_is_help=True)
+Name = Annotated[
+    str | None, typer.Argument(help="The deployment; not needed when there is one.", autocompletion=complete_deployment)
+]
+
+
+@app.command()
+def checksum(
+    deployment: Name = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Replace a replica that differs by a fresh one.")] = False,
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Compare the primary with its replicas, table by table at the same position; exit status 1 when one differs."""
+    client, name = controller(), one_deployment(deployment)
+    answer = client.post(f"/databases/{part(name)}/checksum", {"repair": repair})
+    ended = finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+    found = ended.get("result")
+    if no_wait or not isinstance(found, Mapping):
+        return
+    if not json:
+        _show_checksum(found)
+    if found["differences"] and not found["repaired"]:
+        replicas = ", ".join(sorted({each["replica"] for each in found["differences"]}))
+        hint = f"replaced by a fresh one: relaunch db checksum {name} --repair"
+        raise Failed(f"{replicas} not the same as the primary", hint=hint)
+
+
+@app.command("rotate-passwords")
+def rotate_passwords(
+    deployment: Name = None, no_wait: NoWait = False, verbose: Verbose = False, json: Json = False
+) -> None:
+    """Change the passwords of the app, of replication and of seeding while everybody goes on working."""
+    client, name = controller(), one_deployment(deployment)
+    answer = client.post(f"/databases/{part(name)}/rotate-passwords", {})
+    finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+
+
+def _show_checksum(found: Mapping[str, Any]) -> None:
+    rows = [{**each, "differs on": ", ".join(each["differs_on"]) or "-"} for each in found["tables"]]
+    print_table(rows, ["table", "rows", "pieces", "differs on"], empty="no tables")
+    for each in found["differences"]:
+        keys = " from after " + each["from"] if each["from"] else ""
+        keys += " up to " + each["to"] if each["to"] else " to the end" if keys else ""
+        print(f"! {each['table']} on {each['replica']}{',' + keys if keys else ''}: {each['why']}")
+    for each in found["unchecked"]:
+        print(f"not compared: {each['table']}: {each['why']}")
+    for name in found["repaired"]:
+        print(f"replaced: {name}")

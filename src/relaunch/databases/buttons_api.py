@@ -1,0 +1,70 @@
+"""The HTTP API of what people order about a database group besides failover and backups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+
+from relaunch.databases.checksums import last_checksum, order_checksum
+from relaunch.databases.passwords import order_rotation
+from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.errors import NotFound
+from relaunch.servers.ports import Ports
+from relaunch.workflows.durable import Workflows
+
+router = APIRouter(tags=["databases"])
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ChecksumAsked(_Body):
+    """`repair`: a replica that differs is replaced by a fresh one."""
+
+    repair: bool = False
+
+
+@router.post("/databases/{deployment}/checksum", status_code=202)
+async def checksum(request: Request, deployment: str, asked: ChecksumAsked) -> dict[str, Any]:
+    """Compare the primary with its replicas, table by table."""
+    request.state.action = "compare replicas"
+    stored = _group(request, deployment)
+    task = await order_checksum(
+        _ports(request), _workflows(request), stored, repair=asked.repair, who=request.state.who
+    )
+    return {"task": task}
+
+
+@router.get("/databases/{deployment}/checksum")
+async def show_checksum(request: Request, deployment: str) -> dict[str, Any]:
+    """The last comparison that came to its end."""
+    _group(request, deployment)
+    return {"checksum": last_checksum(_ports(request).database, deployment)}
+
+
+@router.post("/databases/{deployment}/rotate-passwords", status_code=202)
+async def rotate_passwords(request: Request, deployment: str) -> dict[str, Any]:
+    """New passwords for the app, replication and seeding, while everybody goes on working."""
+    request.state.action = "rotate passwords"
+    stored = _group(request, deployment)
+    return {"task": await order_rotation(_ports(request), _workflows(request), stored, who=request.state.who)}
+
+
+def _group(request: Request, deployment: str) -> StoredGroup:
+    stored = GroupStore(_ports(request).database).group(deployment)
+    if stored is None:
+        raise NotFound(f"no database group of a deployment {deployment}", hint="`relaunch db list` shows what there is")
+    return stored
+
+
+def _ports(request: Request) -> Ports:
+    ports: Ports = request.app.state.ports
+    return ports
+
+
+def _workflows(request: Request) -> Workflows:
+    workflows: Workflows = request.app.state.workflows
+    return workflows

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+# Written by relaunch: an attachment of scripts for database servers. Change it there.
+"""One session with MariaDB or MySQL through its own command line client, kept open."""
+
+import os
+import subprocess
+
+END = "#relaunch-end#"
+
+
+class SqlError(Exception):
+    """`number` is the server's, 0 when the client itself failed."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        words = text.split()
+        self.number = int(words[1]) if len(words) > 1 and words[0] == "ERROR" and words[1].isdigit() else 0
+
+
+class Session:
+    def __init__(self, *options):
+        how = ("--no-auto-rehash", "-N", "-B", "--unbuffered", "--force", "--default-character-set=utf8mb4")
+        self._client = subprocess.Popen(
+            ["mariadb", *options, *how],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+            errors="surrogateescape",
+        )
+
+    def rows(self, statement):
+        """Lists of texts, as the client prints them; SqlError when the server, or its absence, says no."""
+        try:
+            self._client.stdin.write(f"{statement};\nSELECT '{END}';\n")
+            self._client.stdin.flush()
+        except OSError:
+            raise SqlError(f"the session has ended: {self._rest()}") from None
+        found, error = [], ""
+        for line in self._client.stdout:
+            line = line.rstrip("\n")
+            if line == END:
+                if error:
+                    raise SqlError(error)
+                return found
+            if line.startswith("ERROR "):
+                error = error or line
+            else:
+                found.append(line.split("\t"))
+        raise SqlError(error or f"the session has ended: {found[-1:]}")
+
+    def value(self, statement):
+        """The first row's only value; None when there is no row."""
+        found = self.rows(statement)
+        return found[0][0] if found else None
+
+    def close(self):
+        self._client.kill()
+        self._client.wait()
+
+    def _rest(self):
+        return self._client.stdout.read().strip()
+
+
+def options_file(path, **options):
+    """Write a client's options where only we can read them; its path as a client wants it."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write("[client]\n")
+        for name, value in options.items():
+            text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+            file.write(f'{name.replace("_", "-")} = "{text}"\n')
+    return f"--defaults-extra-file={path}"
