@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from relaunch.clouds.cloud import InstanceState
-from relaunch.databases import repair, switchover  # noqa: F401  the workflows register themselves when imported
+from relaunch.databases import (  # noqa: F401  the workflows register themselves when imported
+    checksums,
+    passwords,
+    repair,
+    switchover,
+)
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound
 from relaunch.servers.store import new_id
@@ -129,6 +135,56 @@ async def one_is_primary(world: World, d: str) -> None:
     store.change(d, primary=world.instance(f"{d}/one")["id"])
 
 
+async def check(world: World, d: str) -> str:
+    """As ordered, but for the script's name: what it would say, and that the replica is to be replaced."""
+    differs = {"table": "t", "replica": "one", "from": "", "to": "", "why": "rows with other contents"}
+    found = {"replicas": ["one"], "tables": [], "differences": [differs], "unchecked": [], "seconds": 1.0}
+    world.agents.said = "CHECKSUM " + json.dumps(found)
+    replica, primary = world.instance(f"{d}/one"), world.instance(f"{d}/two")
+    if world.store.asides(world.store.server(f"{d}/one").id) and world.state(f"{d}/one") == "operational":
+        raise Conflict("it was replaced")
+    if world.state(f"{d}/one") != "operational":
+        return await refill(world, d)
+    args = {
+        "deployment": d, "server": f"{d}/two", "instance": primary["id"], "run_id": f"run-{new_id()}",
+        "entry": primary["run_list"]["operational"][0], "repair": True,
+        "replicas": [{"name": "one", "server": f"{d}/one", "instance": replica["id"], "address": "10.0.0.2",
+                      "fresh": new_id()}],
+    }  # fmt: skip
+    return await started(world, Asked(kind="checksum", title="compare", subject=f"database:{d}", who="ann"), args)
+
+
+async def rotate(world: World, d: str) -> str:
+    """New values for the credentials of this deployment alone; its scripts only say that they did."""
+    world.agents.said = 'PASSWORDS {"position": "1-1-1"}'
+    row = world.instance(f"{d}/two")
+    greet = row["run_list"]["operational"][0]
+    args = {
+        "deployment": d, "credentials": {"DB_PASSWORD": f"{d}-app", "REPLICATION_PASSWORD": f"{d}-replicas"},
+        "entry": greet, "run_id": f"run-{new_id()}",
+        "apps": [{"server": f"{d}/one", "instance": world.instance(f"{d}/one")["id"], "entries": [greet]}],
+    }  # fmt: skip
+    asked = Asked(kind="rotate-passwords", title="new passwords", subject=f"database:{d}", who="ann")
+    return await started(world, asked, args)
+
+
+async def with_passwords(world: World, d: str) -> None:
+    await two_is_primary(world, d)
+    for name in (f"{d}-app", f"{d}-replicas"):
+        world.vault.known[name] = "old"
+
+
+async def two_is_primary(world: World, d: str) -> None:
+    await group_applied(world, d)
+    world.store.set_initialised(world.store.server(f"{d}/two").id)
+    GroupStore(world.ports.database).change(d, primary=world.instance(f"{d}/two")["id"])
+
+
+def rotated(world: World, d: str) -> bool:
+    known = {name: value for name, value in world.vault.known.items() if name.startswith(f"{d}-")}
+    return sorted(known) == [f"{d}-app", f"{d}-replicas"] and "old" not in known.values()
+
+
 async def started(world: World, asked: Asked, args: dict[str, str]) -> str:
     task = f"{asked.kind}-{new_id()}"
     await world.workflows.start_workflow(asked, task, args)
@@ -194,6 +250,8 @@ SCENARIOS: dict[str, Scenario] = {
     "replace": Scenario(group_applied, replace, replaced),
     "refill": Scenario(replica_missing, refill, replaced),
     "switchover": Scenario(one_is_primary, switch_over, is_primary),
+    "checksum": Scenario(two_is_primary, check, replaced),
+    "rotate-passwords": Scenario(with_passwords, rotate, rotated),
 }
 
 REFUSED_WHEN_DONE = (Conflict, NotFound)

@@ -131,6 +131,13 @@ class PlainVault:
     def generate_credential(self, name: str, *, who: str) -> None:
         self.known.setdefault(name, f"generated-{name}")
 
+    def set_credential(self, name: str, value: str, *, description: str = "") -> None:
+        self.known[name] = value
+
+    def delete_credential(self, name: str) -> None:
+        if self.known.pop(name, None) is None:
+            raise NotFound(f"no credential {name}")
+
 
 class PlainEnrolments:
     def user_data(self, instance: str) -> str:
@@ -159,6 +166,7 @@ class FakeAgents:
         self.views: dict[str, dict[str, Any]] = {}
         self.retired: list[str] = []
         self.roles: dict[str, TakeRole] = {}
+        self.said = ""  # what every script's output is
         self._ended: dict[str, RunState] = {}
 
     def _cloud_instance(self, instance: str) -> Any:
@@ -239,7 +247,7 @@ class FakeAgents:
                 )  # fmt: skip
 
     def last_output(self, run: str, index: int, *, last_bytes: int = 2000) -> str:
-        return f"output of {run} {index}"
+        return self.said or f"output of {run} {index}"
 
 
 @dataclass

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from relaunch.databases.checksums import last_checksum, standing
 from relaunch.databases.failover import refuse_switchover
-from relaunch.databases.group import Group, Member, Seen
+from relaunch.databases.group import Group, Member, Page, Seen
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import BadInput, Conflict, NotFound
@@ -45,7 +47,9 @@ async def list_databases(request: Request) -> dict[str, Any]:
 @router.get("/databases/{deployment}")
 async def show_database(request: Request, deployment: str) -> dict[str, Any]:
     """One group: mode, members with roles and positions, an unfinished change, and what a person should know."""
-    return shown(_watch(request), _group(request, deployment))
+    stored = _group(request, deployment)
+    findings = standing(last_checksum(request.app.state.ports.database, deployment), stored)
+    return shown(_watch(request), stored, findings)
 
 
 @router.post("/databases/{deployment}/switchover", status_code=202)
@@ -91,8 +95,8 @@ async def resume(request: Request, deployment: str) -> dict[str, Any]:
     return _change(request, deployment, paused="", loss_allowed="", failovers=())
 
 
-def shown(watch: DatabaseWatch, stored: StoredGroup) -> dict[str, Any]:
-    """Plain; members in the order of their names."""
+def shown(watch: DatabaseWatch, stored: StoredGroup, findings: Sequence[Page] = ()) -> dict[str, Any]:
+    """Plain; members in the order of their names. findings: what is to be known besides what the watch sees."""
     group, seen = stored.group, watch.seen_now(stored)
     decision = watch.decisions.get(stored.deployment)
     return {
@@ -111,7 +115,7 @@ def shown(watch: DatabaseWatch, stored: StoredGroup) -> dict[str, Any]:
         "failovers_last_day": len(group.failovers),
         "rule": decision.rule if decision else "",
         "why": decision.why if decision else "",
-        "pages": [dataclasses.asdict(page) for page in decision.pages] if decision else [],
+        "pages": [dataclasses.asdict(page) for page in (*(decision.pages if decision else ()), *findings)],
         "members": sorted((_member(group, seen, each) for each in seen.members.values()), key=lambda one: one["name"]),
         "set_aside": [dataclasses.asdict(aside) for aside in stored.asides],
     }

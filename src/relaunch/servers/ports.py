@@ -56,6 +56,11 @@ class Vault(Protocol):
         """A random one, 32 letters and digits; nothing happens when it exists."""
         ...
 
+    def set_credential(self, name: str, value: str, *, description: str = "") -> None: ...
+    def delete_credential(self, name: str) -> None:
+        """NotFound when there is none."""
+        ...
+
 
 class Enrolments(Protocol):
     """What an instance needs to find and trust its controller at the first boot."""
