@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
 from relaunch import __version__
@@ -64,6 +64,12 @@ def find_controller(environment: Mapping[str, str] = os.environ) -> Where:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    file: BinaryIO
+    size_bytes: int
+
+
 class Client:
     """One connection, opened when first needed. Errors are those of relaunch.errors, made again from the answer."""
 
@@ -81,6 +87,11 @@ class Client:
 
     def put(self, path: str, body: Mapping[str, object]) -> Any:
         return self._ask("PUT", path, body)
+
+    def upload(self, path: str, file: BinaryIO, size_bytes: int) -> Any:
+        """A file as the body of a PUT, read while it is sent."""
+        response = self._send("PUT", PREFIX + path, Upload(file, size_bytes))
+        return self._read(response)
 
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path)
@@ -121,7 +132,9 @@ class Client:
         self._connection = None
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        response = self._send(method, PREFIX + path, body)
+        return self._read(self._send(method, PREFIX + path, body))
+
+    def _read(self, response: http.client.HTTPResponse) -> Any:
         try:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -134,16 +147,26 @@ class Client:
         return json.loads(content) if content else {}
 
     def _send(
-        self, method: str, path: str, body: Mapping[str, object] | None, *, accept: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | Upload | None,
+        *,
+        accept: str = "application/json",
     ) -> http.client.HTTPResponse:
         headers = {"Authorization": f"Bearer {self.where.token}", "Accept": accept, "Relaunch-Version": __version__}
-        if body is not None:
+        content: str | BinaryIO | None = None
+        if isinstance(body, Upload):
+            headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(body.size_bytes)}
+            content = body.file
+        elif body is not None:
             headers["Content-Type"] = "application/json"
+            content = json.dumps(body)
         for attempt in (1, 2):
             fresh = self._connection is None
             connection = self._connection = self._connection or self._connect()
             try:
-                connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+                connection.request(method, path, content, headers)
                 return connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 self.close()

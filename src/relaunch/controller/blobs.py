@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from relaunch.bus.messages import Blob
@@ -28,6 +30,26 @@ class BlobFolder:
             partial.write_bytes(content)
             partial.replace(kept)
         return Blob(name=file.name, sha256=sha256, size_bytes=len(content))
+
+    async def take(self, pieces: AsyncIterator[bytes]) -> Blob:
+        """What comes in pieces, never whole in memory; kept only once all of it has come."""
+        digest, size = hashlib.sha256(), 0
+        partial = self._folder / f".incoming-{secrets.token_hex(8)}"
+        try:
+            with partial.open("wb") as file:
+                async for piece in pieces:
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+            partial.replace(self._folder / digest.hexdigest())
+        finally:
+            partial.unlink(missing_ok=True)
+        return Blob(name=digest.hexdigest(), sha256=digest.hexdigest(), size_bytes=size)
+
+    def remove(self, sha256: str) -> None:
+        """Nothing happens when it is not there."""
+        if SHA256.fullmatch(sha256):
+            (self._folder / sha256).unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where the content of this hash is; NotFound when there is none."""

@@ -42,6 +42,7 @@ from relaunch.dashboard.ports import DashboardPorts
 from relaunch.databases import api as databases_api
 from relaunch.databases import (
     backups_api,
+    imports_api,
     buttons_api,
     switchover,  # noqa: F401  the workflow registers itself when imported
 )
@@ -232,6 +233,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
             sites_api.router,
             databases_api.router,
             backups_api.router,
+            imports_api.router,
             buttons_api.router,
         ),
         pages=pages.router,

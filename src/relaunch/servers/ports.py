@@ -78,6 +78,9 @@ class Blobs(Protocol):
     """Files agents may fetch, by hash."""
 
     def put(self, file: Path) -> Blob: ...
+    def remove(self, sha256: str) -> None:
+        """Nothing happens when it is not there."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)

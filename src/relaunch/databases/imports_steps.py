@@ -1,0 +1,315 @@
+"""Importing an existing database: the workflows. What they do on servers is in templates/scripts/import_*.sh.
+
+Each step may be done twice: a load begins by removing what broke off, a copy is noted in the database itself, and to
+follow, to cut over and to leave are states to be in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+from relaunch.bus.messages import CancelRun, RunScripts
+from relaunch.databases.imports import Source, judge, shown_status
+from relaunch.databases.store import GroupStore, StoredMember
+from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
+from relaunch.servers import run_list
+from relaunch.servers.boot import outcome, while_it_runs
+from relaunch.servers.lifecycle import State
+from relaunch.servers.ports import Ports
+from relaunch.servers.scripts import parse_script
+from relaunch.servers.store import new_id
+from relaunch.workflows.durable import Run, workflow
+
+LOAD, FROM_SERVER = "import_database.sh", "import_from_server.sh"
+LONGEST_SECONDS = 3 * 24 * 3600.0
+CAUGHT_UP_SECONDS = 3600.0
+PRIMARY_SECONDS = 60.0
+LOOK_SECONDS = 1.0
+
+
+def subject(deployment: str) -> str:
+    return f"import:{deployment}"
+
+
+def password_name(deployment: str) -> str:
+    """The credential that holds the foreign server's password while an import is under way."""
+    return f"import.{deployment}.password"
+
+
+def source_name(deployment: str) -> str:
+    """The credential that holds where from, and who."""
+    return f"import.{deployment}.source"
+
+
+@workflow("import-dump")
+async def import_dump(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, sha256 (of the dump among the blobs), schema, confirm, run_id."""
+    inputs = {"IMPORT_DUMP": args["sha256"], "IMPORT_SCHEMA": args["schema"], "IMPORT_CONFIRM": args["confirm"]}
+    try:
+        output = await run.step("look through the dump, load it", _on_primary, run, args, LOAD, inputs, waits=True)
+    except RelaunchError:
+        with run.undoing():
+            await run.step("undo: stop it", _stop, run.ports, args)
+            await run.step("undo: leave nothing half", _clean, run, args)
+            await run.step("undo: forget the dump", run.ports.blobs.remove, args["sha256"])
+        raise
+    await run.step("forget the dump", run.ports.blobs.remove, args["sha256"])
+    return {**json.loads(last_word(output, "IMPORTED")), "warnings": warnings_in(output)}
+
+
+@workflow("import-server")
+async def import_server(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, run_id. Where from is kept as credentials; it ends once everything has caught up."""
+    try:
+        looked = await run.step("look at both servers", _look, run, args, waits=True)
+    except RelaunchError:
+        with run.undoing():
+            await run.step("undo: forget the password", forget, run.ports, args["deployment"])
+        raise
+    try:
+        await run.step("copy as of one moment", _step, run, args, "copy", waits=True)
+    except RelaunchError:
+        with run.undoing():
+            await run.step("undo: stop the copy", _stop, run.ports, args)
+            await run.step("undo: drop what was copied", _step_if_possible, run, args, "drop")
+            await run.step("undo: forget the password", forget, run.ports, args["deployment"])
+        raise
+    await run.step("follow from there", _everywhere, run, args, "follow", waits=True)
+    caught_up = await run.step("wait until it has caught up", _catch_up, run, args, waits=True)
+    return {"warnings": looked, **caught_up}
+
+
+@workflow("import-cut-over")
+async def import_cut_over(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, run_id, quiet_seconds, wait_seconds."""
+    await run.step("follow on every member", _everywhere, run, args, "follow", waits=True)
+    given = {"IMPORT_QUIET_SECONDS": str(args["quiet_seconds"]), "IMPORT_WAIT_SECONDS": str(args["wait_seconds"])}
+    try:
+        output = await run.step(
+            "stop writes there, compare both sides", _step, run, args, "cut-over", given, waits=True
+        )
+    except RelaunchError:
+        with run.undoing():
+            await run.step("undo: stop it", _stop, run.ports, args)
+            await run.step("undo: unlock what was locked there", _step_if_possible, run, args, "unlock")
+        raise
+    with run.undoing():
+        await run.step("follow no more", _everywhere, run, args, "leave")
+        await run.step("put it away", _step, run, args, "forget")
+        await run.step("forget the password", forget, run.ports, args["deployment"])
+    return dict(json.loads(last_word(output, "CUT-OVER")))
+
+
+@workflow("import-cancel")
+async def import_cancel(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, run_id."""
+    await run.step("follow no more", _everywhere, run, args, "leave")
+    await run.step("drop what was imported, unlock what was locked there", _step, run, args, "drop", waits=True)
+    await run.step("forget the password", forget, run.ports, args["deployment"])
+    return {}
+
+
+async def status(ports: Ports, deployment: str) -> dict[str, Any]:
+    """As the primary's follower and the other server say now."""
+    args = {"deployment": deployment, "run_id": f"import-status-{new_id()}"}
+    ended = await _run(ports, None, args, FROM_SERVER, inputs_for(ports, deployment, "status"))
+    return shown_status(json.loads(last_word(ended, "STATUS")))
+
+
+def forget(ports: Ports, deployment: str) -> None:
+    """Where from, and the password."""
+    for name in (password_name(deployment), source_name(deployment)):
+        with contextlib.suppress(NotFound):
+            ports.vault.delete_credential(name)
+
+
+def source_of(ports: Ports, deployment: str) -> Source:
+    """NotFound when nothing is being imported from a server."""
+    name = source_name(deployment)
+    if not ports.vault.has_credential(name):
+        raise NotFound(f"nothing is being imported into {deployment} from a server")
+    plain = json.loads(ports.vault.credential(name))
+    return Source(host=plain["host"], port=plain["port"], user=plain["user"], schemas=tuple(plain["schemas"]))
+
+
+def inputs_for(ports: Ports, deployment: str, step: str) -> dict[str, str]:
+    source = source_of(ports, deployment)
+    return {
+        "IMPORT_STEP": step,
+        "IMPORT_HOST": source.host,
+        "IMPORT_PORT": str(source.port),
+        "IMPORT_USER": source.user,
+        "IMPORT_SCHEMAS": " ".join(source.schemas),
+    }
+
+
+def primary_of(ports: Ports, deployment: str) -> StoredMember:
+    """Conflict when no primary can be told anything now."""
+    stored = GroupStore(ports.database).group(deployment)
+    if stored is None:
+        raise NotFound(f"deployment {deployment} has no database group")
+    group = stored.group
+    found = stored.members.get(group.primary or "")
+    if found is None or group.change is not None or not ports.agents.connected(found.id):
+        raise Conflict(f"{deployment} has no primary that takes writes now", hint="relaunch db status")
+    return found
+
+
+async def _look(run: Run, args: dict[str, Any]) -> list[str]:
+    output = await _step(run, args, "look")
+    verdict = judge(json.loads(last_word(output, "FACTS")), source_of(run.ports, args["deployment"]))
+    if verdict.problems:
+        raise Conflict("\n".join(verdict.problems), hint="\n".join(f"also: {each}" for each in verdict.warnings))
+    return list(verdict.warnings)
+
+
+async def _step(run: Run, args: dict[str, Any], step: str, more: dict[str, str] | None = None) -> str:
+    given = {**inputs_for(run.ports, args["deployment"], step), **(more or {})}
+    return await _on_primary(run, {**args, "run_id": f"{args['run_id']}-{step}"}, FROM_SERVER, given)
+
+
+async def _step_if_possible(run: Run, args: dict[str, Any], step: str) -> str:
+    """What it said; when it cannot be done now, why: the next import or the cancelling does it."""
+    try:
+        return await _step(run, args, step)
+    except RelaunchError as error:
+        return error.message
+
+
+async def _everywhere(run: Run, args: dict[str, Any], step: str) -> list[str]:
+    """On the primary and on each replica that can be told; the primary first."""
+    ports: Ports = run.ports
+    told = []
+    primary = await _primary(ports, args["deployment"])
+    stored = GroupStore(ports.database).group(args["deployment"])
+    others = [each for each in stored.members.values() if each.id != primary.id] if stored else []
+    for member in (primary, *others):
+        if member.state is not State.OPERATIONAL or not ports.agents.connected(member.id):
+            continue
+        given = {**args, "run_id": f"{args['run_id']}-{step}-{member.name}"}
+        await _run(ports, member, given, FROM_SERVER, inputs_for(ports, args["deployment"], step), task=run.task)
+        told.append(member.server)
+    return told
+
+
+async def _catch_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + CAUGHT_UP_SECONDS
+    while True:
+        seen: dict[str, Any] = {"why": "the primary is changing"}
+        with contextlib.suppress(Conflict):
+            seen = await status(run.ports, args["deployment"])
+        lag = seen.get("lag_seconds")
+        if seen.get("follows") and lag is not None and lag <= 2:
+            return {"position": seen["position"], "lag_seconds": lag}
+        run.note(f"lag {lag} s" if seen.get("follows") else str(seen["why"]))
+        if loop.time() > end:
+            raise Failed(
+                f"not caught up after {CAUGHT_UP_SECONDS / 3600:g} h: lag {lag} s; {seen['why']}",
+                hint="it goes on; relaunch db import --status tells how far, --cancel undoes it",
+            )
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _on_primary(run: Run, args: dict[str, Any], file: str, inputs: dict[str, str]) -> str:
+    return await _told(run, _run(run.ports, None, args, file, inputs, task=run.task), args["run_id"])
+
+
+async def _told(run: Run, work: Awaitable[str], run_id: str) -> str:
+    """The work's answer; what it says of its progress is shown meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=LOOK_SECONDS)
+            if done:
+                return task.result()
+            said = [line for line in run.ports.agents.last_output(run_id, 0).splitlines() if line.strip()]
+            if said:
+                run.note(said[-1].removeprefix("PROGRESS "))
+    finally:
+        task.cancel()
+
+
+async def _primary(ports: Ports, deployment: str) -> StoredMember:
+    """Who it is, once there is one."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PRIMARY_SECONDS
+    while True:
+        try:
+            return primary_of(ports, deployment)
+        except Conflict:
+            if loop.time() > end:
+                raise
+            await asyncio.sleep(0.2)
+
+
+async def _run(
+    ports: Ports,
+    member: StoredMember | None,
+    args: dict[str, Any],
+    file: str,
+    inputs: dict[str, str],
+    *,
+    task: str | None = None,
+) -> str:
+    """The script's output, on the primary unless said otherwise; Failed with its last words when it failed."""
+    where = member or await _primary(ports, args["deployment"])
+    order = _order(ports, where, file, inputs, args["deployment"], args["run_id"])
+    ended = await while_it_runs(ports, where.id, ports.agents.run(where.id, order, task=task))
+    result = outcome(ports, order, ended)
+    output = ports.agents.last_output(order.run_id, 0, last_bytes=100_000)
+    if result["state"] != "succeeded":
+        told = [line for line in output.splitlines() if line.strip() and not line.startswith("PROGRESS ")]
+        raise Failed(told[-1] if told else str(result["why"]), hint="\n".join(told[-15:-1]))
+    return output
+
+
+def _order(
+    ports: Ports, member: StoredMember, file: str, inputs: dict[str, str], deployment: str, run_id: str
+) -> RunScripts:
+    path = next((path for folder in ports.template_folders if (path := folder / "scripts" / file).is_file()), None)
+    if path is None:
+        raise NotFound(f"the script {file} is in none of the template folders")
+    written = {name: f"text:{value}" if value else "blank" for name, value in inputs.items()}
+    if file == FROM_SERVER:
+        written["IMPORT_PASSWORD"] = f"cred:{password_name(deployment)}"
+    script = {"name": file, "entry": run_list.script_entry(ports, parse_script(path)), "inputs": written}
+    target = {"server": member.server, "instance": member.id, "run_id": run_id}
+    order = run_list.given_order(ports, script, target)
+    return replace(order, scripts=[replace(each, timeout_seconds=LONGEST_SECONDS) for each in order.scripts])
+
+
+async def _stop(ports: Ports, args: dict[str, Any]) -> str:
+    """Whatever of it still runs on any member."""
+    stored = GroupStore(ports.database).group(args["deployment"])
+    for member in stored.members if stored else ():
+        for run_id in (args["run_id"], *(f"{args['run_id']}-{step}" for step in ("copy", "cut-over"))):
+            with contextlib.suppress(RelaunchError):  # not connected, or it knows no such run
+                await ports.agents.order(member, CancelRun(run_id=run_id))
+    return "stopped"
+
+
+async def _clean(run: Run, args: dict[str, Any]) -> str:
+    """What cannot be removed now is noted in the database, and goes first when the next import begins."""
+    given = {**args, "run_id": f"{args['run_id']}-clean"}
+    try:
+        return await _on_primary(run, given, LOAD, {"IMPORT_STEP": "clean"})
+    except RelaunchError as error:
+        return error.message
+
+
+def last_word(output: str, marker: str) -> str:
+    """What follows the marker on the last line that begins with it."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(f"{marker} "):
+            return line[len(marker) + 1 :].strip()
+    raise Failed(f"the script did not say {marker}", hint=output[-2000:])
+
+
+def warnings_in(output: str) -> list[str]:
+    return [line.removeprefix("WARNING ") for line in output.splitlines() if line.startswith("WARNING ")]

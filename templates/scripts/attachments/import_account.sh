@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# The account that imported data is written with, and the schemas it is written to. Sourced by the scripts import_*.sh.
+
+stop_with() { echo "$*" >&2; exit 1; }
+sql() { mariadb -N -B -e "$1"; }
+
+quoted() {  # a string for SQL
+  local value=${1//\\/\\\\}
+  printf "'%s'" "${value//\'/\'\'}"
+}
+
+in_file() {  # a value for an option file
+  local value=${1//\\/\\\\}
+  printf '"%s"' "${value//\"/\\\"}"
+}
+
+need_primary() {
+  [ "$(sql "SELECT @@read_only")" = 0 ] || stop_with "This server takes no writes now: it is not the primary."
+}
+
+# It may write to these schemas and no others, and not where writes are refused: a fence holds for an import, too.
+import_account() {  # FILE SCHEMA…
+  local file=$1 password schema
+  shift
+  password=$(head -c 24 /dev/urandom | base64 | tr -d '/+=')
+  {
+    echo "CREATE USER IF NOT EXISTS relaunch_import@localhost;"
+    echo "ALTER USER relaunch_import@localhost IDENTIFIED BY '$password';"
+    # SUPER: to make triggers and functions that do not say they are deterministic.
+    echo "GRANT SUPER, SET USER, BINLOG REPLAY ON *.* TO relaunch_import@localhost;"
+    for schema in "$@"; do echo "GRANT ALL PRIVILEGES ON \`${schema//_/\\_}\`.* TO relaunch_import@localhost;"; done
+  } | mariadb
+  install -m 600 /dev/stdin "$file" <<FILE
+[client]
+user = relaunch_import
+password = "$password"
+default-character-set = utf8mb4
+FILE
+}
+
+app_may_use() {  # SCHEMA
+  sql "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
+    CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$1\`.* TO $(quoted "$DB_USER")@'%'"
+}
+
+tables_in() {  # SCHEMA: how many tables and views it has
+  sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = $(quoted "$1")"
+}
+
+has_schema() { [ "$(sql "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = $(quoted "$1")")" = 1 ]; }

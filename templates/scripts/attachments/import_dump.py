@@ -1,0 +1,253 @@
+"""Fetch, look through and load a dump of mariadb-dump or mysqldump. Standard library only.
+
+    import_dump.py fetch SHA256 FILE              from the controller, with this server's own credential
+    import_dump.py look FILE                      facts as JSON
+    import_dump.py load FILE DEFINER CNF [SCHEMA] through `mariadb`; SCHEMA replaces the dump's only one
+    import_dump.py copy DEFINER CNF < DUMP        the same from standard input; prints where the source's log stood
+
+What is loaded is the dump but for what belongs to another server: accounts and grants, its system schemas, settings of
+the whole server or of its binary log. `DEFINER=` becomes the account given, as the dump's does not exist here.
+"""
+
+import base64
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+
+SYSTEM = ("mysql", "sys", "information_schema", "performance_schema")
+LOOKED_AT = 400  # of a line's beginning: rows are long and need no look
+USE = re.compile(rb"USE `?((?:[^`;]|``)+?)`?\s*;\s*$", re.I)
+CREATE_DATABASE = re.compile(rb"CREATE DATABASE\b.*?`((?:[^`]|``)+)`(.*)", re.I)
+CREATE_TABLE = re.compile(rb"CREATE TABLE (?:IF NOT EXISTS )?`((?:[^`]|``)+)`", re.I)
+ENGINE = re.compile(rb"\) .*?ENGINE\s*=\s*(\w+)", re.I)
+COLLATE = re.compile(rb"(?<![A-Za-z_])COLLATE[ =]+(\w+)|collation_connection\s*=\s*(\w+)", re.I)
+CHARSET = re.compile(rb"(?:CHARACTER SET|CHARSET)[ =]+(\w+)", re.I)
+DEFINER = re.compile(
+    rb"DEFINER\s*=\s*(`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)", re.I
+)
+CODE = re.compile(
+    rb"(?:CREATE|/\*!\d+ CREATE).*?\b(TRIGGER|FUNCTION|PROCEDURE|EVENT)\b(?: IF NOT EXISTS)?\*?/?\s*`((?:[^`]|``)+)`"
+    rb"|/\*!50001 VIEW `((?:[^`]|``)+)` AS|CREATE .*\b(VIEW) `((?:[^`]|``)+)` AS",
+    re.I,
+)
+FOREIGN = re.compile(
+    rb"(GRANT|REVOKE|(?:CREATE|ALTER|DROP|RENAME) (?:USER|ROLE)|SET PASSWORD|SET DEFAULT ROLE|FLUSH|"
+    rb"CHANGE (?:MASTER|REPLICATION)|RESET|PURGE|INSTALL|UNINSTALL|SET\s+(?:@@)?GLOBAL\b|"
+    rb"SET\s+@@(?:SESSION\.)?SQL_LOG_BIN|SET\s+@MYSQLDUMP_TEMP_LOG_BIN|SET\s+(?:SESSION\s+)?SQL_LOG_BIN)",
+    re.I,
+)
+COMMENT_START = re.compile(rb"/\*[!M]+\d*\s*")
+STOOD = re.compile(rb"(?:MASTER|SOURCE)_LOG_FILE='([^']+)', (?:MASTER|SOURCE)_LOG_POS=(\d+)")
+
+
+def opened(path):
+    """(stream of the plain text, process that makes it or None, what tells how far it has read)."""
+    file = open(path, "rb")  # noqa: SIM115  read by whoever asked
+    head = file.read(4)
+    file.seek(0)
+    command = {b"\x1f\x8b": ["gzip", "-dc"], b"\x28\xb5": ["zstd", "-dc"]}.get(head[:2])
+    if command is None:
+        return file, None, file
+    process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return process.stdout, process, file
+
+
+def ended_well(process):
+    if process is not None and process.wait() != 0:
+        raise SystemExit("The file is damaged: " + process.stderr.read().decode("utf-8", "replace").strip())
+
+
+class Statements:
+    """Says of each line what it is; knows the delimiter and the schema in use."""
+
+    def __init__(self):
+        self.delimiter = b";"
+        self.schema = None
+        self.foreign = False  # inside of a statement that is not for us, over several lines
+        self.between = True  # a statement may begin here
+        self.dropped = collections.Counter()
+
+    def kind(self, line):
+        """use | create database | foreign | system | rows | other; the schema in use is kept."""
+        start = line[:LOOKED_AT].lstrip()
+        plain = COMMENT_START.sub(b"", start, count=1) if start.startswith((b"/*!", b"/*M!")) else start
+        if self.foreign:
+            self.foreign = not line.rstrip().endswith(self.delimiter)
+            return "foreign"
+        if start.upper().startswith(b"DELIMITER "):
+            self.delimiter = start.split()[1]
+            return self._of_schema("other")
+        if self.delimiter == b";" and self.between:
+            found = USE.match(start)
+            if found:
+                self.schema = found[1].replace(b"``", b"`").decode()
+                return "system" if self.schema in SYSTEM else "use"
+            if CREATE_DATABASE.match(plain):
+                return "create database"
+            told = FOREIGN.match(plain)
+            if told:
+                self.dropped[re.sub(rb"\s+", b" ", told[1]).decode().upper()] += 1
+                self.foreign = not line.rstrip().endswith((b";", b"*/"))
+                return "foreign"
+        text = line.rstrip()
+        if text and not start.startswith((b"-- ", b"--\n", b"#")):
+            self.between = text.endswith(self.delimiter)
+        return self._of_schema("rows" if start.startswith(b"INSERT INTO") else "other")
+
+    def _of_schema(self, kind):
+        return "system" if self.schema in SYSTEM else kind
+
+
+def look(path):
+    stream, process, _ = opened(path)
+    statements = Statements()
+    facts = {"schemas": [], "unnamed": False, "engines": {}, "definers": {}, "collations": [], "charsets": [],
+             "without_primary_key": [], "code": {}, "dropped": {}, "system": [], "written_by": "", "server": "",
+             "complete": False, "bytes": 0, "tables": 0, "databases": {}}  # fmt: skip
+    collations, charsets, table, keyed, last = set(), set(), None, False, b""
+    for line in stream:
+        facts["bytes"] += len(line)
+        if line.startswith(b"-- "):
+            text = line[3:].strip().decode("utf-8", "replace")
+            if " dump " in text.lower() and not facts["written_by"]:
+                facts["written_by"] = text
+            if text.startswith("Server version"):
+                facts["server"] = text.split(None, 2)[2]
+        if line.strip():
+            last = line
+        kind = statements.kind(line)
+        if kind == "system" and statements.schema not in facts["system"]:
+            facts["system"].append(statements.schema)
+        if kind == "create database":
+            name, more = CREATE_DATABASE.search(line).groups()
+            facts["databases"][name.decode()] = " ".join(
+                f"{word} {found[1].decode()}"
+                for word, found in (("CHARACTER SET", CHARSET.search(more)), ("COLLATE", COLLATE.search(more)))
+                if found and found[1]
+            )
+        if kind == "use" and statements.schema not in facts["schemas"]:
+            facts["schemas"].append(statements.schema)
+        if kind != "other":
+            continue
+        where = f"{statements.schema}." if statements.schema else ""
+        found = CREATE_TABLE.match(line)
+        if found:
+            facts["unnamed"] |= statements.schema is None
+            table, keyed = where + found[1].decode(), False
+        elif table:
+            keyed = keyed or b"PRIMARY KEY" in line
+            engine = ENGINE.match(line)
+            if engine or line.startswith(b")"):
+                facts["tables"] += 1
+                facts["engines"].setdefault(engine[1].decode() if engine else "default", []).append(table)
+                if not keyed:
+                    facts["without_primary_key"].append(table)
+                table = None
+        begun = line[:LOOKED_AT]
+        collations |= {(one or two).decode() for one, two in COLLATE.findall(line if table else begun)}
+        charsets |= {each.decode() for each in CHARSET.findall(begun)}
+        for each in DEFINER.findall(begun):
+            facts["definers"][each.decode()] = facts["definers"].get(each.decode(), 0) + 1
+        code = CODE.search(begun)
+        if code:
+            name = next(filter(None, (code[2], code[3], code[5])))
+            facts["code"].setdefault((code[1] or b"VIEW").decode().upper(), []).append(where + name.decode())
+    ended_well(process)
+    facts["collations"], facts["charsets"] = sorted(collations), sorted(charsets)
+    facts["dropped"] = dict(statements.dropped)
+    facts["complete"] = last.startswith(b"-- Dump completed") or not facts["written_by"]
+    return facts
+
+
+def for_us(stream, definer, rename, stood):
+    """The lines to load. `stood` gets where the source's binary log stood, when the dump says so."""
+    statements = Statements()
+    for line in stream:
+        if not stood and line.startswith((b"-- CHANGE ", b"CHANGE ")):
+            found = STOOD.search(line)
+            if found:
+                stood[:] = [found[1].decode(), int(found[2])]
+        kind = statements.kind(line)
+        if kind in ("system", "foreign", "create database"):
+            continue
+        if kind == "use" and rename:
+            line = b"USE `" + rename.encode() + b"`;\n"
+        if kind == "other" and b"DEFINER" in line[:LOOKED_AT]:
+            line = DEFINER.sub(lambda _: b"DEFINER=" + definer, line, count=1)
+        yield line
+
+
+def load(path, definer, settings, rename):
+    """Into the server; what went wrong ends this program with status 1."""
+    stream, process, file = opened(path) if path else (sys.stdin.buffer, None, None)
+    total = os.path.getsize(path) if path else 0
+    command = ["mariadb", f"--defaults-extra-file={settings}", "--binary-mode", "--max-allowed-packet=1G"]
+    client = subprocess.Popen(command + ([rename] if rename else []), stdin=subprocess.PIPE)
+    began = said = time.monotonic()
+    done, stood = 0, []
+    try:
+        for line in for_us(stream, definer.encode(), rename, stood):
+            client.stdin.write(line)
+            done += len(line)
+            if time.monotonic() - said >= 2:
+                said = time.monotonic()
+                rate = done / (said - began) / 1e6
+                part = f"{100 * os.lseek(file.fileno(), 0, os.SEEK_CUR) / total:.0f} %, " if total else ""
+                print(f"PROGRESS {part}{done / 1e6:.0f} MB, {rate:.1f} MB/s", flush=True)
+        ended_well(process)
+        client.stdin.close()
+    except BrokenPipeError:
+        pass
+    except BaseException:
+        client.kill()
+        raise
+    with contextlib.suppress(BrokenPipeError):
+        client.stdin.close()
+    if client.wait() != 0:
+        raise SystemExit("The server refused a statement of the dump: see above.")
+    print(f"Loaded {done / 1e6:.1f} MB in {time.monotonic() - began:.1f} s", flush=True)
+    if stood:
+        print("STOOD", json.dumps(stood), flush=True)
+
+
+def fetch(sha256, path):
+    with open("/etc/relaunch/agent.json") as file:
+        config = json.load(file)
+    with open("/var/lib/relaunch/agent/credential.json") as file:
+        login = json.load(file)
+    word = base64.b64encode(f"{login['agent']}:{login['secret']}".encode()).decode()
+    url = f"{config['controller_url']}/api/v1/agent/blobs/{sha256}"
+    tls = ssl.create_default_context(cafile=config["ca_file"])
+    digest, done, said = hashlib.sha256(), 0, time.monotonic()
+    request = urllib.request.Request(url, headers={"Authorization": f"Basic {word}"})
+    with urllib.request.urlopen(request, context=tls, timeout=60) as answer, open(path + ".part", "wb") as file:
+        for piece in iter(lambda: answer.read(1 << 20), b""):
+            file.write(piece)
+            digest.update(piece)
+            done += len(piece)
+            if time.monotonic() - said >= 2:
+                said = time.monotonic()
+                print(f"PROGRESS fetched {done / 1e6:.0f} MB", flush=True)
+    if digest.hexdigest() != sha256:
+        raise SystemExit("The dump arrived damaged.")
+    os.rename(path + ".part", path)
+
+
+if __name__ == "__main__":
+    what, given = sys.argv[1], sys.argv[2:]
+    if what == "fetch":
+        fetch(*given)
+    elif what == "look":
+        print(json.dumps(look(given[0])))
+    elif what == "copy":
+        load("", given[0], given[1], "")
+    else:
+        load(given[0], given[1], given[2], given[3] if len(given) > 3 else "")

@@ -1,0 +1,288 @@
+"""Follow a server that is not ours: its binary log, of some schemas, is applied here as an application would write it.
+
+Run by relaunch-import.service on each member of the group; only where writes are taken does it do anything. The
+position is in relaunch.import_source, changed in the same transaction as the rows: nothing is applied twice or left
+out, and after a failover the new primary goes on. What it writes has this group's own GTIDs, waits for its replicas
+and is refused when this server is read-only. Standard library only.
+"""
+
+import calendar
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+
+FOLDER = "/etc/relaunch/import"
+STATE = "/run/relaunch-import.json"
+END = b"/*!*/;"
+EVENT = re.compile(rb"#(\d{6})\s+(\d+:\d\d:\d\d) server id \d+  end_log_pos (\d+)(.*)", re.S)
+ROTATE = re.compile(rb"\tRotate to (\S+)  pos: (\d+)")
+TABLE = re.compile(rb"\tTable_map: `((?:[^`]|``)+)`\.`((?:[^`]|``)+)` mapped")
+NOT_OURS = re.compile(rb"(?:gtid_domain_id|server_id|gtid_seq_no|skip_parallel_replication)\s*=", re.I)
+ACCOUNTS = re.compile(
+    rb"\s*(?:GRANT|REVOKE|SET\s+(?:PASSWORD|DEFAULT|ROLE)|(?:CREATE|ALTER|DROP|RENAME)\s+(?:OR\s+REPLACE\s+)?(?:USER|ROLE|SERVER))\b",
+    re.I,
+)
+NO_CHANGE = re.compile(rb"\s*(?:FLUSH|ANALYZE|CHECK|OPTIMIZE|REPAIR)\b", re.I)
+DEFINER = re.compile(
+    rb"DEFINER\s*=\s*(?:`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)", re.I
+)
+IDLE_SECONDS = 0.1
+WRITE_SECONDS = 0.5  # of positions without rows
+AGAIN_SECONDS = 3.0
+
+
+class Stop(Exception):
+    """It cannot go on with this statement."""
+
+
+class Follower:
+    """From the text of `mariadb-binlog` to what is to be applied here. `send` takes statements with their delimiter."""
+
+    def __init__(self, schemas, definer, file, position, send, now=time.time):
+        self.schemas = {name.encode() for name in schemas}
+        names = b"|".join(re.escape(each) for each in sorted(self.schemas))
+        self._mentioned = re.compile(rb"(?:`(?:%s)`|(?<![\w`$.])(?:%s))\s*\." % (names, names), re.I)
+        self._definer = definer.encode()
+        self._send, self._now = send, now
+        self.stored = (file, position)  # as it is in the table
+        self.file, self.end, self.time = file, position, 0
+        self._lines, self._tables = [], set()
+        self._current, self._sent_current = b"", b""
+        self._in_transaction = self._begun = False
+        self._started = False
+
+    @property
+    def behind(self):
+        """There is a position that is not written down yet."""
+        return self.stored != (self.file, self.end) and not self._in_transaction and not self._lines
+
+    def line(self, line):
+        """One line, with its end."""
+        if not self._started:  # settings of the program itself, until it names its delimiter
+            if line.startswith(b"DELIMITER "):
+                self._started = True
+                self._send(b"DELIMITER " + END + b"\n")
+            elif line.startswith(b"#"):
+                self._comment(line)
+            return
+        if not self._lines:
+            if line.startswith(b"#"):
+                self._comment(line)
+                return
+            if not line.strip() or line.startswith(b"DELIMITER "):
+                return
+        self._lines.append(line)
+        if line.rstrip().endswith(END):
+            text, alone = b"".join(self._lines), line.strip() == END
+            self._lines = []
+            self._statement(text, text.rstrip()[: -len(END)], alone)
+
+    def _comment(self, line):
+        event = EVENT.match(line)
+        if not event:
+            return
+        rotate = ROTATE.search(event[4])
+        if rotate:
+            self.file, self.end = rotate[1].decode(), int(rotate[2])
+            return
+        if event[1] != b"700101" and int(event[3]):
+            self.end = int(event[3])
+            self.time = _moment(event[1], event[2])
+        table = TABLE.search(event[4])
+        if table:
+            self._tables.add((table[1].replace(b"``", b"`"), table[2]))
+
+    def _statement(self, text, body, alone):
+        word = body.strip().upper()
+        if word in (b"START TRANSACTION", b"BEGIN"):
+            self._in_transaction, self._begun = True, False
+        elif word == b"COMMIT":
+            self._commit()
+        elif word == b"ROLLBACK":
+            if self._begun:
+                self._send(b"ROLLBACK\n" + END + b"\n")
+            self._in_transaction = self._begun = False
+        elif word.startswith(b"BINLOG"):
+            self._rows(text)
+        elif not alone:
+            self._setting(text, body)
+        else:
+            self._query(text, body)
+
+    def _setting(self, text, body):
+        if body.lower().startswith(b"use "):
+            self._current = body[4:].strip().strip(b"`").replace(b"``", b"`")
+        elif not NOT_OURS.search(body):
+            self._send(text)
+
+    def _rows(self, text):
+        tables, self._tables = self._tables, set()
+        ours = {each for each in tables if each[0] in self.schemas}
+        if ours and ours != tables:
+            names = ", ".join(sorted(b".".join(each).decode() for each in tables))
+            raise Stop(f"one statement changed tables inside and outside of the imported schemas: {names}")
+        if ours:
+            self._begin()
+        if ours or not tables:
+            self._send(text)
+
+    def _query(self, text, body):
+        if re.match(rb"\s*XA\b", body, re.I):
+            raise Stop("an XA transaction cannot be followed")
+        if re.match(rb"\s*(?:SAVEPOINT|ROLLBACK\s+TO|RELEASE)\b", body, re.I):
+            self._begin()
+            self._send(text)
+            return
+        inside = self._current in self.schemas
+        if ACCOUNTS.match(body) or NO_CHANGE.match(body) or not (inside or self._mentioned.search(body)):
+            return
+        if re.match(rb"\s*(?:DROP|CREATE)\s+(?:DATABASE|SCHEMA)\b", body, re.I):
+            if re.match(rb"\s*CREATE", body, re.I):
+                return
+            raise Stop("a schema was dropped there: " + body.decode("utf-8", "replace")[:200])
+        if inside and self._sent_current != self._current:
+            self._send(b"use `" + self._current.replace(b"`", b"``") + b"`" + END + b"\n")
+            self._sent_current = self._current
+        self._send(DEFINER.sub(lambda _: b"DEFINER=" + self._definer, text, count=1))
+        if self._in_transaction:
+            self._begun = True
+        else:
+            self._write(rows=True)
+
+    def _begin(self):
+        if not self._begun:
+            self._in_transaction = self._begun = True
+            self._send(b"START TRANSACTION\n" + END + b"\n")
+
+    def _commit(self):
+        if self._begun:
+            self._write(rows=True)
+        self._in_transaction = self._begun = False
+
+    def write_position(self):
+        """Of what was read and is of no schema that is imported."""
+        if self.behind:
+            self._write(rows=False)
+
+    def _write(self, *, rows):
+        """Only from the position that is known here: anybody else's change of it is an error, and undoes the rows."""
+        file, position = self.stored
+        changed = f", changed = {self._now():.3f}" if rows else ""
+        self._send(
+            f"UPDATE relaunch.import_source SET position = IF(file = '{file}' AND position = {position}, {self.end},"
+            f" (SELECT 1 UNION SELECT 2)), file = '{self.file}', foreign_time = {self.time}{changed}"
+            f" WHERE name = 'import'\n/*!*/;\nCOMMIT\n/*!*/;\n".encode()
+        )
+        self.stored = (self.file, self.end)
+
+
+def _moment(day, clock):
+    hours, minutes, seconds = (int(each) for each in clock.split(b":"))
+    year, month, date = int(day[:2]) + 2000, int(day[2:4]), int(day[4:])
+    return calendar.timegm((year, month, date, hours, minutes, seconds))
+
+
+def ask_ours(statement):
+    """Rows of words; None when this server cannot be asked."""
+    done = subprocess.run(
+        ["mariadb", f"--defaults-extra-file={FOLDER}/ours.cnf", "-N", "-B", "-e", statement],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    if done.returncode != 0:
+        return None, done.stderr.decode("utf-8", "replace").strip()
+    return [line.split("\t") for line in done.stdout.decode().splitlines()], ""
+
+
+def say(state, error=""):
+    new = {"state": state, "error": error[-1000:]}
+    try:
+        with open(STATE) as file:
+            if json.load(file) == new:
+                return
+    except (OSError, ValueError):
+        pass
+    with open(STATE + ".new", "w") as file:
+        json.dump(new, file)
+    os.rename(STATE + ".new", STATE)
+    print(state, error, flush=True)
+
+
+def follow(settings, file, position):
+    """Until one of the two programs ends; what they said."""
+    source = subprocess.Popen(
+        ["mariadb-binlog", f"--defaults-extra-file={FOLDER}/source.cnf", "--read-from-remote-server", "--stop-never",
+         "--skip-annotate-row-events", "--skip-print-row-count", "--skip-gtid-strict-mode",
+         f"--stop-never-slave-server-id={settings['server_id']}", f"--start-position={position}", file],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TZ": "UTC"},
+    )  # fmt: skip
+    ours = subprocess.Popen(
+        ["mariadb", f"--defaults-extra-file={FOLDER}/ours.cnf", "--binary-mode", "--max-allowed-packet=1G"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    follower = Follower(settings["schemas"], settings["definer"], file, position, ours.stdin.write)
+    rest, written = b"", time.monotonic()
+    watched = [source.stdout, ours.stderr]
+    try:
+        while True:
+            ready, _, _ = select.select(watched, [], [], IDLE_SECONDS)
+            if ours.stderr in ready:
+                break
+            if source.stdout in ready:
+                piece = os.read(source.stdout.fileno(), 1 << 20)
+                if not piece:
+                    break
+                lines = (rest + piece).split(b"\n")
+                rest = lines.pop()
+                for line in lines:
+                    follower.line(line + b"\n")
+            if not ready or time.monotonic() - written > WRITE_SECONDS:
+                follower.write_position()
+                written = time.monotonic()
+            ours.stdin.flush()
+    except BrokenPipeError:
+        pass
+    finally:
+        source.kill()
+        try:
+            # What is not committed yet goes with the connection; what is half sent must not be run.
+            ours.kill()
+            ours.wait()
+        finally:
+            source.wait()
+    return (ours.stderr.read() + source.stderr.read()).decode("utf-8", "replace").strip()
+
+
+def main():
+    with open(f"{FOLDER}/settings.json") as file:
+        settings = json.load(file)
+    while True:
+        # FOR UPDATE: a commit of an earlier connection that still waits for its acknowledgement is waited for.
+        rows, error = ask_ours(
+            "SELECT @@read_only;"
+            " SELECT stage, file, position FROM relaunch.import_source WHERE name = 'import' FOR UPDATE"
+        )
+        if rows is None:
+            say("waits", error)
+        elif rows[0][0] != "0":
+            say("waits", "this server takes no writes: it is not the primary")
+        elif len(rows) < 2 or rows[1][0] != "following":
+            say("waits", "nothing is to be followed")
+        else:
+            say("follows")
+            began = time.monotonic()
+            try:
+                error = follow(settings, rows[1][1], int(rows[1][2])) or "the connection ended"
+            except Stop as stop:
+                error = str(stop)
+            say("broken" if time.monotonic() - began < 60 else "waits", error)
+            time.sleep(AGAIN_SECONDS)
+            continue
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+#!/bin/bash
+# ---
+# RightScript Name: Import database
+# Description: |-
+#   Loads a dump of mariadb-dump or mysqldump (plain, gzip, zstd) on the primary; replicas get it by replication. All of
+#   it is looked through before anything is changed, and a dump that breaks off leaves nothing behind.
+# Inputs:
+#   DB_USER:
+#     Category: Database
+#     Description: The app's login; it may use what is imported, and owns its views, triggers and routines.
+#     Input Type: single
+#     Required: false
+#     Default: text:app
+#   IMPORT_STEP:
+#     Category: Import
+#     Description: load, or clean to remove what a broken import left.
+#     Input Type: single
+#     Required: false
+#     Default: text:load
+#     Possible Values:
+#     - text:load
+#     - text:clean
+#   IMPORT_DUMP:
+#     Category: Import
+#     Description: The SHA-256 of the dump, which the controller has.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   IMPORT_SCHEMA:
+#     Category: Import
+#     Description: Where to load it; as the dump says when blank.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   IMPORT_CONFIRM:
+#     Category: Import
+#     Description: The deployment's name, to replace schemas that have tables.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+# Attachments:
+# - import_account.sh
+# - import_dump.py
+# ...
+set -euo pipefail
+# shellcheck source=attachments/import_account.sh disable=SC1091
+. "$RS_ATTACH_DIR/import_account.sh"
+
+reader=$RS_ATTACH_DIR/import_dump.py
+folder=/var/lib/relaunch-import
+install -d -m 700 "$folder"
+exec 9>"$folder/lock"
+flock -n 9 || stop_with "Another import runs on this server."
+need_primary
+sql "CREATE TABLE IF NOT EXISTS relaunch.import_loading (name VARCHAR(64) PRIMARY KEY, saved VARCHAR(255) NOT NULL,
+  begun DATETIME NOT NULL) ENGINE = InnoDB"
+
+# What is noted as loading is half: it goes, and what was there before comes back.
+# A name of a file, "empty" for an empty schema, nothing when there was none.
+clean() {
+  local schema saved
+  while IFS=$'\t' read -r schema saved <&8; do
+    echo "Removing what was loaded of $schema"
+    sql "DROP DATABASE IF EXISTS \`$schema\`"
+    if [ "$saved" = empty ]; then
+      sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4"
+    elif [ -n "$saved" ]; then
+      [ -e "$saved" ] || stop_with "What was in $schema before is in $saved on the former primary: bring it here by hand."
+      echo "Bringing back what $schema was before"
+      zstd -dc "$saved" | mariadb --binary-mode
+    fi
+    sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")"
+  done 8< <(sql "SELECT name, saved FROM relaunch.import_loading")
+  sql "DROP USER IF EXISTS relaunch_import@localhost"
+  rm -f "$folder/loader.cnf"
+}
+
+if [ "$IMPORT_STEP" = clean ]; then
+  clean
+  find "$folder" -name 'dump-*' -delete
+  exit 0
+fi
+
+dump=$folder/dump-$IMPORT_DUMP
+[ -e "$dump" ] || python3 "$reader" fetch "$IMPORT_DUMP" "$dump"
+trap 'rm -f "$dump" "$folder/facts" "$folder/loader.cnf"' EXIT
+echo "Looking through the dump"
+python3 "$reader" look "$dump" >"$folder/facts"
+fact() { jq -r "$1" "$folder/facts"; }
+echo "$(fact .written_by) of $(fact .server), $(fact .tables) tables, $(($(fact .bytes) / 1000000)) MB of text"
+
+# Refuse, before anything is touched.
+[ "$(fact .complete)" = true ] || stop_with "The dump breaks off: its last line is not '-- Dump completed'."
+mapfile -t schemas < <(fact '.schemas[]')
+if [ "$(fact .unnamed)" = true ]; then
+  [ -n "$IMPORT_SCHEMA" ] || stop_with "The dump does not say which schema it is of: say --schema NAME."
+  [ "${#schemas[@]}" = 0 ] || stop_with "The dump has tables of a schema it does not name, and of ${schemas[*]}: import them one by one."
+  schemas=("$IMPORT_SCHEMA")
+elif [ -n "$IMPORT_SCHEMA" ]; then
+  [ "${#schemas[@]}" = 1 ] || stop_with "The dump has ${#schemas[@]} schemas (${schemas[*]}): --schema can rename one only. Leave it out."
+  schemas=("$IMPORT_SCHEMA")
+fi
+if [ "${#schemas[@]}" = 0 ] || [ "$(fact .tables)" = 0 ]; then stop_with "There is no table in this dump."; fi
+for schema in "${schemas[@]}"; do
+  [[ $schema =~ ^[A-Za-z0-9_$-]{1,64}$ ]] || stop_with "A schema called $schema cannot be imported: letters, digits, _ \$ - only."
+  [ "$schema" != relaunch ] || stop_with "The schema relaunch is ours: import the others, or rename it."
+done
+known=$(sql "SELECT collation_name FROM information_schema.collation_character_set_applicability
+  UNION SELECT full_collation_name FROM information_schema.collation_character_set_applicability" 2>/dev/null ||
+  sql "SELECT collation_name FROM information_schema.collation_character_set_applicability")
+unknown=$(comm -23 <(fact '.collations[]' | tr '[:upper:]' '[:lower:]' | sort -u) <(tr '[:upper:]' '[:lower:]' <<<"$known" | sort -u) | paste -sd' ')
+[ -z "$unknown" ] || stop_with "This server does not know the collations $unknown. Change them there, or in the dump (utf8mb4_0900_ai_ci to utf8mb4_uca1400_ai_ci)."
+free=$(df -B1 --output=avail /var/lib/mysql | tail -1)
+[ "$free" -gt $(($(fact .bytes) * 2)) ] ||
+  stop_with "The dump has $(($(fact .bytes) / 1000000)) MB of text, and of the disk only $((free / 1000000)) MB are free: twice as much is needed."
+
+# What is odd is named, and goes on.
+warn() { echo "WARNING $*"; }
+odd=$(fact '.engines | to_entries[] | select(.key | ascii_downcase | . != "innodb" and . != "default") | "\(.key): \(.value | join(", "))"' | paste -sd';')
+[ -z "$odd" ] || warn "tables that are not transactional, so that a failover may lose or repeat their rows, and backups lock them: $odd"
+[ "$(fact '.without_primary_key | length')" = 0 ] ||
+  warn "tables without a primary key, which replicas change slowly: $(fact '.without_primary_key | join(", ")')"
+[ "$(fact '.code.EVENT // [] | length')" = 0 ] || warn "events, which do not run here by themselves: $(fact '.code.EVENT | join(", ")')"
+[ "$(fact '.definers | length')" = 0 ] || warn "DEFINER becomes $DB_USER@% instead of $(fact '.definers | keys | join(", ")')"
+[ "$(fact '.dropped | length')" = 0 ] ||
+  warn "left out, as it is of another server: $(fact '.dropped | to_entries | map("\(.key) (\(.value))") | join(", ")')"
+[ "$(fact '.system | length')" = 0 ] || warn "left out: the system schemas $(fact '.system | join(", ")')"
+
+full=()
+for schema in "${schemas[@]}"; do
+  if [ "$(sql "SELECT COUNT(*) FROM relaunch.import_loading WHERE name = $(quoted "$schema")")" = 0 ] &&
+    [ "$(tables_in "$schema")" != 0 ]; then full+=("$schema"); fi
+done
+if [ "${#full[@]}" != 0 ] && [ "$IMPORT_CONFIRM" != "$(relaunch-local get server.deployment)" ]; then
+  stop_with "There are tables in ${full[*]}: nothing was done. To replace them say --confirm $(relaunch-local get server.deployment)."
+fi
+
+# What broke off earlier goes first; then what is there is saved, noted and replaced.
+clean
+ended() {
+  local status=$?
+  trap - EXIT
+  if [ "$status" != 0 ]; then clean || true; fi
+  rm -f "$dump" "$folder/facts" "$folder/loader.cnf"
+  exit "$status"
+}
+trap ended EXIT
+for schema in "${schemas[@]}"; do
+  saved=
+  if has_schema "$schema"; then saved=empty; fi
+  if [[ " ${full[*]} " == *" $schema "* ]]; then
+    saved=$folder/before-$schema-$(date -u +%Y%m%dT%H%M%SZ).sql.zst
+    echo "Saving what is in $schema to $saved"
+    mariadb-dump --single-transaction --routines --events --triggers --hex-blob --databases "$schema" | zstd -q -3 -o "$saved"
+  fi
+  sql "INSERT INTO relaunch.import_loading VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP())"
+  sql "DROP DATABASE IF EXISTS \`$schema\`"
+  as=$(fact ".databases[\"$schema\"] // \"CHARACTER SET utf8mb4\"")
+  sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as"
+done
+import_account "$folder/loader.cnf" "${schemas[@]}"
+rename=$IMPORT_SCHEMA
+python3 "$reader" load "$dump" "\`$DB_USER\`@\`%\`" "$folder/loader.cnf" ${rename:+"$rename"}
+for schema in "${schemas[@]}"; do app_may_use "$schema"; done
+
+sql "DELETE FROM relaunch.import_loading"
+sql "DROP USER relaunch_import@localhost"
+jq -nc --argjson facts "$(cat "$folder/facts")" --arg schemas "${schemas[*]}" --arg position "$(sql "SELECT @@gtid_binlog_pos")" \
+  '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts.tables, bytes: $facts.bytes, $position} | tojson)' -r
+echo "Back up now: relaunch db backup $(relaunch-local get server.deployment)"

@@ -1,0 +1,381 @@
+#!/bin/bash
+# ---
+# RightScript Name: Import from a server
+# Description: |-
+#   Brings schemas from a MariaDB server that is not ours: a look at it, a consistent copy, its binary log followed from
+#   there (attachment import_follow.py, service relaunch-import), the cut-over with both sides compared, or all undone.
+# Inputs:
+#   DB_USER:
+#     Category: Database
+#     Description: The app's login; it may use what is imported, and owns its views, triggers and routines.
+#     Input Type: single
+#     Required: false
+#     Default: text:app
+#   IMPORT_STEP:
+#     Category: Import
+#     Description: What to do.
+#     Input Type: single
+#     Required: false
+#     Default: text:status
+#     Possible Values:
+#     - text:look
+#     - text:copy
+#     - text:follow
+#     - text:status
+#     - text:cut-over
+#     - text:unlock
+#     - text:leave
+#     - text:drop
+#     - text:forget
+#   IMPORT_HOST:
+#     Category: Import
+#     Description: The other server's name or address.
+#     Input Type: single
+#     Required: true
+#   IMPORT_PORT:
+#     Category: Import
+#     Description: Its port.
+#     Input Type: single
+#     Required: true
+#   IMPORT_USER:
+#     Category: Import
+#     Description: The login there.
+#     Input Type: single
+#     Required: true
+#   IMPORT_PASSWORD:
+#     Category: Import
+#     Description: Its password.
+#     Input Type: single
+#     Required: true
+#   IMPORT_SCHEMAS:
+#     Category: Import
+#     Description: Names of schemas, with blanks between.
+#     Input Type: single
+#     Required: true
+#   IMPORT_QUIET_SECONDS:
+#     Category: Import
+#     Description: At the cut-over nothing must have been written there for so long; when accounts could be locked 0.5 s do.
+#     Input Type: single
+#     Required: false
+#     Default: text:3
+#   IMPORT_WAIT_SECONDS:
+#     Category: Import
+#     Description: How long the cut-over waits for that.
+#     Input Type: single
+#     Required: false
+#     Default: text:120
+# Attachments:
+# - import_account.sh
+# - import_dump.py
+# - import_follow.py
+# ...
+set -euo pipefail
+# shellcheck source=attachments/import_account.sh disable=SC1091
+. "$RS_ATTACH_DIR/import_account.sh"
+
+etc=/etc/relaunch/import
+work=$(mktemp -d /run/relaunch-import.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+read -ra schemas <<<"$IMPORT_SCHEMAS"
+list=$(for schema in "${schemas[@]}"; do printf ',%s' "$(quoted "$schema")"; done)
+list=${list#,}
+
+login() {  # FILE: how to get in there. Encrypted when it can be; its certificate is not checked, nobody here knows it.
+  install -m 600 /dev/stdin "$1" <<FILE
+[client]
+host = $(in_file "$IMPORT_HOST")
+port = $IMPORT_PORT
+user = $(in_file "$IMPORT_USER")
+password = $(in_file "$IMPORT_PASSWORD")
+disable-ssl-verify-server-cert
+[mysql]
+connect_timeout = 10
+FILE
+}
+login "$work/source.cnf"
+there() { mariadb --defaults-extra-file="$work/source.cnf" -N -B -e "$1"; }
+number() { awk 'END {print $1 + 0}'; }
+lines() { jq -R . | jq -sc 'map(select(. != ""))'; }
+
+look() {
+  local version
+  version=$(there "SELECT CONCAT(VERSION(), ' ', @@version_comment)" 2>"$work/error") || {
+    jq -nc --arg error "$(cat "$work/error")" '"FACTS " + ({there: null, $error} | tojson)' -r
+    return
+  }
+  if [[ $version != *[Mm]aria* ]]; then
+    jq -nc --arg version "$version" '"FACTS " + ({there: {$version}} | tojson)' -r
+    return
+  fi
+  there "SELECT collation_name FROM information_schema.columns WHERE table_schema IN ($list) AND collation_name IS NOT NULL
+    UNION SELECT table_collation FROM information_schema.tables WHERE table_schema IN ($list) AND table_collation IS NOT NULL" |
+    sort -u >"$work/used"
+  sql "SELECT full_collation_name FROM information_schema.collation_character_set_applicability" 2>/dev/null >"$work/known" ||
+    sql "SELECT collation_name FROM information_schema.collation_character_set_applicability" >"$work/known"
+  there "SHOW MASTER STATUS" >"$work/position" 2>"$work/error" || true
+  there "SELECT JSON_OBJECT('version', $(quoted "$version"), 'server_id', @@server_id, 'log_bin', @@log_bin + 0,
+    'binlog_format', @@binlog_format, 'binlog_row_image', @@binlog_row_image, 'gtid_domain_id', @@gtid_domain_id,
+    'sql_mode', @@sql_mode, 'lower_case_table_names', @@lower_case_table_names + 0, 'expire_logs_days', @@expire_logs_days + 0,
+    'event_scheduler', @@event_scheduler)" >"$work/there"
+  sql "SELECT JSON_OBJECT('version', VERSION(), 'server_id', @@server_id, 'sql_mode', @@sql_mode,
+    'lower_case_table_names', @@lower_case_table_names + 0, 'read_only', @@read_only + 0,
+    'gtid_domain_id', @@gtid_domain_id)" >"$work/here"
+  jq -nc --slurpfile there "$work/there" --slurpfile here "$work/here" \
+    --argjson schemas "$(there "SELECT schema_name FROM information_schema.schemata WHERE schema_name IN ($list)" | lines)" \
+    --argjson bytes "$(there "SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema IN ($list)" | number)" \
+    --argjson free "$(df -B1 --output=avail /var/lib/mysql | number)" \
+    --argjson odd "$(there "SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') FROM information_schema.tables
+      WHERE table_schema IN ($list) AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'" | lines)" \
+    --argjson keyless "$(there "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables t WHERE table_schema IN ($list)
+      AND table_type = 'BASE TABLE' AND NOT EXISTS (SELECT 1 FROM information_schema.table_constraints c WHERE c.table_schema = t.table_schema
+      AND c.table_name = t.table_name AND c.constraint_type = 'PRIMARY KEY')" | lines)" \
+    --argjson events "$(there "SELECT CONCAT(event_schema, '.', event_name) FROM information_schema.events WHERE event_schema IN ($list)" | lines)" \
+    --argjson unknown "$(comm -23 "$work/used" <(sort -u "$work/known") | lines)" \
+    --argjson grants "$(there "SHOW GRANTS" | sed -E "s/ IDENTIFIED .*//" | lines)" \
+    --argjson full "$(sql "SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_schema IN ($list)" | lines)" \
+    --argjson replicas "$(there "SHOW SLAVE HOSTS" 2>/dev/null | cut -f1 | lines)" \
+    --arg position "$(head -1 "$work/position" | cut -f1,2 | tr '\t' ' ')" \
+    --arg cipher "$(there "SHOW SESSION STATUS LIKE 'Ssl_cipher'" | cut -f2)" \
+    --arg stage "$(sql "SELECT stage FROM relaunch.import_source" 2>/dev/null || true)" \
+    '"FACTS " + ({there: $there[0], here: $here[0], $schemas, $bytes, $free, $odd, $keyless, $events, $unknown, $grants, $full,
+      $replicas, $position, $cipher, $stage} | tojson)' -r
+}
+
+note_table() {
+  sql "CREATE TABLE IF NOT EXISTS relaunch.import_source (name VARCHAR(64) PRIMARY KEY, stage VARCHAR(20) NOT NULL,
+    wanted TEXT NOT NULL, file VARCHAR(255) NOT NULL, position BIGINT UNSIGNED NOT NULL, foreign_time BIGINT NOT NULL,
+    changed DOUBLE NOT NULL, locked TEXT NOT NULL, result TEXT NOT NULL) ENGINE = InnoDB"
+}
+
+copy() {
+  local stood file position schema
+  need_primary
+  note_table
+  case $(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'") in
+    following | cut) echo "It is copied already."; return ;;
+    copying) echo "An earlier copy broke off: once more from the start"; drop_schemas ;;
+  esac
+  # `result` holds until the cut-over which of them were there before.
+  sql "REPLACE INTO relaunch.import_source SELECT 'import', 'copying', $(quoted "$IMPORT_SCHEMAS"), '', 0, 0, 0, '',
+    COALESCE(GROUP_CONCAT(schema_name SEPARATOR ' '), '') FROM information_schema.schemata WHERE schema_name IN ($list)"
+  for schema in "${schemas[@]}"; do
+    sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $(there "SELECT CONCAT('CHARACTER SET ', default_character_set_name, ' COLLATE ',
+      default_collation_name) FROM information_schema.schemata WHERE schema_name = $(quoted "$schema")")"
+  done
+  import_account "$work/loader.cnf" "${schemas[@]}"
+  # One transaction that sees one moment, and where the binary log stood at that moment: nothing is locked there.
+  mariadb-dump --defaults-extra-file="$work/source.cnf" --single-transaction --master-data=2 --quick --routines --events --triggers \
+    --hex-blob --max-allowed-packet=1G --databases "${schemas[@]}" |
+    python3 "$RS_ATTACH_DIR/import_dump.py" copy "\`$DB_USER\`@\`%\`" "$work/loader.cnf" | tee "$work/copied"
+  stood=$(sed -n 's/^STOOD //p' "$work/copied")
+  [ -n "$stood" ] || stop_with "The copy does not say where the other server's binary log stood."
+  file=$(jq -r '.[0]' <<<"$stood") position=$(jq -r '.[1]' <<<"$stood")
+  for schema in "${schemas[@]}"; do app_may_use "$schema"; done
+  sql "UPDATE relaunch.import_source SET stage = 'following', file = $(quoted "$file"), position = $position, changed = UNIX_TIMESTAMP()
+    WHERE name = 'import'"
+  echo "Copied as of $file $position"
+}
+
+# On every member, so that whoever is the primary follows. The account comes to the replicas by replication; its password
+# is made from what all members have and nobody else.
+follow() {
+  local password me
+  password=$(printf '%s' "import $IMPORT_PASSWORD $(jq -r .password /etc/relaunch/replication.json)" | sha256sum | cut -d' ' -f1)
+  install -d -m 700 "$etc"
+  install -m 600 "$work/source.cnf" "$etc/source.cnf"
+  install -m 600 /dev/stdin "$etc/ours.cnf" <<FILE
+[client]
+user = relaunch_import
+password = "$password"
+default-character-set = utf8mb4
+FILE
+  if [ "$(sql "SELECT @@read_only")" = 0 ]; then
+    import_account "$work/any.cnf" "${schemas[@]}"
+    mariadb <<SQL
+ALTER USER relaunch_import@localhost IDENTIFIED BY '$password';
+GRANT SELECT, UPDATE ON relaunch.import_source TO relaunch_import@localhost;
+SQL
+  fi
+  # A number that no other server has: of a range of its own, by our own.
+  me=$((4000000000 + $(sql "SELECT @@server_id") % 200000000))
+  jq -n --arg schemas "$IMPORT_SCHEMAS" --arg definer "\`$DB_USER\`@\`%\`" --argjson id "$me" \
+    '{schemas: ($schemas | split(" ")), $definer, server_id: $id}' | install -m 600 /dev/stdin "$etc/settings.json"
+  install -m 755 "$RS_ATTACH_DIR/import_follow.py" /usr/local/lib/relaunch-import-follow.py
+  cat >/etc/systemd/system/relaunch-import.service <<'FILE'
+# Written by relaunch: script import_from_server.sh. Change the script, not this file.
+[Unit]
+Description=Follow a server that is imported from, where this group takes writes
+After=mariadb.service
+[Service]
+ExecStart=/usr/bin/python3 -I /usr/local/lib/relaunch-import-follow.py
+Restart=always
+RestartSec=2
+[Install]
+WantedBy=multi-user.target
+FILE
+  systemctl daemon-reload
+  systemctl enable relaunch-import 2>/dev/null
+  systemctl restart relaunch-import
+}
+
+position_there() { there "SHOW MASTER STATUS" | head -1 | cut -f1,2; }
+position_here() { sql "SELECT file, position FROM relaunch.import_source WHERE name = 'import'"; }
+
+reached() {  # FILE POSITION FILE POSITION: whether the first is not before the second. Names of log files have equal length.
+  [[ $1 > $3 ]] || { [ "$1" = "$3" ] && [ "$2" -ge "$4" ]; }
+}
+
+status() {
+  local row
+  row=$(sql "SELECT JSON_OBJECT('stage', stage, 'schemas', wanted, 'file', file, 'position', position, 'foreign_time', foreign_time,
+    'changed', changed, 'locked', locked, 'result', result, 'now', UNIX_TIMESTAMP()) FROM relaunch.import_source WHERE name = 'import'" 2>/dev/null || true)
+  jq -nc --argjson row "${row:-null}" --argjson follower "$(cat /run/relaunch-import.json 2>/dev/null || echo null)" \
+    --arg there "$(position_there 2>"$work/error" | tr '\t' ' ' || true)" --arg error "$(cat "$work/error")" \
+    '"STATUS " + ({import: $row, $follower, $there, $error} | tojson)' -r
+}
+
+# Accounts that may write to these schemas, when we may lock accounts there; whoever may write everywhere is told to stop.
+lock() {
+  local accounts account id names
+  there "SHOW GRANTS" | grep -E "^GRANT (ALL PRIVILEGES|.*CREATE USER).* ON \*\.\*" >/dev/null || return 0
+  accounts=$(there "SELECT DISTINCT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.db WHERE db IN ($list) OR REPLACE(db, '\\\\_', '_') IN ($list)" 2>/dev/null) || return 0
+  accounts=$(grep -vxF "$(there "SELECT CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))")" <<<"$accounts" || true)
+  [ -n "$accounts" ] || return 0
+  # Noted here first: whoever has to undo it must know.
+  sql "UPDATE relaunch.import_source SET locked = $(quoted "$accounts") WHERE name = 'import'"
+  while read -r account; do there "ALTER USER $account ACCOUNT LOCK"; done <<<"$accounts"
+  names=$(while read -r account; do echo "${account%%@*}"; done <<<"$accounts" | sort -u | paste -sd,)
+  for id in $(there "SELECT id FROM information_schema.processlist WHERE user IN ($names)"); do
+    there "KILL CONNECTION $id" 2>/dev/null || true
+  done
+  echo "Locked there: $(paste -sd' ' <<<"$accounts")"
+}
+
+unlock() {
+  local account
+  while read -r account; do
+    [ -n "$account" ] || continue
+    there "ALTER USER $account ACCOUNT UNLOCK"
+    echo "Unlocked there: $account"
+  done < <(sql "SELECT locked FROM relaunch.import_source WHERE name = 'import'" 2>/dev/null | sed 's/\\n/\n/g')
+  sql "UPDATE relaunch.import_source SET locked = '' WHERE name = 'import'" 2>/dev/null || true
+}
+
+# Rows and a sum over them of each table, on both sides; how many views, triggers and routines there are.
+sums() {  # PROGRAM-FOR-SQL OUTPUT
+  local ask=$1 statement
+  while read -r statement; do "$ask" "$statement"; done <"$work/statements" >"$2"
+}
+compare() {
+  there "SET SESSION group_concat_max_len = 100000000; SELECT CONCAT('SET time_zone = ''+00:00''; SELECT ''', c.table_schema, '.', c.table_name,
+    ''', COUNT(*), COALESCE(BIT_XOR(CAST(CONV(LEFT(MD5(CONCAT_WS(''#'', ', GROUP_CONCAT(
+      IF(c.data_type IN ('char', 'varchar', 'tinytext', 'text', 'mediumtext', 'longtext', 'enum', 'set', 'json', 'bit', 'binary', 'varbinary',
+        'tinyblob', 'blob', 'mediumblob', 'longblob', 'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring',
+        'multipolygon', 'geometrycollection'), CONCAT('COALESCE(HEX(\`', c.column_name, '\`), ''~'')'), CONCAT('COALESCE(\`', c.column_name, '\`, ''~'')'))
+      ORDER BY c.ordinal_position), ')), 16), 16, 10) AS UNSIGNED)), 0) FROM \`', c.table_schema, '\`.\`', c.table_name, '\`')
+    FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
+    WHERE t.table_type = 'BASE TABLE' AND c.table_schema IN ($list) GROUP BY c.table_schema, c.table_name" >"$work/statements"
+  local kind
+  for kind in "TABLES table_schema" "VIEWS table_schema" "TRIGGERS trigger_schema" "ROUTINES routine_schema" "EVENTS event_schema"; do
+    echo "SELECT '${kind% *}', ${kind#* }, COUNT(*) FROM information_schema.${kind% *} WHERE ${kind#* } IN ($list) GROUP BY 2 ORDER BY 2" >>"$work/statements"
+  done
+  sums there "$work/sums-there" &
+  sums sql "$work/sums-here"
+  wait $!
+  if ! diff "$work/sums-there" "$work/sums-here" >"$work/different"; then
+    echo "NOT EQUAL (< there, > here):"
+    head -40 "$work/different"
+    return 1
+  fi
+  compared=$(grep -c '\.' "$work/sums-here" || true)
+}
+
+gone_wrong() {
+  local status=$?
+  trap - EXIT
+  if [ "$status" != 0 ]; then unlock || true; fi
+  rm -rf "$work"
+  exit "$status"
+}
+
+cut_over() {
+  local from to here wait_until locked last quiet=$IMPORT_QUIET_SECONDS
+  need_primary
+  [ "$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")" != cut ] || { result; return; }
+  [ "$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")" = following ] || stop_with "There is nothing that is followed."
+  read -r from to <<<"$(position_there)"
+  for _ in $(seq 20); do
+    # shellcheck disable=SC2046  # two words
+    reached $(position_here) "$from" "$to" && break
+    sleep 0.5
+  done
+  # shellcheck disable=SC2046
+  reached $(position_here) "$from" "$to" || stop_with "It lags: what was written there 10 s ago is not here yet. See: relaunch db import --status"
+
+  began=$(date +%s.%N)
+  trap gone_wrong EXIT
+  lock
+  locked=$(sql "SELECT locked <> '' FROM relaunch.import_source WHERE name = 'import'")
+  if [ "$locked" = 1 ]; then quiet=0.5; else echo "STOP THE APPLICATION NOW: no account there may be locked by $IMPORT_USER. Waiting until nothing is written for $quiet s."; fi
+  wait_until=$((SECONDS + IMPORT_WAIT_SECONDS))
+  while :; do
+    read -r from to <<<"$(position_there)"
+    sleep 0.1
+    here=$(position_here)
+    # shellcheck disable=SC2086
+    if reached $here "$from" "$to" && [ "$(sql "SELECT $(date +%s.%N) - GREATEST(changed, IF(locked <> '', 0, $began)) > $quiet FROM relaunch.import_source")" = 1 ]; then break; fi
+    [ $SECONDS -lt $wait_until ] || stop_with "Something still writes there after $IMPORT_WAIT_SECONDS s: nothing was cut over, and it is followed on."
+  done
+  echo "Everything up to $from $to has arrived"
+  last=$(sql "SELECT changed FROM relaunch.import_source")
+  compare || stop_with "Both sides are not equal: nothing was cut over, and it is followed on."
+  read -r from to <<<"$(position_there)"
+  # shellcheck disable=SC2046  # two words
+  until reached $(position_here) "$from" "$to"; do
+    [ $SECONDS -lt $((wait_until + 60)) ] || stop_with "It does not arrive any more: nothing was cut over."
+    sleep 0.1
+  done
+  [ "$(sql "SELECT changed FROM relaunch.import_source")" = "$last" ] ||
+    stop_with "Something was written there while both sides were compared: nothing was cut over, and it is followed on."
+  # Locked out at once, or stopped by a person: the outage begins with the lock, or with the last write.
+  sql "UPDATE relaunch.import_source SET stage = 'cut', result = JSON_OBJECT('downtime_seconds',
+    ROUND($(date +%s.%N) - IF(locked <> '', $began, changed), 2),
+    'tables_compared', $compared, 'position', '$from $to', 'locked', locked) WHERE name = 'import' AND stage = 'following'"
+  result
+}
+result() { echo "CUT-OVER $(sql "SELECT result FROM relaunch.import_source WHERE name = 'import'")"; }
+
+leave() {  # on every member: nothing of it stays
+  systemctl disable --now relaunch-import 2>/dev/null || true
+  rm -rf "$etc" /etc/systemd/system/relaunch-import.service /usr/local/lib/relaunch-import-follow.py /run/relaunch-import.json
+  systemctl daemon-reload
+  if [ "$(sql "SELECT @@read_only")" = 0 ]; then sql "DROP USER IF EXISTS relaunch_import@localhost"; fi
+}
+
+drop_schemas() {  # as it was before: gone, or empty
+  local schema before
+  before=$(sql "SELECT result FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'")
+  for schema in $(sql "SELECT wanted FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'"); do
+    echo "Dropping what was imported of $schema"
+    sql "DROP DATABASE IF EXISTS \`$schema\`"
+    if [[ " $before " == *" $schema "* ]]; then sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4"; fi
+  done
+}
+
+case $IMPORT_STEP in
+  look) look ;;
+  copy) copy ;;
+  follow) follow ;;
+  status) status ;;
+  cut-over) cut_over ;;
+  unlock) unlock ;;
+  leave) leave ;;
+  forget) sql "DROP TABLE IF EXISTS relaunch.import_source" ;;
+  drop)
+    need_primary
+    note_table
+    unlock || echo "WARNING what was locked there could not be unlocked: $(sql "SELECT locked FROM relaunch.import_source")"
+    drop_schemas
+    sql "DROP TABLE relaunch.import_source"
+    ;;
+esac
