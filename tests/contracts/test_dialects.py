@@ -304,3 +304,32 @@ def test_the_agent_gets_in_when_all_connections_are_taken(group: Group) -> None:
     assert session.rows("SELECT 1 AS one") == [{"one": 1}]
     with pytest.raises(Refusal, match="1040"):
         group.servers[0].session()
+
+
+def test_a_fenced_server_made_writable_by_hand_answers_no_write(group: Group) -> None:
+    group.form(1)
+    dialect.stop_receiving(group.sessions[1])
+    dialect.fence(group.sessions[0])
+
+    group.sessions[0].run("SET GLOBAL read_only = OFF")
+    write = group.begin_write("by somebody who did not know")
+    until("it waits", lambda: group.state(0).waiting_commits == 1)
+    dialect.fence(group.sessions[0])
+
+    assert write.end() == "error 2013"
+
+
+def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group) -> None:
+    group.form(1)
+    reader = group.servers[1].client()
+    reader.cursor().execute("SELECT 1")
+    dialect.free_applier(group.sessions[1])
+    reader.cursor().execute("SELECT 1")
+
+    reader.cursor().execute("LOCK TABLES a READ")
+    assert group.begin_write("behind a lock").end() == "ok"
+    position = group.state(0).executed
+    assert not dialect.wait_applied(group.sessions[1], position, seconds=1.0)
+    dialect.free_applier(group.sessions[1])
+
+    assert dialect.wait_applied(group.sessions[1], position, seconds=5.0)

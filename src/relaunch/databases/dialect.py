@@ -77,6 +77,10 @@ class Dialect(Protocol):
         """Whether all of `position` is applied within the time."""
         ...
 
+    def free_applier(self, session: Session) -> None:
+        """When the applier waits for a lock, end the clients' sessions, as one of them holds it."""
+        ...
+
     def promote(self, session: Session, *, required: bool) -> None:
         """Forget the source, take the primary's side of acknowledgements, take writes: in this order."""
         ...
@@ -86,7 +90,8 @@ class Dialect(Protocol):
         ...
 
     def fence(self, session: Session) -> None:
-        """Take no more writes; cut the clients' sessions. Commits that wait for an acknowledgement are not let go."""
+        """Take no more writes; cut the clients' sessions. Commits that wait for an acknowledgement are not let go, and
+        whoever makes it writable by hand gets none answered."""
         ...
 
     def follow_nobody(self, session: Session) -> None:

@@ -27,6 +27,8 @@ CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CON
  AND (USER NOT IN ('root', 'system user', 'event_scheduler', 'unauthenticated user', 'replication', 'relaunch_probe')
   OR USER = 'root' AND COMMAND IN ('Query', 'Execute') AND
    (TIME_MS > 200 OR STATE LIKE 'Waiting for semi-sync ACK%'))"""
+BLOCKED = """SELECT ID AS id FROM information_schema.PROCESSLIST
+ WHERE USER = 'system user' AND STATE LIKE 'Waiting for%lock%'"""
 FILTERS = (
     "Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table",
     "Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Do_Domain_Ids",
@@ -101,6 +103,10 @@ class MariaDB:
             session.rows("SELECT MASTER_GTID_WAIT(%s, %s) AS waited", position, round(min(left, SLICE_SECONDS), 3))
         return True
 
+    def free_applier(self, session: Session) -> None:
+        if session.rows(BLOCKED):
+            _kill_clients(session)
+
     def promote(self, session: Session, *, required: bool) -> None:
         if _replica(session) is not None:
             session.run("STOP SLAVE")
@@ -127,6 +133,8 @@ class MariaDB:
     def fence(self, session: Session) -> None:
         self._be_read_only(session)
         _kill_clients(session)
+        if _replica(session) is None:  # else its applier would wait too (T1)
+            self.require(session, True)
 
     def follow_nobody(self, session: Session) -> None:
         self._be_read_only(session)

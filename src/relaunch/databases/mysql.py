@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from time import monotonic
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from relaunch.databases.dialect import ServerState, Session, Source
+from relaunch.databases.mysql_clients import WAITING_STATES, cut_clients, free_applier
 from relaunch.databases.mysql_gtids import gtid_set, text_of, union, without
 from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
@@ -31,7 +32,6 @@ FILTERS = (
     *("Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table"),
     *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Rewrite_DB", "Replicate_Ignore_Server_Ids"),
 )
-WAITING_STATES = ("Waiting for semi-sync ACK from replica", "waiting for handler commit")
 PROMPT_TAG = "relaunch_prompt"
 REQUIRED = {
     "rpl_semi_sync_source_timeout": str(FOREVER_MS),
@@ -183,42 +183,10 @@ def _apply(session: Session) -> None:
         session.run("START REPLICA SQL_THREAD FOR CHANNEL ''")
 
 
-def _clients(session: Session) -> List[Dict[str, Any]]:
-    """Sessions that could write: all but replicas, probes, the server's own, and those of our own account (these only
-    while they wait to be acknowledged). `seconds`: of the statement it runs."""
-    states = ", ".join(["%s"] * len(WAITING_STATES))
-    return session.rows(
-        "SELECT PROCESSLIST_ID AS id, COALESCE(s.TIMER_WAIT, 0) / 1e12 AS seconds FROM performance_schema.threads t"
-        " LEFT JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
-        " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL"
-        " WHERE t.TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID() AND PROCESSLIST_USER IS NOT NULL"
-        " AND PROCESSLIST_COMMAND NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')"
-        " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
-        f" AND (PROCESSLIST_USER <> SUBSTRING_INDEX(USER(), '@', 1) OR PROCESSLIST_STATE IN ({states}))",
-        *WAITING_STATES,
-    )
-
-
-def _cut_clients(session: Session, *, at_least_seconds: float = 0.0) -> None:
-    """KILL closes the client's connection at once, so a commit that waits is never answered, even when it ends."""
-    for client in _clients(session):
-        if float(client["seconds"]) >= at_least_seconds:
-            _kill(session, int(client["id"]))
-
-
-def _kill(session: Session, client: int) -> None:
-    try:
-        session.run(f"KILL {client}")
-    except Unavailable:
-        raise
-    except RelaunchError:  # it went by itself
-        pass
-
-
 def _take_no_writes(session: Session) -> None:
     """super_read_only waits for commits under way. Those that wait for an acknowledgement may do so for ever: then
     the server is closed to all clients instead, replicas included, until the next role is taken."""
-    _cut_clients(session, at_least_seconds=LONG_STATEMENT_SECONDS)
+    cut_clients(session, at_least_seconds=LONG_STATEMENT_SECONDS)
     values = _values(session)
     if values["super_read_only"] == "ON":
         return
@@ -240,7 +208,7 @@ def _give_up_primary_side(session: Session) -> None:
     them, and `executed` then says that they exist."""
     values = _values(session)
     if _waiting(values):
-        _cut_clients(session)
+        cut_clients(session)
     if values.get("rpl_semi_sync_source_enabled") == "ON":
         session.run("SET GLOBAL rpl_semi_sync_source_enabled = OFF")
     if values["super_read_only"] != "ON":
@@ -354,10 +322,15 @@ class MySQL:
         finally:
             session.run("SET SESSION gtid_next = AUTOMATIC")
 
+    def free_applier(self, session: Session) -> None:
+        free_applier(session)
+
     def fence(self, session: Session) -> None:
         _short_waits(session)
         _take_no_writes(session)
-        _cut_clients(session)
+        cut_clients(session)
+        if _channel(session) is None:  # else its applier would wait too
+            self.require(session, True)
 
     def follow_nobody(self, session: Session) -> None:
         _short_waits(session)

@@ -19,6 +19,7 @@ from relaunch_agent.database.severing import mend, severed
 KEEP_SECONDS = 0.5  # how often a role is brought back
 FOLLOW_AGAIN_SECONDS = 5.0  # a receiver that stopped with an error is started again
 SLICE_SECONDS = 0.2
+PATIENT_SECONDS = 1.0  # a new primary that has not applied all by then ends what its applier waits for
 
 
 class Roles:
@@ -128,9 +129,12 @@ class Roles:
         elif self._promoting is not order:
             return
         else:
+            began = time.monotonic()
             while order.position and not dialect.wait_applied(session, order.position, seconds=SLICE_SECONDS):
                 if self._is_over(order):
                     return
+                if time.monotonic() - began >= PATIENT_SECONDS:
+                    dialect.free_applier(session)
             if self._is_over(order):
                 return
             dialect.promote(session, required=order.required)

@@ -1,0 +1,55 @@
+"""Other people's sessions on a MySQL server: those that could write, and those that its applier waits for.
+
+Shipped in the agent: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+from relaunch.databases.dialect import Session
+from relaunch.errors import RelaunchError, Unavailable
+
+WAITING_STATES = ("Waiting for semi-sync ACK from replica", "waiting for handler commit")
+APPLIER_WAITS = (
+    "SELECT THREAD_ID FROM performance_schema.threads"
+    " WHERE NAME LIKE 'thread/sql/replica_%' AND PROCESSLIST_STATE LIKE 'Waiting for%lock%'"
+)
+
+
+def free_applier(session: Session) -> None:
+    """When the applier waits for a lock, end the clients' sessions, as one of them holds it."""
+    if session.rows(APPLIER_WAITS):
+        cut_clients(session)
+
+
+def _clients(session: Session) -> List[Dict[str, Any]]:
+    """Sessions that could write: all but replicas, probes, the server's own, and those of our own account (these only
+    while they wait to be acknowledged). `seconds`: of the statement it runs."""
+    states = ", ".join(["%s"] * len(WAITING_STATES))
+    return session.rows(
+        "SELECT PROCESSLIST_ID AS id, COALESCE(s.TIMER_WAIT, 0) / 1e12 AS seconds FROM performance_schema.threads t"
+        " LEFT JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
+        " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL"
+        " WHERE t.TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID() AND PROCESSLIST_USER IS NOT NULL"
+        " AND PROCESSLIST_COMMAND NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')"
+        " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
+        f" AND (PROCESSLIST_USER <> SUBSTRING_INDEX(USER(), '@', 1) OR PROCESSLIST_STATE IN ({states}))",
+        *WAITING_STATES,
+    )
+
+
+def cut_clients(session: Session, *, at_least_seconds: float = 0.0) -> None:
+    """KILL closes the client's connection at once, so a commit that waits is never answered, even when it ends."""
+    for client in _clients(session):
+        if float(client["seconds"]) >= at_least_seconds:
+            _kill(session, int(client["id"]))
+
+
+def _kill(session: Session, client: int) -> None:
+    try:
+        session.run(f"KILL {client}")
+    except Unavailable:
+        raise
+    except RelaunchError:  # it went by itself
+        pass
