@@ -90,6 +90,13 @@ def apply(client: Client, text: str) -> str:
 
 
 def destroy(client: Client, name: str) -> None:
+    """Once nothing else is under way for it: a replica that is being replaced, say."""
+    until(
+        lambda: all(task["finished"] for task in client.get("/tasks")["tasks"]),
+        f"the tasks of {name} to end",
+        within_seconds=300,
+        every_seconds=0.2,
+    )
     finished(client, str(client.delete(f"/deployments/{name}?yes=true")["task"]["id"]))
 
 

@@ -130,7 +130,7 @@ def _member(group: Group, seen: Seen, member: Member) -> dict[str, Any]:
     }
     shown: dict[str, Any] = {
         "name": member.name,
-        "role": "primary" if member.id == group.primary else "replica",
+        "role": "primary" if member.id == group.primary else "fenced" if member.id in group.fenced else "replica",
         "in_sync_set": member.id in group.sync_set,
         "instance": member.id,
         "address": member.address,

@@ -1,0 +1,284 @@
+"""The rigs in which other tools lose acknowledged writes or end with two writers, on a real site.
+
+    sudo python bench/rigs.py [--runs 3] [--only applier-blocked,replica-cut,…]
+
+As bench/failover.py: four writers through the site's own HAProxy that remember every acknowledged write; and besides
+them one that writes straight to the old primary's address all the time, like an app that kept what DNS once said.
+Every acknowledged write of either must be on the primary that leads at the end, and none may be acknowledged by the
+old one after the new one's first. Prints a table and, last, one JSON line; exit status 1 when one is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import rehearsal
+from failover import AFTER_SECONDS, BEFORE_SECONDS, DEPLOYMENT, PASSWORD, Ack, Group, acks, ledger_command, writers
+from rehearsal import STATE, Figure, until
+
+from relaunch.cli.client import Client
+
+BLOCKED_SECONDS = 20  # longer than any failover may take: what blocks the appliers has to be ended
+REPLICA_ALONE_SECONDS = 1.0  # of writing without the one that was cut
+CUT_SECONDS = 3.0
+INSIST_SECONDS = 4.0
+EVERYTHING = ("0.0.0.0/1", "128.0.0.0/1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    outage_seconds: float
+    acknowledged: int
+    by_the_old: int  # of these, straight by the old primary
+    lost: int
+    two_writers: int  # acknowledged by the old primary after the new one's first
+    failed_over: bool
+
+
+Heal = Callable[[], None]
+
+
+class Rig:
+    """What every rig works with: the group, its primary of before, its replicas."""
+
+    def __init__(self, client: Client, group: Group) -> None:
+        self.client = client
+        self.group = group
+        members = group.shown()["members"]
+        self.old = next(each for each in members if each["role"] == "primary")
+        self.replicas = [each for each in members if each["role"] == "replica"]
+
+    def kill(self) -> None:
+        os.kill(self.group.process(self.old), signal.SIGKILL)
+
+    def role(self, member: dict[str, Any]) -> str:
+        return next((str(each["role"]) for each in self.group.shown()["members"] if each["name"] == member["name"]), "")
+
+    def inside(self, member: dict[str, Any], *words: str) -> list[str]:
+        """The command that runs `words` on that server."""
+        return ["nsenter", f"--target={self.group.process(member)}", "--mount", "--net", "--root", "--wd=/", *words]
+
+    def sql(self, member: dict[str, Any], text: str) -> subprocess.Popen[bytes]:
+        words = self.inside(member, "mariadb", "--user=root", "--execute", text)
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def cut(self, member: dict[str, Any]) -> None:
+        self.group.act(member, "cut-off")
+
+    def reconnect(self, member: dict[str, Any]) -> None:
+        with contextlib.suppress(Exception):  # it may be replaced already
+            self.group.act(member, "reconnect")
+
+
+def applier_blocked(rig: Rig) -> Heal:
+    """Nothing is applied on either replica while all is received; then the primary dies."""
+    held = [rig.sql(member, f"FLUSH TABLES WITH READ LOCK; SELECT SLEEP({BLOCKED_SECONDS})") for member in rig.replicas]
+    time.sleep(REPLICA_ALONE_SECONDS)
+    rig.kill()
+
+    def heal() -> None:
+        for process in held:
+            process.terminate()
+            process.wait(30)
+
+    return heal
+
+
+def replica_cut(rig: Rig) -> Heal:
+    """One replica misses the last second of writes; then the primary dies. It must not be the one that leads."""
+    rig.cut(rig.replicas[0])
+    time.sleep(REPLICA_ALONE_SECONDS)
+    rig.kill()
+    return _later(lambda: rig.reconnect(rig.replicas[0]))
+
+
+def both_cut(rig: Rig) -> Heal:
+    """Nobody acknowledges; then the primary dies."""
+    for replica in rig.replicas:
+        rig.cut(replica)
+    time.sleep(REPLICA_ALONE_SECONDS)
+    rig.kill()
+
+    def heal() -> None:
+        for replica in rig.replicas:
+            rig.reconnect(replica)
+
+    return _later(heal)
+
+
+def one_way_out(rig: Rig) -> Heal:
+    """The primary hears everybody, and nobody hears it."""
+    process = rig.group.process(rig.old)
+    _in_network(process, *(("ip", "route", "add", "blackhole", net) for net in EVERYTHING))
+    return lambda: _in_network(process, *(("ip", "route", "delete", "blackhole", net) for net in EVERYTHING))
+
+
+def one_way_in(rig: Rig) -> Heal:
+    """Everybody hears the primary, and it hears nobody."""
+    process = rig.group.process(rig.old)
+    rules = "table ip rig { chain in { type filter hook input priority 0; iifname != lo drop; } }"
+    _in_network(process, ("nft", rules))
+    return lambda: _in_network(process, ("nft", "delete", "table", "ip", "rig"))
+
+
+def made_writable(rig: Rig) -> Heal:
+    """The old primary comes back, and somebody insists on making it writable again and again."""
+    rig.kill()
+    over = threading.Event()
+
+    def insist() -> None:
+        until(
+            lambda: rig.role(rig.old) == "fenced",
+            "the old primary to be fenced", within_seconds=60, every_seconds=0.05,
+        )  # fmt: skip
+        end = time.monotonic() + INSIST_SECONDS
+        while time.monotonic() < end and not over.is_set():
+            with contextlib.suppress(Exception):
+                rig.sql(rig.old, "SET GLOBAL read_only = OFF").wait(5)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=insist)
+    thread.start()
+
+    def heal() -> None:
+        thread.join(INSIST_SECONDS + 70)
+        over.set()
+
+    return heal
+
+
+RIGS: dict[str, Callable[[Rig], Heal]] = {
+    "applier-blocked": applier_blocked,
+    "replica-cut": replica_cut,
+    "both-cut": both_cut,
+    "one-way-out": one_way_out,
+    "one-way-in": one_way_in,
+    "made-writable": made_writable,
+}
+HEALED_AFTER = ("one-way-out", "one-way-in", "made-writable")  # by itself writing comes back; the others need it healed
+
+
+def _later(heal: Heal) -> Heal:
+    def wait_and_heal() -> None:
+        time.sleep(CUT_SECONDS)
+        heal()
+
+    return wait_and_heal
+
+
+def _in_network(process: int, *commands: tuple[str, ...]) -> None:
+    for words in commands:
+        subprocess.run(
+            ("nsenter", f"--net=/proc/{process}/ns/net", *words), check=False, capture_output=True, timeout=10
+        )
+
+
+@contextlib.contextmanager
+def stray(client: Client, table: str, address: str) -> Iterator[Path]:
+    """Writes to that address all the time, whoever leads."""
+    out = STATE / f"{table}.stray"
+    out.unlink(missing_ok=True)
+    words = ledger_command(client, f"{table}_stray", out, "--host", address, "--workers", "1")
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdin is not None
+    process.stdin.write(PASSWORD + "\n")
+    process.stdin.close()
+    try:
+        until(lambda: out.exists() and out.stat().st_size > 50, "stray writes", within_seconds=30, every_seconds=0.05)
+        yield out
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def missing(client: Client, table: str, given: list[Ack]) -> int:
+    """How many of these the present primary does not have."""
+    rows = STATE / f"{table}.rows"
+    words = ledger_command(client, table, rows, "--rows")
+    subprocess.run(words, input=PASSWORD + "\n", text=True, check=True, timeout=60)
+    there = {tuple(map(int, line.split())) for line in rows.read_text().splitlines()}
+    return sum((ack.worker, ack.number) not in there for ack in given)
+
+
+def one(client: Client, group: Group, name: str, run: int) -> Result:
+    group.wait_redundant()
+    client.post("/databases/shop/resume", {})  # the budget of failovers is not what is measured here
+    rig = Rig(client, group)
+    table = f"rig_{name.replace('-', '_')}_{run}"
+    with writers(client, table) as out, stray(client, table, rig.old["address"]) as strayed:
+        time.sleep(BEFORE_SECONDS)
+        began = time.monotonic()
+        heal = RIGS[name](rig)
+        broken = time.monotonic()
+        if name not in HEALED_AFTER:
+            heal()
+        try:
+            until(
+                lambda: any(ack.moment > broken + 0.5 for ack in acks(out)[-20:]), f"writes after {name}",
+                within_seconds=120, every_seconds=0.1,
+            )  # fmt: skip
+            time.sleep(AFTER_SECONDS)
+        finally:
+            if name in HEALED_AFTER:
+                heal()
+        time.sleep(AFTER_SECONDS)
+    group.wait_redundant(300)
+    given, beside = acks(out), acks(strayed)
+    last_server = given[-1].server
+    new_began = next(ack.moment for ack in given if ack.server == last_server)
+    failed_over = last_server != given[0].server
+    late = [ack for ack in (*given, *beside) if ack.server != last_server and ack.moment > new_began]
+    around = [ack.moment for ack in given if ack.moment > began - 1]
+    return Result(
+        outage_seconds=max(after - before for before, after in itertools.pairwise(around)),
+        acknowledged=len(given) + len(beside),
+        by_the_old=len(beside),
+        lost=missing(client, table, given) + missing(client, f"{table}_stray", beside),
+        two_writers=len(late) if failed_over else 0,
+        failed_over=failed_over,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default=",".join(RIGS))
+    args = parser.parse_args()
+    figures: list[Figure] = []
+    with rehearsal.controller() as client:
+        client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
+        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        group = Group(client)
+        for name in args.only.split(","):
+            results = []
+            for run in range(args.runs):
+                results.append(one(client, group, name, run))
+                print(f"{name} {run + 1}/{args.runs}: {results[-1]}", file=sys.stderr, flush=True)
+            figures += [
+                Figure(name=f"{name}: write outage", unit="s", values=[each.outage_seconds for each in results]),
+                Figure(
+                    name=f"{name}: acknowledged, then lost", unit="", values=[sum(r.lost for r in results)], limit=0
+                ),
+                Figure(
+                    name=f"{name}: acknowledged by two", unit="", values=[sum(r.two_writers for r in results)], limit=0
+                ),
+            ]
+    rehearsal.report("Rigs of failover", figures)
+
+
+if __name__ == "__main__":
+    main()
