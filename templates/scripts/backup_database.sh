@@ -71,6 +71,11 @@ if [ "$role" = replica ]; then
   [ "$lag" -le "$BACKUP_MAX_LAG" ] || stop_with "This replica lags $lag s behind, more than $BACKUP_MAX_LAG s."
 fi
 
+# Backups lie in a folder of their data's history: another history of a group of the same name never meets them.
+lineage=$(sql "SELECT id FROM relaunch.lineage" 2>/dev/null || true)
+[ -n "$lineage" ] || stop_with "This data does not say which history it is of: relaunch-ship-binlogs on the primary sees to that."
+export BACKUP_ROOT=$BACKUP_ROOT/$lineage
+
 # What an incremental builds on: the last backup of this very server, if it is still in the store.
 kind=$BACKUP_KIND parent=
 if [ "$kind" = incremental ]; then
@@ -192,13 +197,13 @@ if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
   ask "ROLLBACK" >/dev/null
 fi
 
-jq -n --arg id "$id" --arg kind "$kind" --arg parent "$parent" --arg group "$BACKUP_GROUP" --arg server "$server" \
+jq -n --arg id "$id" --arg kind "$kind" --arg parent "$parent" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg server "$server" \
   --arg role "$role" --arg lag "$lag" --arg version "$(sql "SELECT VERSION()")" \
   --arg backup_version "$(mariadb-backup --version 2>&1 | head -n 1)" --arg begun "$begun" --arg ended "$ended" \
   --arg gtid "$gtid" --arg check_gtid "$check_gtid" --argjson data_bytes "$data_bytes" --argjson objects "$objects" \
   --argjson checks "$checks" --argjson unchecked "$unchecked" --argjson warnings "$warnings" \
   --arg recipient "$BACKUP_RECIPIENT" --arg checkpoints "$(cat "$checkpoints")" '
-  {format: 1, $id, $kind, parent: (if $parent == "" then null else $parent end), $group, $server, $role,
+  {format: 1, $id, $kind, parent: (if $parent == "" then null else $parent end), $group, $lineage, $server, $role,
    lag_seconds: ($lag | tonumber), dialect: "mariadb", $version, $backup_version, $begun, $ended, $gtid, $data_bytes,
    stored_bytes: ([$objects[].size_bytes] | add), $objects, $checkpoints, check: {gtid: $check_gtid, tables: $checks, $unchecked},
    $warnings, $recipient}' >"$work/manifest.json"

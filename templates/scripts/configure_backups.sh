@@ -37,6 +37,13 @@
 #     Required: false
 #     Advanced: true
 #     Default: blank
+#   BACKUP_QUEUE_BYTES:
+#     Category: Backup
+#     Description: So much binary log may wait on this server's disk for a store that is down, before that is an alarm.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:4294967296
 # Attachments:
 # - ship_binlogs.py
 # ...
@@ -56,6 +63,7 @@ umask 077
 BACKUP_GROUP $group
 BACKUP_ROOT store:$BACKUP_STORE_BUCKET/$group
 BACKUP_RECIPIENT $BACKUP_RECIPIENT
+BACKUP_QUEUE_BYTES $BACKUP_QUEUE_BYTES
 RCLONE_CONFIG /nonexistent/rclone.conf
 RCLONE_CONFIG_STORE_TYPE s3
 RCLONE_CONFIG_STORE_PROVIDER Other

@@ -30,6 +30,38 @@
 #     Input Type: single
 #     Required: false
 #     Default: blank
+#   RESTORE_GROUP:
+#     Category: Backup
+#     Description: Whose backups; by default this server's own group's.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   RESTORE_LINEAGE:
+#     Category: Backup
+#     Description: Which history of that group's data; newest takes the one that began last.
+#     Input Type: single
+#     Required: false
+#     Default: text:newest
+#   RESTORE_NEW_LINEAGE:
+#     Category: Backup
+#     Description: What the history that begins with the restored data is called; made up here when it is blank.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: blank
+#   RESTORE_PHASE:
+#     Category: Backup
+#     Description: |-
+#       prepare does all but putting it in place, swap puts in place what was prepared, discard removes it.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:all
+#     Possible Values:
+#     - text:all
+#     - text:prepare
+#     - text:swap
+#     - text:discard
 #   RESTORE_START:
 #     Category: Backup
 #     Description: Whether MariaDB is started afterwards, read-only.
@@ -53,14 +85,43 @@ work=/var/lib/mysql-restoring # beside the data: putting it in place is a rename
 began=$SECONDS
 stop_with() { echo "$*" >&2; exit 1; }
 server_pid=
+keep=  # what lies in $work stays there
+RESTORE_PHASE=${RESTORE_PHASE:-all} RESTORE_LINEAGE=${RESTORE_LINEAGE:-newest} # as when it is run by hand
+
+in_place() { # by renames; done again after it was broken off, it goes on where it was
+  local kept
+  systemctl stop mariadb 2>/dev/null || true
+  if [ -e "$data/relaunch-group" ] && [ ! -e "$work/kept" ]; then
+    kept=$data-before-$(date -u +%Y%m%dT%H%M%SZ)
+    mkdir "$kept"
+    find "$data" -mindepth 1 -maxdepth 1 ! -name relaunch-group -exec mv -t "$kept" {} +
+    cp -p "$data/relaunch-group" "$kept"
+    echo "What was here is in $kept"
+  fi
+  [ -e "$work/kept" ] || find "$data" -mindepth 1 -delete
+  touch "$work/kept"
+  [ ! -e "$work/data" ] || find "$work/data" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
+  [ "$RESTORE_START" != true ] || systemctl start mariadb
+  cat "$work/restored"
+}
 
 tidy() {
   if [ -n "$server_pid" ]; then kill "$server_pid" 2>/dev/null || true; wait "$server_pid" 2>/dev/null || true; fi
-  rm -rf "$secret" "$work"
+  rm -rf "$secret"
+  [ -n "$keep" ] || rm -rf "$work"
 }
 umask 077
 secret=$(mktemp -d /run/relaunch-restore.XXXXXX)
 trap tidy EXIT
+if [ "$RESTORE_PHASE" = discard ]; then exit 0; fi
+if [ "$RESTORE_PHASE" = swap ]; then
+  [ "$RESTORE_CONFIRM" = "$BACKUP_GROUP" ] || stop_with "Nothing was touched. To replace what is here: RESTORE_CONFIRM=$BACKUP_GROUP"
+  [ -e "$work/restored" ] || stop_with "Nothing is prepared here."
+  keep=yes
+  in_place
+  keep=
+  exit 0
+fi
 [ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
 printf '%s\n' "$BACKUP_KEY" >"$secret/key"
 
@@ -74,6 +135,15 @@ case $RESTORE_TO in
 esac
 rm -rf "$work"
 mkdir -p "$work"
+
+# Whose backups, and of which history of its data: histories are never mixed.
+root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
+if [ "$RESTORE_LINEAGE" = newest ]; then
+  RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || true
+  [ -n "$RESTORE_LINEAGE" ] || stop_with "There are no backups in $root, or the object store cannot be read."
+fi
+BACKUP_ROOT=$root/$RESTORE_LINEAGE
+RESTORE_NEW_LINEAGE=${RESTORE_NEW_LINEAGE:-$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')}
 
 # GTID positions: number DOMAIN POSITION, and whether one holds all of another.
 number() { tr ',' '\n' <<<"$2" | awk -F- -v domain="$1" '$1 == domain {n = $3} END {print n + 0}'; }
@@ -268,23 +338,24 @@ fi
 mariadb-check --no-defaults --socket="$sockets/s" --all-databases --silent >"$secret/tables" 2>&1 || true
 ! grep -iE '^(error|warning|status)|corrupt' "$secret/tables" || stop_with "Table checks found faults: $(cat "$secret/tables")"
 position=$(reached)
+# From here on it is a history of its own.
+ask_file -e "SET sql_log_bin = 0; CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
+  CREATE TABLE IF NOT EXISTS relaunch.lineage (one TINYINT PRIMARY KEY, id VARCHAR(40) NOT NULL) ENGINE = InnoDB;
+  REPLACE INTO relaunch.lineage VALUES (1, '$RESTORE_NEW_LINEAGE')"
 ask_file -e "SET GLOBAL gtid_slave_pos = '$position'; SET GLOBAL innodb_fast_shutdown = 1; SHUTDOWN"
 wait "$server_pid" || true
 server_pid=
 
-# In place: by renames.
-systemctl stop mariadb 2>/dev/null || true
-if [ -e "$data/relaunch-group" ]; then
-  kept=$data-before-$(date -u +%Y%m%dT%H%M%SZ)
-  mkdir "$kept"
-  find "$data" -mindepth 1 -maxdepth 1 -exec mv -t "$kept" {} +
-  echo "What was here is in $kept"
-fi
-find "$data" -mindepth 1 -delete
 echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
 chown mysql:mysql "$work/data/relaunch-group"
-find "$work/data" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
-[ "$RESTORE_START" != true ] || systemctl start mariadb
 echo "Restored to $position in $((SECONDS - began)) s; $checked tables compared, table checks are clean"
 jq -nc --arg id "$RESTORE_BACKUP" --arg gtid "$position" --argjson seconds "$((SECONDS - began))" --argjson prepared "$prepared" \
-  --argjson checked "$checked" --argjson chain "${#chain[@]}" '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $prepared, tables_compared: $checked, chain_length: $chain} | tojson)' -r
+  --argjson checked "$checked" --argjson chain "${#chain[@]}" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$RESTORE_LINEAGE" \
+  '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $prepared, tables_compared: $checked, chain_length: $chain, $lineage, $from} | tojson)' -r >"$work/restored"
+keep=yes # whatever goes wrong from now on: what was prepared is not lost
+if [ "$RESTORE_PHASE" = prepare ]; then
+  cat "$work/restored"
+else
+  in_place
+  keep=
+fi

@@ -70,6 +70,14 @@ async def test_a_list_is_sorted_whole_and_of_this_folder_only(store: ObjectStore
     assert await store.list("nothing/here") == []
 
 
+async def test_the_folders_right_in_one_are_told(store: ObjectStore) -> None:
+    for key in ("in/b/2", "in/a/1/x", "in/3", "inside/c/4"):
+        await store.put(key, "xyz")
+
+    assert await store.folders("in") == ["a", "b"]
+    assert await store.folders("nowhere/here") == []
+
+
 async def test_what_is_not_there_is_not_found(store: ObjectStore) -> None:
     await store.put("there/one", "x")
 

@@ -99,7 +99,7 @@ class Stand:
 
     @property
     def bucket(self) -> Path:
-        return STATE / "object-store/backups/bak"
+        return STATE / "object-store/backups/bak" / self.ids["lineage"]
 
     def back_up(self, kind: str) -> str:
         ended = self.replica.script(
@@ -192,6 +192,7 @@ def brought_up() -> Stand:
         key=json.loads(shown)["identity"], ids={},
     )  # fmt: skip
     stand.lab.run("systemctl disable --now relaunch-ship-binlogs && sed -i 's/lab$/bak/' /etc/relaunch/backup.env")
+    stand.ids["lineage"] = lineage_of(stand.primary)
     stand.primary.sql("CREATE DATABASE shop; CREATE TABLE shop.story (id INT PRIMARY KEY AUTO_INCREMENT, at DATETIME(6)"
                       " DEFAULT NOW(6)); CREATE TABLE shop.more (a INT, b TEXT); INSERT INTO shop.more SELECT seq,"
                       " REPEAT(MD5(seq), 8) FROM shop.seq_1_to_20000")  # fmt: skip
@@ -207,6 +208,12 @@ def brought_up() -> Stand:
     stand.write(10)
     stand.shipped()
     return stand
+
+
+def lineage_of(server: Server) -> str:
+    ask = "mariadb -N -B -e 'SELECT id FROM relaunch.lineage' 2>/dev/null"
+    until(lambda: server.run(ask, check=False).output.strip() != "", "the data to be given its history's id")
+    return server.run(ask).output.strip()
 
 
 def make_keepsake(stand: Stand) -> None:
@@ -337,7 +344,7 @@ def test_by_hand_with_standard_tools_only(stand: Stand) -> None:
     stand.bare.run("umask 077; cat >/root/backup.key", text=stand.key + "\n")
     stand.bare.run("cat >/root/ca.crt", text=(STATE / "ca/ca.crt").read_text())
     given = {
-        "GROUP": "bak", "ENDPOINT": env["RCLONE_CONFIG_STORE_ENDPOINT"], "RCLONE_CA_CERT": "/root/ca.crt",
+        "GROUP": "bak", "LINEAGE": stand.ids["lineage"], "ENDPOINT": env["RCLONE_CONFIG_STORE_ENDPOINT"], "RCLONE_CA_CERT": "/root/ca.crt",
         "ACCESS_KEY": env["RCLONE_CONFIG_STORE_ACCESS_KEY_ID"],
         "SECRET_KEY": env["RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY"],
     }  # fmt: skip
@@ -348,3 +355,115 @@ def test_by_hand_with_standard_tools_only(stand: Stand) -> None:
 
     every = "SELECT COUNT(*), MAX(id) FROM shop.story; CHECKSUM TABLE shop.more"
     assert stand.bare.sql(every) == stand.primary.sql(every), said[-3000:]
+
+
+def address(server: str) -> str:
+    return str(json.loads(relaunch("server", "show", server, "--json"))["private_address"])
+
+
+def told(*words: str) -> dict[str, Any]:
+    return dict(json.loads(relaunch(*words, "--json", check=False).partition("\nerror")[0]))
+
+
+def serving(stand: Stand) -> str:
+    """What the primary holds, and whether it takes writes and its replica follows: all that a refusal must not touch."""
+    stand.primary.sql("INSERT INTO shop.more VALUES (1, 'still here')")
+    follows = stand.replica.run("mariadb -e 'SHOW SLAVE STATUS\\G'").output
+    assert "Slave_IO_Running: Yes" in follows and "Slave_SQL_Running: Yes" in follows
+    return stand.primary.sql("SELECT COUNT(*), MAX(id) FROM shop.story")
+
+
+def refused_restore(stand: Stand, *words: str) -> str:
+    before = serving(stand)
+    said = relaunch("db", "restore", "bak", *words, check=False)
+    assert serving(stand) == before, said
+    assert told("db", "status", "bak")["paused"] == ""
+    assert not stand.primary.run("ls -d /var/lib/mysql-restoring /var/lib/mysql-before-*", check=False).output.count(
+        "/lib/mysql-before"
+    )
+    return said
+
+
+def test_in_place_it_is_refused_without_the_name_or_a_link_or_room(stand: Stand) -> None:
+    assert "say --confirm bak" in refused_restore(stand)
+    assert "say --confirm bak" in refused_restore(stand, "--confirm", "lab")
+    with moved_away(stand.bucket / "backups" / stand.ids["full"]):
+        assert "MISSING LINK" in (said := refused_restore(stand, "--confirm", "bak")) or "not in the store" in said, (
+            said
+        )
+    manifest = stand.bucket / "backups" / stand.ids["incremental"] / "manifest.json"
+    content = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(content), "data_bytes": 10**15}))
+    try:
+        time.sleep(3)
+        assert "NOT ENOUGH DISK" in refused_restore(stand, "--confirm", "bak")
+    finally:
+        manifest.write_text(content)
+    time.sleep(3)
+
+
+def test_in_place_a_wrong_key_is_named_and_nothing_touched(stand: Stand) -> None:
+    def set_key(value: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "relaunch.cli.main", "credential", "set", "BACKUP_KEY"],
+            env=ENVIRONMENT, input=value + "\n", text=True, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    set_key(new_identity()[0])
+    try:
+        said = refused_restore(stand, "--confirm", "bak")
+    finally:
+        set_key(stand.key)
+
+    assert "WRONG KEY" in said
+
+
+def test_in_place_to_a_position_the_replicas_are_filled_anew_and_backups_begin_a_new_history(stand: Stand) -> None:
+    old_files = sorted(str(each) for each in stand.bucket.glob("backups/*/*"))
+    old_replica = stand.replica.address
+
+    relaunch("db", "restore", "bak", "--to", f"gtid:{stand.ids['gtid']}", "--confirm", "bak")
+
+    assert stand.primary.sql("SELECT GROUP_CONCAT(id ORDER BY id) FROM shop.story") == ",".join(map(str, range(1, 31)))
+    lineage = lineage_of(stand.primary)
+    assert lineage != stand.ids["lineage"]
+    assert "mysql-before-" in stand.primary.run("ls -d /var/lib/mysql-before-*").output
+    stand.write(3)
+    until(lambda: address("bak/db2") not in ("", "None", old_replica), "a fresh replica", 120)
+    until(
+        lambda: told("server", "show", "bak/db2")["state"] == "operational", "the fresh replica to be operational", 120
+    )
+    stand.replica = Server(address("bak/db2"))
+    same = "SELECT COUNT(*), MAX(id) FROM shop.story; CHECKSUM TABLE shop.more; SELECT id FROM relaunch.lineage"
+    until(lambda: stand.replica.sql(same) == stand.primary.sql(same), "the fresh replica to have the same", 60)
+    relaunch("db", "backup", "bak")
+    shown = told("db", "backups", "bak")
+    assert shown["lineage"] == lineage
+    assert len(shown["backups"]) == 1 and shown["binary_logs"]
+    assert {each["lineage"]: len(each["backups"]) for each in shown["older"]} == {stand.ids["lineage"]: 2}
+    assert sorted(str(each) for each in stand.bucket.glob("backups/*/*")) == old_files
+    until(lambda: told("db", "status", "bak")["mode"] == "sync", "the group to be in step again", 60)
+
+
+def test_back_to_the_older_history(stand: Stand) -> None:
+    relaunch("db", "restore", "bak", "--lineage", stand.ids["lineage"], "--confirm", "bak")
+
+    assert int(stand.primary.sql("SELECT MAX(id) FROM shop.story")) >= 50
+    assert len(told("db", "backups", "bak")["older"]) == 2
+
+
+def test_a_deployment_made_again_has_a_history_of_its_own_and_takes_anothers_data(stand: Stand) -> None:
+    relaunch("destroy", "lab", "--yes")
+    file = STATE / "deployment.yml"
+    file.write_text(LAB)
+    relaunch("apply", str(file), "--yes")
+    fresh = Server(address("lab/x1"))
+    first = lineage_of(fresh)
+    until(lambda: told("db", "backups", "lab")["lineage"] == first, "the controller to know the new history")
+    assert len(told("db", "backups", "lab")["older"]) == 1
+
+    relaunch("db", "restore", "lab", "--from", "bak", "--lineage", stand.ids["lineage"], "--confirm", "lab")
+
+    assert int(fresh.sql("SELECT MAX(id) FROM shop.story")) >= 50
+    assert lineage_of(fresh) not in (first, stand.ids["lineage"])
+    assert fresh.run("cat /var/lib/mysql/relaunch-group").output.strip() == "lab"

@@ -12,7 +12,7 @@ from pathlib import Path
 from .scenarios import SCENARIOS
 from .world import World
 
-KINDS = ("launch", "bake", "apply", "relaunch")
+KINDS = ("launch", "bake", "apply", "relaunch", "prove", "restore")
 STEPS = 6  # a kind with fewer is killed at its last
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from relaunch.clouds.cloud import InstanceState
 from relaunch.databases import (  # noqa: F401  the workflows register themselves when imported
@@ -13,6 +14,9 @@ from relaunch.databases import (  # noqa: F401  the workflows register themselve
     repair,
     switchover,
 )
+from relaunch.databases.backup_catalogue import Catalogue
+from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.databases.group import Mode
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound
 from relaunch.servers.store import new_id
@@ -185,6 +189,106 @@ def rotated(world: World, d: str) -> bool:
     return sorted(known) == [f"{d}-app", f"{d}-replicas"] and "old" not in known.values()
 
 
+LINEAGE = "20261122T120000Z-00aa11"
+BACKED_UP = "20261122T120500Z-full-two"
+DATABASE = """Name: Database
+Description: for tests
+Inputs: {}
+RightScripts:
+  Boot: [scripts/configure.sh, scripts/join.sh]
+  Operational: [scripts/backup.sh, scripts/restore.sh, scripts/schema.sh]
+  Decommission: []
+MultiCloudImages: []
+"""
+MANIFEST = {
+    "id": BACKED_UP, "kind": "full", "parent": None, "server": "two", "role": "primary", "objects": [],
+    "begun": "2026-11-22T12:05:00Z", "ended": "2026-11-22T12:05:01Z", "gtid": "0-1-1", "stored_bytes": 1,
+    "data_bytes": 1, "recipient": "age1",
+}  # fmt: skip
+
+
+def write_database_template(folder: Path) -> None:
+    """With scripts of the names that backups need, and the inputs that restoring gives."""
+    scripts = folder / "scripts"
+    scripts.mkdir(parents=True, exist_ok=True)
+    names = {
+        "configure": "Configure backups", "join": "Join database group", "backup": "Back up database",
+        "restore": "Restore database", "schema": "Restore one schema",
+    }  # fmt: skip
+    given = ("PHASE", "NEW_LINEAGE", "SCHEMA", "AS", "CONFIRM", "LINEAGE", "BACKUP", "TO", "GROUP")
+    inputs = "".join(f"#   RESTORE_{each}:\n#     Input Type: single\n#     Default: blank\n" for each in given)
+    for file, name in names.items():
+        text = f"#!/bin/sh\n# ---\n# RightScript Name: {name}\n# Inputs:\n{inputs}# ...\n"
+        (scripts / f"{file}.sh").write_text(text)
+    (folder / "database.yml").write_text(DATABASE)
+    (folder / "database.relaunch.yml").write_text(
+        "image: trixie\nbake: []\ningress: []\noffers:\n- {role: database, port: 3306}\n"
+    )
+
+
+async def backed_up(world: World, d: str) -> None:
+    """A group of two whose primary `two` ships its binary log, with one backup in the store."""
+    write_database_template(world.folder / "templates" / "database")
+    await world.apply(group(d).replace("template: mysql", "template: database"))
+    world.vault.known["BACKUP_KEY"] = "AGE-SECRET-KEY-1"
+    restored = {"id": BACKED_UP, "gtid": "0-1-1", "seconds": 1, "tables_compared": 1}
+    world.agents.says |= {
+        "Back up database": f"BACKED-UP {BACKED_UP}", "Restore database": f"RESTORED {json.dumps(restored)}",
+        "Restore one schema": f"RESTORED {json.dumps(restored)}",
+    }  # fmt: skip
+    world.store.set_initialised(world.store.server(f"{d}/two").id)
+    world.set_tags(f"{d}/one", database="replica", lineage=LINEAGE)
+    world.set_tags(f"{d}/two", database="primary", lineage=LINEAGE, binlogs="ok")
+    await world.ports.objects.put(f"{d}/{LINEAGE}/backups/{BACKED_UP}/manifest.json", json.dumps(MANIFEST))
+
+
+def keeper(world: World) -> BackupKeeper:
+    return BackupKeeper(world.ports, world.workflows)
+
+
+async def back_up(world: World, d: str) -> str:
+    return await keeper(world).back_up(d, kind="full", side="primary", who="ann")
+
+
+async def prove(world: World, d: str) -> str:
+    return await keeper(world).prove(d, backup="latest", who="ann")
+
+
+async def restore(world: World, d: str) -> str:
+    return await keeper(world).restore(d, source="", lineage="", backup="latest", to="newest", who="ann")
+
+
+async def restore_schema(world: World, d: str) -> str:
+    return await keeper(world).restore_schema(
+        d, schema="shop", name="", backup="latest", source="", lineage="", confirm="shop", who="ann"
+    )
+
+
+def schema_is_restored(world: World, d: str) -> bool:
+    mine = {run["id"] for run in world.store.runs(instance_id=world.instance(f"{d}/two")["id"])}
+    return any(name == "Restore one schema" and run in mine for run, name in world.agents.executed)
+
+
+def has_backed_up(world: World, d: str) -> bool:
+    mine = {run["id"] for run in world.store.runs(instance_id=world.instance(f"{d}/two")["id"])}
+    return any(name == "Back up database" and run in mine for run, name in world.agents.executed)
+
+
+def is_proven(world: World, d: str) -> bool:
+    proofs = Catalogue(world.ports.database, world.ports.objects, d).proofs()
+    throw_away = [row for row in world.store.living_instances() if row["purpose"] == "prove"]
+    return any(proof.proven and proof.backup == BACKED_UP for proof in proofs) and not throw_away
+
+
+def is_restored(world: World, d: str) -> bool:
+    """A new history, only its primary in the group, and failover as it was."""
+    stored = GroupStore(world.ports.database).group(d)
+    assert stored is not None
+    others = stored.members.keys() - {stored.group.primary}
+    alone = stored.group.mode is Mode.FORMING and others == stored.group.fenced and not stored.group.paused
+    return alone and world.instance(f"{d}/two")["tags"]["lineage"] != LINEAGE
+
+
 async def started(world: World, asked: Asked, args: dict[str, str]) -> str:
     task = f"{asked.kind}-{new_id()}"
     await world.workflows.start_workflow(asked, task, args)
@@ -249,6 +353,10 @@ SCENARIOS: dict[str, Scenario] = {
     "run": Scenario(applied, run_greeting, greeted),
     "replace": Scenario(group_applied, replace, replaced),
     "refill": Scenario(replica_missing, refill, replaced),
+    "back-up": Scenario(backed_up, back_up, has_backed_up),
+    "prove": Scenario(backed_up, prove, is_proven),
+    "restore-schema": Scenario(backed_up, restore_schema, schema_is_restored),
+    "restore": Scenario(backed_up, restore, is_restored),
     "switchover": Scenario(one_is_primary, switch_over, is_primary),
     "checksum": Scenario(two_is_primary, check, replaced),
     "rotate-passwords": Scenario(with_passwords, rotate, rotated),

@@ -167,6 +167,9 @@ class FakeAgents:
         self.retired: list[str] = []
         self.roles: dict[str, TakeRole] = {}
         self.said = ""  # what every script's output is
+        self.says: dict[str, str] = {}  # script → what its output ends with
+        self._said: dict[str, str] = {}  # run id → the same, of its first script
+        self._restored: dict[str, str] = {}  # instance → the history of the data that is prepared beside its own
         self._ended: dict[str, RunState] = {}
 
     def _cloud_instance(self, instance: str) -> Any:
@@ -215,10 +218,22 @@ class FakeAgents:
             if self.connected(instance):
                 await self._execute(order)
         ended = self._ended[order.run_id]
+        self._said[order.run_id] = self.says.get(order.scripts[0].name, "") if order.scripts else ""
+        self._restore(instance, order)
         with self.database.begin() as connection:
             results = [asdict(result) for result in ended.results]
             connection.execute(update(runs).where(runs.c.id == order.run_id).values(state=ended.state, results=results))
         return ended
+
+    def _restore(self, instance: str, order: RunScripts) -> None:
+        """As the script restores in two phases, and the program that ships binary logs says whose history it ships."""
+        for given in (script.inputs for script in order.scripts):
+            if given.get("RESTORE_PHASE") == "prepare":
+                self._restored[instance] = given["RESTORE_NEW_LINEAGE"]
+            elif given.get("RESTORE_PHASE") == "swap":
+                tags = {"database": "primary", "binlogs": "ok", "lineage": self._restored[instance]}
+                with self.database.begin() as connection:
+                    connection.execute(update(instances).where(instances.c.id == instance).values(tags=tags))
 
     async def _execute(self, order: RunScripts) -> None:
         results = [ScriptResult(index=index, state="waiting") for index in range(len(order.scripts))]
@@ -247,7 +262,7 @@ class FakeAgents:
                 )  # fmt: skip
 
     def last_output(self, run: str, index: int, *, last_bytes: int = 2000) -> str:
-        return self.said or f"output of {run} {index}"
+        return self._said.get(run) or self.said or f"output of {run} {index}"
 
 
 @dataclass

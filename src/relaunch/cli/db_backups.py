@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -23,13 +24,15 @@ def backup(
     deployment: Name = None,
     kind: Annotated[str, typer.Option(help="full | incremental")] = "full",
     side: Annotated[str | None, typer.Option("--from", help="replica | primary; a replica when there is one.")] = None,
+    schema: Annotated[str, typer.Option(help="One schema by itself, as a dump of one moment.")] = "",
     no_wait: NoWait = False,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Back up now."""
     client, name = controller(), one_deployment(deployment)
-    answer = client.post(f"/databases/{part(name)}/backup", {"kind": kind, "side": side})
+    asked = {"kind": "schema" if schema else kind, "side": side, "of": schema}
+    answer = client.post(f"/databases/{part(name)}/backup", asked)
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
 
 
@@ -40,21 +43,32 @@ def backups(deployment: Name = None, json: Json = False) -> None:
     if json:
         print_json(shown)
     else:
-        rows = [
-            {
-                **each,
-                "proven": {True: "yes", False: "NO"}.get(each["proven"], ""),
-                "MB": f"{each['stored_bytes'] / 1e6:.1f}",
-                "retention": "would go" if each["would_go"] else "",
-            }
-            for each in shown["backups"]
-        ]
-        print_table(rows, ["id", "role", "MB", "age=ended", "proven", "retention", "fault"], empty="no backups yet")
+        _print_backups(shown["backups"], empty="no backups yet")
+        if shown["schemas"]:
+            rows = [{**each, "MB": f"{each['stored_bytes'] / 1e6:.1f}"} for each in shown["schemas"]]
+            print("schemas by themselves:")
+            print_table(rows, ["id", "schema", "MB", "age=ended"], empty="")
+        for older in shown["older"]:
+            print(f"older history {older['lineage'] or 'without an id'} of data that was called {shown['deployment']}:")
+            _print_backups(older["backups"], empty="no complete backup")
         logs = shown["binary_logs"]
         print(f"binary logs: up to {logs['gtid']}, {logs['behind_seconds']} s ago" if logs else "binary logs: none")
         print("green: " + shown["newest_proven"] + " is proven" if shown["green"] else "RED")
     if not shown["green"]:
         raise Failed("\n".join(shown["reasons"]))
+
+
+def _print_backups(backups: list[dict[str, Any]], *, empty: str) -> None:
+    rows = [
+        {
+            **each,
+            "proven": {True: "yes", False: "NO"}.get(each["proven"], ""),
+            "MB": f"{each['stored_bytes'] / 1e6:.1f}",
+            "retention": "would go" if each["would_go"] else "",
+        }
+        for each in backups
+    ]
+    print_table(rows, ["id", "role", "MB", "age=ended", "proven", "retention", "fault"], empty=empty)
 
 
 @app.command()
@@ -76,17 +90,56 @@ def restore(
     deployment: Annotated[str, typer.Argument(autocompletion=complete_deployment)],
     to: Annotated[str, typer.Option(help="newest | backup | gtid:POSITION | time:Y-M-D H:M:S in UTC")] = "newest",
     backup: Annotated[str, typer.Option(help="Which to begin with; the newest that fits by default.")] = "latest",
+    source: Annotated[str, typer.Option("--from", help="Whose backups; its own by default.")] = "",
+    lineage: Annotated[str, typer.Option(help="Of which history of that data; the present one by default.")] = "",
     confirm: Annotated[str, typer.Option(help="The deployment's name: its data will be replaced.")] = "",
     no_wait: NoWait = False,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Replace the primary's data by a backup's; what was there is kept beside it. Replicas must be gone first."""
+    """Replace a group's data by a backup's, its own or another's; what was there is kept beside it."""
     if confirm != deployment:
-        raise NeedsConfirmation(f"the data of {deployment} will be replaced", hint=f"say --confirm {deployment}")
+        if not sys.stdin.isatty():
+            raise NeedsConfirmation(f"the data of {deployment} will be replaced", hint=f"say --confirm {deployment}")
+        confirm = typer.prompt(f"The data of {deployment} will be replaced. Type its name to go on", err=True)
     client = controller()
-    answer = client.post(f"/databases/{part(deployment)}/restore", {"to": to, "backup": backup, "confirm": confirm})
+    asked = {"to": to, "backup": backup, "source": source, "lineage": lineage, "confirm": confirm}
+    answer = client.post(f"/databases/{part(deployment)}/restore", asked)
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+
+
+@app.command("restore-schema")
+def restore_schema(
+    deployment: Annotated[str, typer.Argument(autocompletion=complete_deployment)],
+    schema: Annotated[str, typer.Argument(help="Which, of those backed up by themselves.")],
+    name: Annotated[str, typer.Option("--as", help="What it is to be called; its own name by default.")] = "",
+    backup: Annotated[str, typer.Option(help="Which; the newest by default.")] = "latest",
+    source: Annotated[str, typer.Option("--from", help="Whose backups; its own by default.")] = "",
+    lineage: Annotated[str, typer.Option(help="Of which history of that data; the present one by default.")] = "",
+    confirm: Annotated[str, typer.Option(help="The schema's name, when tables that are there may be replaced.")] = "",
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Restore one schema alone, under its name or another; what it replaces is backed up first."""
+    client = controller()
+    asked = {"of": schema, "name": name, "backup": backup, "source": source, "lineage": lineage, "confirm": confirm}
+    answer = client.post(f"/databases/{part(deployment)}/restore-schema", asked)
+    finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+
+
+@app.command("forget-backups")
+def forget_backups(
+    deployment: Annotated[str, typer.Argument(autocompletion=complete_deployment)],
+    lineage: Annotated[str, typer.Argument(help="An older history, as `db backups` lists them.")],
+    confirm: Annotated[str, typer.Option(help="The history's id once more.")] = "",
+    json: Json = False,
+) -> None:
+    """Remove every backup of an older history of a deployment's data, proven ones too; retention never does that."""
+    answer = controller().post(
+        f"/databases/{part(deployment)}/forget-backups", {"lineage": lineage, "confirm": confirm}
+    )
+    print_json(answer) if json else print(f"{len(answer['removed'])} objects are removed")
 
 
 @app.command("backup-key")

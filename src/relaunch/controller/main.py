@@ -33,6 +33,7 @@ from relaunch.controller.http import Guards, create_app
 from relaunch.controller.listening import listen, refuse_taken
 from relaunch.controller.log import Secrets, start_logging
 from relaunch.controller.object_store import backup_store
+from relaunch.controller.pager import Pager
 from relaunch.controller.refusals import Refusals
 from relaunch.controller.serving import HttpsServer
 from relaunch.controller.settings import Settings
@@ -218,7 +219,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows.subscribe(activity.changed)
     databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit)
 
-    keeper = BackupKeeper(ports, workflows)
+    keeper = BackupKeeper(ports, workflows, Pager(settings.alert_command, base.clock).tell)
     stack.push_async_callback(keeper.stop)
     keeper.start()
     refusals = Refusals(base.audit, base.clock)

@@ -27,6 +27,7 @@ class _File(BaseModel):
     store_port: int | None = None  # of the controller's own object store; the API's port + 1
     store_endpoint: str = ""  # an S3 elsewhere instead
     store_bucket: str = "backups"
+    alert_command: list[str] = []  # run with an alert as JSON on its standard input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Settings:
     store_port: int = 7444
     store_endpoint: str = ""  # empty: the object store is our own child
     store_bucket: str = "backups"
+    alert_command: tuple[str, ...] = ()
 
     @property
     def host_address(self) -> str:
@@ -110,6 +112,7 @@ def read_settings(state: Path, *, program_templates: Path) -> Settings:
         store_port=raw.store_port or raw.api_port + 1,
         store_endpoint=raw.store_endpoint.rstrip("/"),
         store_bucket=raw.store_bucket,
+        alert_command=tuple(raw.alert_command),
         dns_zones=tuple(zone.rstrip(".") for zone in raw.dns_zones),
         template_folders=(*(Path(f) for f in raw.templates), state / "templates", program_templates),
     )

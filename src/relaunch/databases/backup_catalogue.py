@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -18,7 +19,9 @@ from relaunch.databases.backups import (
     Retention,
     Schedule,
     Shipping,
+    begun,
     moment,
+    of_lineage,
     read_manifest,
 )
 from relaunch.durations import parse_duration
@@ -28,6 +31,7 @@ from relaunch.storage.objects import ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"
 KINDS = ("back-up", "prove")
+LINEAGE = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 
 
 def subject(deployment: str) -> str:
@@ -47,27 +51,41 @@ def retention_of(written: Mapping[str, str]) -> Retention:
 
 
 class Catalogue:
-    """Of one deployment; its folder in the bucket is the database group's name, which is the deployment's."""
+    """Of one deployment's name: a folder in the bucket, in it one for each history of data that had this name.
+
+    An empty lineage is the folder itself, where backups lay before histories had ids.
+    """
 
     def __init__(self, database: Engine, objects: ObjectStore, deployment: str) -> None:
         self._database = database
         self._objects = objects
         self._deployment = deployment
 
-    async def refresh(self) -> list[StoredObject]:
-        """Our tables as the store is now: new manifests read, gone ones forgotten, each one's objects counted."""
-        stored = await self._objects.list(f"{self._deployment}/backups")
-        sizes = {each.key: each.size_bytes for each in stored}
-        present = {each.key.split("/")[-2] for each in stored if each.key.endswith(f"/{MANIFEST}")}
-        known = self._manifests()
-        for id in present - known.keys():
-            known[id] = await self._read(id)
-        self._keep({id: (known[id], self._fault(known[id], sizes)) for id in sorted(present)})
-        return stored
+    def _base(self, lineage: str) -> str:
+        return f"{self._deployment}/{lineage}" if lineage else self._deployment
 
-    async def _read(self, id: str) -> dict[str, Any]:
+    async def lineages(self) -> tuple[str, ...]:
+        """All that have anything in the store, the one that began first at the front."""
+        found = await self._objects.folders(self._deployment)
+        return (*([""] if "backups" in found else ()), *(name for name in found if LINEAGE.fullmatch(name)))
+
+    async def refresh(self, lineages: Sequence[str]) -> list[StoredObject]:
+        """Our tables as the store is now for these: manifests read, gone ones forgotten, each one's objects counted."""
+        every: list[StoredObject] = []
+        for lineage in lineages:
+            stored = await self._objects.list(f"{self._base(lineage)}/backups")
+            sizes = {each.key: each.size_bytes for each in stored}
+            present = {each.key.split("/")[-2] for each in stored if each.key.endswith(f"/{MANIFEST}")}
+            known = {id: each for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
+            for id in present - known.keys():
+                known[id] = {**await self._read(lineage, id), "lineage": lineage}
+            self._keep(lineage, {id: (known[id], self._fault(known[id], sizes)) for id in sorted(present)})
+            every += stored
+        return every
+
+    async def _read(self, lineage: str, id: str) -> dict[str, Any]:
         try:
-            manifest = json.loads(await self._objects.get(f"{self._deployment}/backups/{id}/{MANIFEST}"))
+            manifest = json.loads(await self._objects.get(f"{self._base(lineage)}/backups/{id}/{MANIFEST}"))
             read_manifest(manifest)
         except (ValueError, BadInput, NotFound) as error:
             return {"id": id, "unreadable": str(error)}
@@ -75,7 +93,7 @@ class Catalogue:
 
     def _fault(self, manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         for each in manifest.get("objects", ()):
-            size = sizes.get(f"{self._deployment}/backups/{manifest['id']}/{each['name']}")
+            size = sizes.get(f"{self._base(manifest['lineage'])}/backups/{manifest['id']}/{each['name']}")
             if size != each["size_bytes"]:
                 return f"object {each['name']} " + ("is missing" if size is None else f"has {size} bytes")
         return ""
@@ -87,30 +105,29 @@ class Catalogue:
             )
             return {row.id: dict(row.manifest) for row in rows}
 
-    def _keep(self, wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
+    def _keep(self, lineage: str, wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
         mine = backups.c.deployment == self._deployment
+        before = {id for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
         with self._database.begin() as connection:
-            connection.execute(delete(backups).where(mine, backups.c.id.not_in(list(wanted))))
-            present = set(connection.scalars(select(backups.c.id).where(mine)))
+            connection.execute(delete(backups).where(mine, backups.c.id.in_(before - wanted.keys())))
             for id, (manifest, fault) in wanted.items():
-                if id in present:
+                if id in before:
                     connection.execute(update(backups).where(mine, backups.c.id == id).values(fault=fault))
                 else:
                     connection.execute(
                         insert(backups).values(deployment=self._deployment, id=id, manifest=manifest, fault=fault)
                     )
 
-    async def shipping(self) -> Shipping | None:
+    async def shipping(self, lineage: str) -> Shipping | None:
         """What the newest stream of binary logs says."""
-        states = [
-            each.key
-            for each in await self._objects.list(f"{self._deployment}/binlogs")
-            if each.key.endswith("/state.json")
-        ]
-        if not states:
-            return None
-        told = json.loads(await self._objects.get(states[-1]))
-        return Shipping(at=moment(told["at"]), gtid=told["gtid"], server=told["server"], stream=told["stream"])
+        above = f"{self._base(lineage)}/binlogs"
+        for stream in reversed(await self._objects.folders(above)):
+            try:
+                told = json.loads(await self._objects.get(f"{above}/{stream}/state.json"))
+            except NotFound:  # it has only begun
+                continue
+            return Shipping(at=moment(told["at"]), gtid=told["gtid"], server=told["server"], stream=told["stream"])
+        return None
 
     def backups(self) -> tuple[Backup, ...]:
         """All complete ones, oldest first, as the last `refresh` saw them."""
@@ -157,43 +174,53 @@ class Catalogue:
                     )
                 )  # fmt: skip
 
-    def failed(self) -> tuple[tuple[str, str], ...]:
+    def failed(self, since: datetime) -> tuple[tuple[str, str], ...]:
         """Of each kind of task, when its newest has failed: its title and the first line of why."""
         found = []
         with self._database.connect() as connection:
             for kind in KINDS:
                 query = select(tasks).where(tasks.c.kind == kind, tasks.c.subject == subject(self._deployment))
                 row = connection.execute(query.order_by(tasks.c.created.desc())).mappings().first()
-                if row is not None and row["state"] == "failed":
+                if row is not None and row["state"] == "failed" and moment(row["created"]) >= since:
                     found.append((str(row["title"]), str(row["error"]).splitlines()[0] if row["error"] else ""))
         return tuple(found)
 
-    async def known(self) -> Known:
-        """As of now; asks the store for the binary logs only."""
-        return Known(backups=self.backups(), proofs=self.proofs(), shipping=await self.shipping(), failed=self.failed())
+    async def known(self, lineage: str) -> Known:
+        """Of one history, as of now; asks the store for the binary logs only."""
+        every = Known(
+            backups=self.backups(),
+            proofs=self.proofs(),
+            shipping=await self.shipping(lineage),
+            failed=self.failed(begun(lineage)),
+        )
+        return of_lineage(every, lineage)
 
-    async def remove(self, gone: Sequence[Backup], stored: Sequence[StoredObject], now: datetime) -> list[str]:
-        """Delete these backups (manifest first: from then on they do not count), what never ended, and binary logs
-        from before the oldest kept one; the keys that went."""
+    async def remove(
+        self, lineage: str, gone: Sequence[Backup], stored: Sequence[StoredObject], now: datetime
+    ) -> list[str]:
+        """Delete these backups of one history (manifest first: from then on they do not count), what never ended, and
+        binary logs from before the oldest kept one; the keys that went."""
         going = {each.id for each in gone}
-        kept = [each for each in self.backups() if each.id not in going]
-        complete = {each.key.split("/")[-2] for each in stored if each.key.endswith(f"/{MANIFEST}")}
+        kept = [each for each in self.backups() if each.lineage == lineage and each.id not in going]
+        mine = [each for each in stored if each.key.startswith(f"{self._base(lineage)}/backups/")]
+        complete = {each.key.split("/")[-2] for each in mine if each.key.endswith(f"/{MANIFEST}")}
         keys = [
             each.key
-            for each in stored
+            for each in mine
             if (id := each.key.split("/")[-2]) in going or (id not in complete and now - each.changed > ABANDONED)
         ]
         await self._objects.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
         await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
         if kept:
-            keys += await self._remove_logs(min(each.begun for each in kept))
+            keys += await self._remove_logs(lineage, min(each.begun for each in kept))
         return keys
 
-    async def _remove_logs(self, needed_from: datetime) -> list[str]:
+    async def _remove_logs(self, lineage: str, needed_from: datetime) -> list[str]:
         """Whole log files whose last piece is older than the oldest backup that is kept."""
+        base = self._base(lineage)
         folders: dict[str, list[StoredObject]] = {}
-        for each in await self._objects.list(f"{self._deployment}/binlogs"):
-            if each.key.count("/") == 4:
+        for each in await self._objects.list(f"{base}/binlogs"):
+            if each.key.count("/") == base.count("/") + 4:
                 folders.setdefault(each.key.rpartition("/")[0], []).append(each)
         old = [
             each.key
@@ -203,3 +230,23 @@ class Catalogue:
         ]
         await self._objects.delete(old)
         return old
+
+    async def schemas(self, lineage: str) -> list[dict[str, Any]]:
+        """The complete backups of one schema each, the newest first: id, schema, stored_bytes, ended."""
+        stored = await self._objects.list(f"{self._base(lineage)}/schemas")
+        found = []
+        for manifest in (each for each in stored if each.key.endswith(f"/{MANIFEST}")):
+            folder, schema, id = manifest.key.rpartition("/")[0], *manifest.key.split("/")[-3:-1]
+            size = sum(each.size_bytes for each in stored if each.key.startswith(f"{folder}/"))
+            found.append({"id": id, "schema": schema, "stored_bytes": size, "ended": manifest.changed.isoformat()})
+        return sorted(found, key=lambda each: str(each["id"]), reverse=True)
+
+    async def forget(self, lineage: str) -> list[str]:
+        """Delete everything of one history; the keys that went."""
+        if not lineage:
+            raise BadInput("a history without an id lies beside the others and cannot be told from them")
+        keys = [each.key for each in await self._objects.list(self._base(lineage))]
+        await self._objects.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
+        await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
+        self._keep(lineage, {})
+        return keys

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from datetime import datetime, timedelta
+import secrets
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert
-
-from relaunch.databases import backup_steps  # noqa: F401  the workflows register themselves when imported
+from relaunch.databases import backup_restore, backup_schema, backup_steps  # noqa: F401  they register themselves
+from relaunch.databases.backup_alarm import Alarm, Tell, alarm_of_tags
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
-from relaunch.databases.backups import Status, due, status, to_go
+from relaunch.databases.backup_shown import shown_backups, shown_known
+from relaunch.databases.backups import chain, due, newest, status, to_go
 from relaunch.errors import Conflict, NotFound, RelaunchError
-from relaunch.records.schema import audit
 from relaunch.servers.deployments import DatabaseSpec
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Row, ServerRow, Store, new_id
-from relaunch.servers.store import now as now_text
 from relaunch.workflows.durable import Workflows
 from relaunch.workflows.tasks import Asked
 
@@ -31,13 +30,16 @@ WHO = "relaunch"
 
 
 class BackupKeeper:
-    """Looks at every deployment with a database; what people order goes through here, too."""
+    """Looks at every deployment with a database; what people order goes through here, too.
 
-    def __init__(self, ports: Ports, workflows: Workflows) -> None:
+    `tell` reaches a person when backups stay red.
+    """
+
+    def __init__(self, ports: Ports, workflows: Workflows, tell: Tell | None = None) -> None:
         self._ports = ports
         self._workflows = workflows
         self._store = Store(ports.database, ports.clock)
-        self._red: dict[str, tuple[str, ...]] = {}
+        self._alarm = Alarm(ports.database, ports.clock, tell)
         self._tried: dict[str, datetime] = {}
         self._loop: asyncio.Task[None] | None = None
 
@@ -54,8 +56,8 @@ class BackupKeeper:
         self._spec(deployment)
         return Catalogue(self._ports.database, self._ports.objects, deployment)
 
-    async def back_up(self, deployment: str, *, kind: str, side: str | None, who: str) -> str:
-        """The task. side: replica | primary; None is a replica when there is one."""
+    async def back_up(self, deployment: str, *, kind: str, side: str | None, who: str, schema: str = "") -> str:
+        """The task. side: replica | primary; None is a replica when there is one. schema: which, for that kind."""
         members = self._members(deployment)
         if side is None:
             side = "replica" if any(role == "replica" for _, _, role in members) else "primary"
@@ -64,89 +66,143 @@ class BackupKeeper:
             raise Conflict(f"{deployment} has no {side} that could be backed up now", hint="relaunch db status")
         server, row = found
         args = {
-            "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
-            "kind": kind,
+            "deployment": deployment, "lineage": self._must_have_lineage(deployment), "server": server.full_name,
+            "instance": row["id"], "run_id": f"run-{new_id()}", "kind": kind, "schema": schema,
         }  # fmt: skip
-        return await self._start("back-up", f"{kind} backup of {server.full_name}", deployment, who, args)
+        return await self._start("back-up", f"{schema or kind} backup of {server.full_name}", deployment, who, args)
 
     async def prove(self, deployment: str, *, backup: str, who: str) -> str:
         """The task."""
         members = self._members(deployment)
         if not members:
             raise Conflict(f"{deployment} has no database server whose image could be used")
-        args = {"deployment": deployment, "model": members[0][1]["id"], "instance": new_id(), "backup": backup}
+        lineage = self._must_have_lineage(deployment)
+        if backup != "latest":
+            lineage = Catalogue(self._ports.database, self._ports.objects, deployment).manifest(backup)["lineage"]
+        args = {
+            "deployment": deployment, "lineage": lineage, "model": members[0][1]["id"], "instance": new_id(),
+            "backup": backup,
+        }  # fmt: skip
         return await self._start("prove", f"prove backup {backup} of {deployment}", deployment, who, args)
 
-    async def restore(self, deployment: str, *, backup: str, to: str, who: str) -> str:
-        """The task: the primary's data replaced in place. Conflict while replicas run: they hold what is undone."""
-        members = self._members(deployment)
-        replicas = [server.full_name for server, _, role in members if role == "replica"]
-        if replicas:
-            raise Conflict(
-                f"{', '.join(replicas)} would still hold the data that is to be replaced, and could become primary",
-                hint="terminate the replicas first, and launch them again afterwards: they copy the restored primary",
-            )
-        primary = next(((server, row) for server, row, role in members if role == "primary"), None)
+    async def restore(self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str) -> str:
+        """The task: the primary's data replaced, its replicas by fresh ones. source: whose backups, "" for its own;
+        lineage: of which history, "" for the present one, or the newest that can be restored."""
+        primary = next(((server, row) for server, row, role in self._members(deployment) if role == "primary"), None)
+        if primary is None:
+            raise Conflict(f"{deployment} has no primary now: launch it first")
+        self._refuse_while_busy(deployment)
+        source = source or deployment
+        catalogue = Catalogue(self._ports.database, self._ports.objects, source)
+        lineages = await catalogue.lineages()
+        if lineage and lineage not in lineages:
+            raise NotFound(f"no history {lineage} of {source} in the store", hint=f"it has: {', '.join(lineages)}")
+        await catalogue.refresh(lineages)
+        lineage, backup = self._chosen(deployment, source, catalogue, lineages, lineage, backup)
+        server, row = primary
+        now = self._ports.clock.now().astimezone(UTC)
+        args = {
+            "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
+            "source": source, "lineage": lineage, "backup": backup, "to": to,
+            "new_lineage": f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+        }  # fmt: skip
+        of = "" if source == deployment else f" from {source}"
+        return await self._start("restore", f"restore {server.full_name}{of} to {to}", deployment, who, args)
+
+    async def restore_schema(
+        self, deployment: str, *, schema: str, name: str, backup: str, source: str, lineage: str, confirm: str, who: str
+    ) -> str:
+        """The task: one schema out of its own backup on the primary, called `name`."""
+        primary = next(((server, row) for server, row, role in self._members(deployment) if role == "primary"), None)
         if primary is None:
             raise Conflict(f"{deployment} has no primary now: launch it first")
         server, row = primary
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
-            "backup": backup, "to": to,
+            "source": source or deployment, "schema": schema, "name": name or schema, "backup": backup,
+            "lineage": lineage or ("newest" if source else self._must_have_lineage(deployment)), "confirm": confirm,
         }  # fmt: skip
-        return await self._start("restore", f"restore {server.full_name} to {to}", deployment, who, args)
+        title = f"restore schema {schema} as {name or schema} in {server.full_name}"
+        return await self._start("restore-schema", title, deployment, who, args)
+
+    def _chosen(
+        self, deployment: str, source: str, catalogue: Catalogue, lineages: tuple[str, ...], lineage: str, backup: str
+    ) -> tuple[str, str]:
+        """Lineage and backup; an error names what is missing before anything is touched."""
+        every = catalogue.backups()
+        if backup != "latest":
+            chain(every, backup)
+            return catalogue.manifest(backup)["lineage"], backup
+        wanted = [lineage] if lineage else [*([self.lineage(deployment)] if source == deployment else lineages[::-1])]
+        for each in wanted:
+            if each is not None and newest([one for one in every if one.lineage == each]) is not None:
+                return each, backup
+        older = ", ".join(each or "without an id" for each in lineages) or "none"
+        raise Conflict(
+            f"there is no backup of {source} that can be restored" + (f" in its history {wanted[0]}" if wanted else ""),
+            hint=f"histories in the store: {older}; name one by --lineage",
+        )
+
+    def _refuse_while_busy(self, deployment: str) -> None:
+        about = (f"deployment:{deployment}", f"database:{deployment}")
+        for row in self._workflows.tasks.unfinished():
+            if row["subject"] in about or row["subject"].startswith(f"server:{deployment}/"):
+                raise Conflict(f"task {row['id']} is under way: {row['title']}", hint="wait for it, or cancel it")
 
     async def shown(self, deployment: str) -> dict[str, Any]:
         """Everything about a deployment's backups, plain; the store is asked now."""
         catalogue, spec, now = self.catalogue(deployment), self._spec(deployment), self._ports.clock.now()
-        await catalogue.refresh()
-        known = await catalogue.known()
-        schedule, retention = schedule_of(spec.backups), retention_of(spec.backups)
-        verdict = status(known, schedule, now)
-        proven = {proof.backup: proof for proof in known.proofs}
-        gone = {each.id for each in to_go(known.backups, known.proofs, retention)}
+        lineage = self.lineage(deployment)
+        lineages = await catalogue.lineages()
+        await catalogue.refresh(lineages)
+        known = await catalogue.known(lineage or "")
+        verdict = status(known, schedule_of(spec.backups), now)
+        reasons = (*self._alarming(deployment, lineage), *verdict.reasons)
+        retention = retention_of(spec.backups)
+        every, proofs = catalogue.backups(), catalogue.proofs()
+        older = []
+        for each in reversed(lineages):
+            if each != lineage:
+                theirs = [one for one in every if one.lineage == each]
+                older.append(
+                    {"lineage": each, "backups": shown_backups(theirs, proofs, to_go(theirs, proofs, retention))}
+                )
         return {
             "deployment": deployment,
-            "green": verdict.green,
-            "reasons": list(verdict.reasons),
+            "lineage": lineage,
+            "green": not reasons,
+            "reasons": list(reasons),
             "newest": verdict.newest,
             "newest_proven": verdict.newest_proven,
-            "binary_logs": None
-            if known.shipping is None
-            else {
-                "at": known.shipping.at.isoformat(),
-                "gtid": known.shipping.gtid,
-                "server": known.shipping.server,
-                "behind_seconds": round((now - known.shipping.at).total_seconds(), 1),
-            },
-            "backups": [
-                {
-                    "id": each.id, "kind": each.kind, "parent": each.parent, "server": each.server, "role": each.role,
-                    "ended": each.ended.isoformat(), "seconds": (each.ended - each.begun).total_seconds(),
-                    "stored_bytes": each.stored_bytes, "gtid": each.gtid, "fault": each.fault,
-                    "warnings": list(each.warnings), "would_go": each.id in gone,
-                    "proven": proven[each.id].proven if each.id in proven else None,
-                }
-                for each in reversed(known.backups)
-            ],
-            "proofs": [
-                {
-                    "backup": each.backup, "at": each.at.isoformat(), "proven": each.proven, "why": each.why,
-                    "gtid": each.gtid, "seconds": each.seconds, "tables_compared": each.tables_compared,
-                }
-                for each in reversed(known.proofs[-20:])
-            ],
-        }  # fmt: skip
+            **shown_known(known, to_go(known.backups, known.proofs, retention), now),
+            "older": older,
+            "schemas": await catalogue.schemas(lineage) if lineage else [],
+        }
 
     async def prune(self, deployment: str) -> list[str]:
-        """Remove what retention no longer keeps; the keys that went."""
-        catalogue, spec = self.catalogue(deployment), self._spec(deployment)
-        stored = await catalogue.refresh()
-        gone = to_go(catalogue.backups(), catalogue.proofs(), retention_of(spec.backups))
-        removed = await catalogue.remove(gone, stored, self._ports.clock.now())
+        """Remove what retention no longer keeps, of each history by itself; the keys that went."""
+        catalogue, spec, removed = self.catalogue(deployment), self._spec(deployment), []
+        lineages = await catalogue.lineages()
+        stored = await catalogue.refresh(lineages)
+        every, proofs = catalogue.backups(), catalogue.proofs()
+        for lineage in lineages:
+            theirs = [each for each in every if each.lineage == lineage]
+            gone = to_go(theirs, proofs, retention_of(spec.backups))
+            removed += await catalogue.remove(lineage, gone, stored, self._ports.clock.now())
         if removed:
             log.info("%s: %d objects of old backups are removed", deployment, len(removed))
         return removed
+
+    async def forget(self, deployment: str, lineage: str) -> list[str]:
+        """Remove everything of an older history, proven or not; the keys that went."""
+        catalogue = self.catalogue(deployment)
+        if lineage == self.lineage(deployment):
+            raise Conflict(f"{lineage} is the history {deployment} lives in now")
+        if lineage not in await catalogue.lineages():
+            raise NotFound(
+                f"no history {lineage} of {deployment} in the store", hint=f"relaunch db backups {deployment}"
+            )
+        return await catalogue.forget(lineage)
 
     async def _start(self, kind: str, title: str, deployment: str, who: str, args: dict[str, Any]) -> str:
         about = subject(deployment)
@@ -165,15 +221,19 @@ class BackupKeeper:
             raise NotFound(f"deployment {deployment} has no database group")
         return spec.database
 
-    def _members(self, deployment: str) -> list[tuple[ServerRow, Row, str]]:
-        """Operational members that say their role and can be told what to do: server, instance, role."""
+    def _rows(self, deployment: str) -> list[tuple[ServerRow, Row]]:
+        """The members that have an instance, with it."""
         names = self._spec(deployment).members
         servers = [each for each in self._store.servers(deployment) if each.name in names and each.instance_id]
         rows = self._store.instances([str(each.instance_id) for each in servers])
+        return [(server, rows[str(server.instance_id)]) for server in servers]
+
+    def _members(self, deployment: str) -> list[tuple[ServerRow, Row, str]]:
+        """Operational members that say their role and can be told what to do: server, instance, role."""
         return [
             (server, row, str(row["tags"]["database"]))
-            for server in servers
-            if (row := rows[str(server.instance_id)])["state"] == State.OPERATIONAL
+            for server, row in self._rows(deployment)
+            if row["state"] == State.OPERATIONAL
             and row["tags"].get("database") in ("primary", "replica")
             and self._ports.agents.connected(row["id"])
         ]
@@ -187,7 +247,7 @@ class BackupKeeper:
                 try:
                     await self.look(row["name"])
                 except RelaunchError as error:
-                    self._say(row["name"], (f"the backups cannot be looked at: {error.message}",))
+                    log.info("backups of %s: %s", row["name"], error)
                 except Exception:  # outermost frame of this loop: the next look may go well
                     log.exception("backup keeper")
             await asyncio.sleep(LOOK_SECONDS)
@@ -197,11 +257,20 @@ class BackupKeeper:
         members, now = self._members(deployment), self._ports.clock.now()
         if not any(role == "primary" for _, _, role in members):
             return
+        lineage = self.lineage(deployment)
+        wrong = self._alarming(deployment, lineage)
+        if lineage is None:
+            await self._alarm.say(deployment, wrong)
+            return
         catalogue, spec = self.catalogue(deployment), self._spec(deployment)
         schedule = schedule_of(spec.backups)
-        await catalogue.refresh()
-        known = await catalogue.known()
-        self._verdict(deployment, status(known, schedule, now))
+        try:
+            await catalogue.refresh((lineage,))
+            known = await catalogue.known(lineage)
+        except RelaunchError as error:
+            await self._alarm.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
+            return
+        await self._alarm.say(deployment, (*wrong, *status(known, schedule, now).reasons))
         if self._workflows.tasks.running_on(subject(deployment)) is not None:
             return
         wanted = due(
@@ -217,21 +286,26 @@ class BackupKeeper:
         else:
             await self.back_up(deployment, kind=kind, side=side, who=WHO)
 
-    def _verdict(self, deployment: str, verdict: Status) -> None:
-        self._say(deployment, verdict.reasons)
+    def lineage(self, deployment: str) -> str | None:
+        """The id of its data's history, as the primary says, or else another member; None when none has said."""
+        rows = [row for _, row in self._rows(deployment)]
+        rows.sort(key=lambda row: row["tags"].get("database") != "primary")
+        return next((str(row["tags"]["lineage"]) for row in rows if row["tags"].get("lineage")), None)
 
-    def _say(self, deployment: str, reasons: tuple[str, ...]) -> None:
-        """In the log and the audit trail, when it changes."""
-        if self._red.get(deployment) == reasons:
-            return
-        self._red[deployment] = reasons
-        (log.warning if reasons else log.info)("backups of %s: %s", deployment, "; ".join(reasons) or "green")
-        action = "backups are red" if reasons else "backups are green"
-        with self._ports.database.begin() as connection:
-            connection.execute(
-                insert(audit).values(
-                    at=now_text(self._ports.clock), who=WHO, action=action,
-                    subject=f"deployment:{deployment}", result="failed" if reasons else "done",
-                    detail={"reasons": list(reasons)},
-                )
-            )  # fmt: skip
+    def _must_have_lineage(self, deployment: str) -> str:
+        lineage = self.lineage(deployment)
+        if lineage is None:
+            raise Conflict(
+                f"no server of {deployment} has said yet which history its data is of",
+                hint="its primary does within seconds: see relaunch-ship-binlogs there",
+            )
+        return lineage
+
+    def _alarming(self, deployment: str, lineage: str | None) -> tuple[str, ...]:
+        """What the servers themselves say is wrong."""
+        found = tuple(
+            f"{server.full_name}: {why}"
+            for server, row, role in self._members(deployment)
+            if role == "primary" and (why := alarm_of_tags(row["tags"]))
+        )
+        return found if lineage else (*found, "no server has said yet which history its data is of")

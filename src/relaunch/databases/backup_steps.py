@@ -1,4 +1,4 @@
-"""Making a backup, proving one on a throw-away instance, restoring one in place: the workflows.
+"""Making a backup, proving one on a throw-away instance: the workflows.
 
 Sagas: each step may be done twice.
 """
@@ -12,36 +12,36 @@ from relaunch.bus.messages import CancelRun
 from relaunch.clouds.cloud import ImageId, LaunchRequest
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_key import PRIVATE
+from relaunch.databases.backup_scripts import BACK_UP, BACK_UP_SCHEMA, CONFIGURE, RESTORE, last_word, run_script
 from relaunch.databases.backups import Proof
-from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
+from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import outcome, wait_connected, while_it_runs
+from relaunch.servers.boot import wait_connected
 from relaunch.servers.groups import BAKE, host_only, set_groups
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.servers.terminate import end_in_cloud, record_end
 from relaunch.workflows.durable import Run, workflow
 
-BACK_UP, RESTORE, CONFIGURE = "Back up database", "Restore database", "Configure backups"
-
 
 @workflow("back-up")
 async def back_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, server (deployment/name), instance, run_id, kind (full | incremental)."""
+    """args: deployment, lineage, server (deployment/name), instance, run_id, kind (full | incremental | schema),
+    schema (which, for that kind)."""
     try:
         made = await run.step(f"{args['kind']} of {args['server']}", _back_up, run, args, waits=True)
     except RelaunchError:
         with run.undoing():
             await run.step("undo: stop it", _stop, run.ports, args["instance"], args["run_id"])
         raise
-    await run.step("look at the store", _refresh, run.ports, args["deployment"])
+    await run.step("look at the store", _refresh, run.ports, args["deployment"], args["lineage"])
     return {"backup": made}
 
 
 @workflow("prove")
 async def prove(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, model (a member's instance: its image and scripts are used), instance (the throw-away one's
-    id), backup (its id, or latest)."""
+    """args: deployment, lineage, model (a member's instance: its image and scripts are used), instance (the throw-away
+    one's id), backup (its id, or latest)."""
     ports: Ports = run.ports
     instance = args["instance"]
     proven: dict[str, Any] = {}
@@ -61,48 +61,12 @@ async def prove(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     return proven
 
 
-@workflow("restore")
-async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, server, instance, run_id, backup, to. The primary's data, replaced where it is; the old stays
-    beside it."""
-    return dict(await run.step(f"restore on {args['server']}", _restore_in_place, run, args, waits=True))
-
-
 async def _back_up(run: Run, args: dict[str, Any]) -> str:
-    output = await _run_script(run, args, BACK_UP, {"BACKUP_KIND": f"text:{args['kind']}"})
-    return _last_word(output, "BACKED-UP")
-
-
-async def _restore_in_place(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    inputs = {
-        "BACKUP_KEY": f"cred:{PRIVATE}",
-        "RESTORE_BACKUP": f"text:{args['backup']}",
-        "RESTORE_TO": f"text:{args['to']}",
-        "RESTORE_CONFIRM": f"text:{args['deployment']}",
-    }
-    return dict(json.loads(_last_word(await _run_script(run, args, RESTORE, inputs), "RESTORED")))
-
-
-async def _run_script(run: Run, args: dict[str, Any], name: str, inputs: dict[str, str]) -> str:
-    """The end of its output; Failed with it when the script failed."""
-    ports: Ports = run.ports
-    target = {"server": args.get("server", args["instance"]), "instance": args["instance"], "run_id": args["run_id"]}
-    order = run_list.given_order(ports, {"name": name, "entry": None, "inputs": inputs}, target)
-    ended = await while_it_runs(ports, args["instance"], ports.agents.run(args["instance"], order, task=run.task))
-    result = outcome(ports, order, ended)
-    output = ports.agents.last_output(order.run_id, 0)
-    if result["state"] != "succeeded":
-        told = [line for line in output.splitlines() if line.strip()]
-        raise Failed(told[-1] if told else str(result["why"]), hint=output)
-    return output
-
-
-def _last_word(output: str, marker: str) -> str:
-    """What follows the marker on the last line that begins with it."""
-    for line in reversed(output.splitlines()):
-        if line.startswith(f"{marker} "):
-            return line[len(marker) + 1 :].strip()
-    raise Failed(f"the script did not end with {marker}", hint=output)
+    if args["kind"] == "schema":
+        output = await run_script(run, args, BACK_UP_SCHEMA, {"BACKUP_SCHEMA": f"text:{args['schema']}"})
+    else:
+        output = await run_script(run, args, BACK_UP, {"BACKUP_KIND": f"text:{args['kind']}"})
+    return last_word(output, "BACKED-UP")
 
 
 async def _stop(ports: Ports, instance: str, run_id: str) -> str:
@@ -113,8 +77,8 @@ async def _stop(ports: Ports, instance: str, run_id: str) -> str:
     return "stopped"
 
 
-async def _refresh(ports: Ports, deployment: str) -> None:
-    await Catalogue(ports.database, ports.objects, deployment).refresh()
+async def _refresh(ports: Ports, deployment: str, lineage: str) -> None:
+    await Catalogue(ports.database, ports.objects, deployment).refresh((lineage,))
 
 
 async def _launch(ports: Ports, args: dict[str, Any]) -> None:
@@ -154,17 +118,18 @@ async def _launch(ports: Ports, args: dict[str, Any]) -> None:
 
 async def _configure(run: Run, args: dict[str, Any]) -> None:
     given = {**args, "run_id": f"{args['instance']}-configure"}
-    await _run_script(run, given, CONFIGURE, {"BACKUP_GROUP": f"text:{args['deployment']}"})
+    await run_script(run, given, CONFIGURE, {"BACKUP_GROUP": f"text:{args['deployment']}"})
 
 
 async def _restore_there(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     inputs = {
         "BACKUP_KEY": f"cred:{PRIVATE}",
+        "RESTORE_LINEAGE": f"text:{args['lineage']}",
         "RESTORE_BACKUP": f"text:{args['backup']}",
         "RESTORE_START": "text:false",
     }
-    output = await _run_script(run, {**args, "run_id": f"{args['instance']}-restore"}, RESTORE, inputs)
-    return dict(json.loads(_last_word(output, "RESTORED")))
+    output = await run_script(run, {**args, "run_id": f"{args['instance']}-restore"}, RESTORE, inputs)
+    return dict(json.loads(last_word(output, "RESTORED")))
 
 
 async def _end(ports: Ports, instance: str) -> None:

@@ -7,7 +7,7 @@ binary log that is not shipped.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -42,6 +42,7 @@ class Backup:
     recipient: str
     warnings: tuple[str, ...] = ()
     fault: str = ""  # what its objects in the store lack; such a backup is no link of any chain
+    lineage: str = ""  # the history of data it is of; chains and retention never cross from one to another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +124,7 @@ def read_manifest(plain: Mapping[str, Any], *, fault: str = "") -> Backup:
             recipient=plain["recipient"],
             warnings=tuple(plain.get("warnings", ())),
             fault=fault,
+            lineage=str(plain.get("lineage", "")),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BadInput(f"a manifest of a backup is not what it should be: {error!r}") from None
@@ -130,6 +132,24 @@ def read_manifest(plain: Mapping[str, Any], *, fault: str = "") -> Backup:
 
 def moment(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+
+
+def begun(lineage: str) -> datetime:
+    """When a history of data began: its id begins with that."""
+    try:
+        return datetime.strptime(lineage.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+
+
+def of_lineage(known: Known, lineage: str) -> Known:
+    """What concerns this history only: its backups, and their proofs; a proof that found none counts from its start."""
+    backups = tuple(each for each in known.backups if each.lineage == lineage)
+    mine, others, since = {each.id for each in backups}, {each.id for each in known.backups}, begun(lineage)
+    proofs = tuple(
+        each for each in known.proofs if each.backup in mine or (each.backup not in others and each.at >= since)
+    )
+    return replace(known, backups=backups, proofs=proofs)
 
 
 def chain(backups: Iterable[Backup], last: str) -> tuple[Backup, ...]:

@@ -6,8 +6,9 @@ import re
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from relaunch.databases.backup_catalogue import LINEAGE
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC
 from relaunch.errors import BadInput, NeedsConfirmation
@@ -16,6 +17,7 @@ router = APIRouter(tags=["databases"])
 _MOMENT = re.compile(
     r"newest|backup|gtid:[0-9]+-[0-9]+-[0-9]+(,[0-9]+-[0-9]+-[0-9]+)*|time:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 )
+_SCHEMA, _DEPLOYMENT = r"^[A-Za-z0-9_-]{0,64}$", r"^([a-z0-9][a-z0-9-]{0,39})?$"
 _ID = re.compile(r"latest|[0-9]{8}T[0-9]{6}Z-[a-z]+-[a-z0-9-]+")
 
 
@@ -24,7 +26,8 @@ class _Body(BaseModel):
 
 
 class BackupAsked(_Body):
-    kind: Literal["full", "incremental"] = "full"
+    kind: Literal["full", "incremental", "schema"] = "full"
+    of: str = Field(default="", pattern=_SCHEMA)  # the schema, for that kind
     side: Literal["replica", "primary"] | None = None
 
 
@@ -33,10 +36,33 @@ class ProofAsked(_Body):
 
 
 class RestoreAsked(_Body):
-    """`confirm`: the deployment's name, typed. `to`: newest | backup | gtid:POSITION | time:YYYY-MM-DD HH:MM:SS."""
+    """`confirm`: the deployment's name, typed. `to`: newest | backup | gtid:POSITION | time:YYYY-MM-DD HH:MM:SS.
 
+    `source`: the deployment whose backups; its own when empty. `lineage`: of which history of that one's data.
+    """
+
+    source: str = Field(default="", pattern=_DEPLOYMENT)
+    lineage: str = ""
     backup: str = "latest"
     to: str = "newest"
+    confirm: str = ""
+
+
+class SchemaAsked(_Body):
+    """`name`: what it is to be called, its own when empty. `confirm`: that name, when tables there may be replaced."""
+
+    of: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    name: str = Field(default="", pattern=_SCHEMA)
+    backup: str = "latest"
+    source: str = Field(default="", pattern=_DEPLOYMENT)
+    lineage: str = ""
+    confirm: str = Field(default="", pattern=_SCHEMA)
+
+
+class ForgetAsked(_Body):
+    """`confirm`: the history's id once more."""
+
+    lineage: str
     confirm: str = ""
 
 
@@ -49,7 +75,11 @@ async def list_backups(request: Request, deployment: str) -> dict[str, Any]:
 @router.post("/databases/{deployment}/backup", status_code=202)
 async def back_up(request: Request, deployment: str, asked: BackupAsked) -> dict[str, Any]:
     """Now."""
-    task = await _keeper(request).back_up(deployment, kind=asked.kind, side=asked.side, who=request.state.who)
+    if (asked.kind == "schema") != bool(asked.of):
+        raise BadInput("`of` names the schema for the kind `schema`, and for that kind only")
+    task = await _keeper(request).back_up(
+        deployment, kind=asked.kind, side=asked.side, schema=asked.of, who=request.state.who
+    )
     return _task(request, task)
 
 
@@ -62,14 +92,27 @@ async def prove(request: Request, deployment: str, asked: ProofAsked) -> dict[st
 
 @router.post("/databases/{deployment}/restore", status_code=202)
 async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dict[str, Any]:
-    """The primary's data replaced by a backup's."""
+    """The primary's data replaced by a backup's, its replicas by fresh ones."""
     if not _MOMENT.fullmatch(asked.to):
         raise BadInput(f"to: {asked.to!r}", hint="newest, backup, gtid:0-1-5 or time:2026-11-22 19:00:00 (UTC)")
     if asked.confirm != deployment:
         raise NeedsConfirmation(
             f"the data of {deployment} will be replaced by a backup's", hint="confirm by the deployment's name"
         )
-    task = await _keeper(request).restore(deployment, backup=_id(asked.backup), to=asked.to, who=request.state.who)
+    task = await _keeper(request).restore(
+        deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=asked.to,
+        who=request.state.who,
+    )  # fmt: skip
+    return _task(request, task)
+
+
+@router.post("/databases/{deployment}/restore-schema", status_code=202)
+async def restore_schema(request: Request, deployment: str, asked: SchemaAsked) -> dict[str, Any]:
+    """One schema out of its own backup, under its name or another; nothing else is touched."""
+    task = await _keeper(request).restore_schema(
+        deployment, schema=asked.of, name=asked.name, backup=_id(asked.backup), source=asked.source,
+        lineage=_lineage(asked.lineage), confirm=asked.confirm, who=request.state.who,
+    )  # fmt: skip
     return _task(request, task)
 
 
@@ -77,6 +120,16 @@ async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dic
 async def prune(request: Request, deployment: str) -> dict[str, Any]:
     """Remove what GET …/backups says would go."""
     return {"removed": await _keeper(request).prune(deployment)}
+
+
+@router.post("/databases/{deployment}/forget-backups")
+async def forget(request: Request, deployment: str, asked: ForgetAsked) -> dict[str, Any]:
+    """Remove every backup of an older history of its data, the proven ones too."""
+    if asked.confirm != asked.lineage:
+        raise NeedsConfirmation(
+            f"every backup of {asked.lineage} will be gone for good", hint="confirm by the history's id"
+        )
+    return {"removed": await _keeper(request).forget(deployment, asked.lineage)}
 
 
 @router.post("/databases/{deployment}/backup-key")
@@ -96,6 +149,12 @@ def _keeper(request: Request) -> BackupKeeper:
 def _id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise BadInput(f"{text!r} is no backup's id", hint="see: relaunch db backups")
+    return text
+
+
+def _lineage(text: str) -> str:
+    if text and not LINEAGE.fullmatch(text):
+        raise BadInput(f"{text!r} is no history's id", hint="see: relaunch db backups")
     return text
 
 

@@ -27,6 +27,11 @@ class MemoryStore:
         above = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         return [stored for key, (_, stored) in sorted(self._objects.items()) if key.startswith(above)]
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        above = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        below = [key[len(above) :] for key in self._objects if key.startswith(above)]
+        return sorted({key.partition("/")[0] for key in below if "/" in key})
+
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._objects.pop(key, None)

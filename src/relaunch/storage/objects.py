@@ -47,6 +47,10 @@ class ObjectStore(Protocol):
         """All below this folder, sorted by key; empty when there is none."""
         ...
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders right in this one, sorted; empty when there is none."""
+        ...
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Those that are gone already do not matter."""
         ...

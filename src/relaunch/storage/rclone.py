@@ -62,6 +62,13 @@ class RcloneStore:
         ]
         return sorted(found, key=lambda each: each.key)
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        done = await self._rclone("lsf", "--dirs-only", f"{self._root}/{prefix.strip('/')}")
+        if done.status in NOTHING_THERE:
+            return []
+        self._check(done, prefix)
+        return sorted(line.rstrip("/") for line in done.stdout.splitlines())
+
     async def delete(self, keys: Sequence[str]) -> None:
         if not keys:
             return

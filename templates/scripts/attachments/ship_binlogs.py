@@ -2,15 +2,17 @@
 # Written by relaunch: script configure_backups.sh. Change the script's attachment, not this file.
 """Ships the primary's binary log to the object store, a few seconds behind, in pieces that put together are the files.
 
-    GROUP/binlogs/EPOCH-STARTED-SERVER/state.json                           how far this stream has come
-    GROUP/binlogs/EPOCH-STARTED-SERVER/binlog.000001-CREATED/begins         the GTID position the file begins with
+    GROUP/LINEAGE/binlogs/EPOCH-STARTED-SERVER/state.json                    how far this stream has come
+    GROUP/LINEAGE/binlogs/EPOCH-STARTED-SERVER/binlog.000001-CREATED/begins  the GTID position the file begins with
     …/binlog.000001-CREATED/FROM-TO.binlog.zst.age                          its bytes FROM to TO, compressed, encrypted
     …/binlog.000001-CREATED/FROM-TO.part.binlog.zst.age                     the same, ending within a transaction
     …/binlog.000001-CREATED/end-TO                                          the file is complete at TO bytes
 
-Pieces end where MariaDB says that its log ends, between two transactions, except within a very large one. The log files
-that MariaDB keeps anyway are the queue while the store is down: nothing is copied, and nothing is lost until MariaDB
-purges them (expire_logs_days). Needs no controller: only a server that takes writes ships.
+LINEAGE names the history of the data: it is a row in the data itself (relaunch.lineage), so it is replicated and
+backed up with it, and two histories never come into one folder. Pieces end where MariaDB says that its log ends,
+between two transactions, except within a very large one. The log files that MariaDB keeps anyway are the queue while
+the store is down: nothing is copied, and nothing is lost until MariaDB purges them (expire_logs_days). Needs no
+controller: only a server that takes writes ships.
 """
 
 import datetime
@@ -20,6 +22,7 @@ import hmac
 import http.client
 import json
 import os
+import secrets
 import select
 import socket
 import ssl
@@ -34,14 +37,26 @@ SHIP_SECONDS = 2.0  # pieces at most this often
 ROLE_SECONDS = 5.0  # how often an idle server is asked whether it takes writes
 PIECE_BYTES = 16 << 20
 PIECES_A_FILE = 300  # then MariaDB begins a new file: a restore fetches no more than these in vain
-QUEUE_BYTES = 4 << 30  # more than this unshipped is said to be too much
+QUEUE_BYTES = 4 << 30  # more than this unshipped is said to be too much, unless BACKUP_QUEUE_BYTES says otherwise
 LONGEST_PAUSE_SECONDS = 10.0
+LINEAGE_KNOWN = (
+    "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'relaunch' AND table_name = 'lineage'"
+)
+LINEAGE_MADE = (
+    "CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4; "
+    "CREATE TABLE IF NOT EXISTS relaunch.lineage (one TINYINT PRIMARY KEY, id VARCHAR(40) NOT NULL) ENGINE = InnoDB; "
+    "INSERT IGNORE INTO relaunch.lineage VALUES (1, '{id}'); SELECT id FROM relaunch.lineage"
+)
 STATE = "/var/lib/relaunch-backup/shipping.json"
 GTID_LIST, MAGIC = 163, b"\xfebin"
 
 
 class StoreDown(Exception):
-    pass
+    """`state`: what is told of it."""
+
+    def __init__(self, why, state="store down"):
+        super().__init__(why)
+        self.state = state
 
 
 def sign(method, host, path, body, access, secret, region, now):
@@ -105,7 +120,12 @@ class Store:
         told = answer.read(2000)
         if answer.status >= 300:
             self.close()
-            raise StoreDown(f"{self.url.geturl()} answers {answer.status}: {told.decode(errors='replace')[:300]}")
+            why = f"{self.url.geturl()} answers {answer.status}: {told.decode(errors='replace')[:300]}"
+            full = answer.status == 507 or any(
+                word in why for word in ("QuotaExceeded", "StorageFull", "no space left")
+            )
+            state = "store full" if full else "store refuses" if answer.status in (401, 403) else "store down"
+            raise StoreDown(why, state)
 
     def close(self):
         if self.connection is not None:
@@ -196,6 +216,8 @@ class Shipper:
         self.base = ""  # path of the log files without their number
         self.at = self.read_state()
         self.told = {}
+        self.queue_bytes = int(environment.get("BACKUP_QUEUE_BYTES") or QUEUE_BYTES)
+        self.lineage = (None, "")  # as the client of the database that is kept open has read it: (client, id)
         self.asked = self.shipped = 0.0
         self.seen = None
         self.pause = 0.0
@@ -220,7 +242,7 @@ class Shipper:
                 self.pause = 0.0
             except StoreDown as error:
                 self.pause = min(max(1.0, self.pause * 2), LONGEST_PAUSE_SECONDS)
-                self.tell("store down", str(error))
+                self.tell(error.state, str(error))
             time.sleep(self.pause or LOOK_SECONDS)
 
     def look(self):
@@ -239,6 +261,12 @@ class Shipper:
             self.tell("no database", "MariaDB does not answer")
             return
         read_only, self.base, host, gtid = rows[0]
+        lineage = self.lineage_of(writable=read_only == "0")
+        if lineage is None:
+            self.tell("no database", "MariaDB does not say which history its data is of")
+            return
+        if lineage != self.at.get("lineage"):
+            self.write_state(lineage=lineage, stream=None)
         if read_only != "0":
             self.write_state(stream=None)
             self.seen = size
@@ -249,6 +277,28 @@ class Shipper:
         self.seen = size
         self.shipped = time.monotonic()
         self.tell("ok", "")
+
+    def lineage_of(self, *, writable):
+        """The id of the data's history; "" while nobody has given it one; None when MariaDB does not answer.
+
+        Data is replaced only while MariaDB is stopped, which ends the client: until then the id stays what it is.
+        """
+        client, known = self.lineage
+        if known and client is self.database.client:
+            return known
+        there = self.database.ask(LINEAGE_KNOWN)
+        if not there:
+            return None
+        found = []
+        if there[0][0] == "1":
+            found = self.database.ask("SELECT id FROM relaunch.lineage")
+        if found == [] and writable:
+            stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+            found = self.database.ask(LINEAGE_MADE.format(id=f"{stamp}-{secrets.token_hex(3)}"))
+        if found is None:
+            return None
+        self.lineage = (self.database.client, found[0][0] if found else "")
+        return self.lineage[1]
 
     def newest_size(self):
         """Name and size of the newest log file: when they have not changed, nothing has happened."""
@@ -273,7 +323,7 @@ class Shipper:
         known = {name: self.at[name] for name in ("stream", "folder", "position", "epoch")}
         done = {**known, "server": host, "gtid": gtid, "at": moment()}
         if gtid != self.at.get("gtid") or time.time() - self.at.get("said", 0) > 60:
-            self.store.put(f"binlogs/{self.at['stream']}/state.json", json.dumps(done).encode())
+            self.store.put(f"{self.above()}/{self.at['stream']}/state.json", json.dumps(done).encode())
             self.write_state(gtid=gtid, said=time.time())
         if self.at["pieces"] >= PIECES_A_FILE:
             self.database.ask("FLUSH LOCAL BINARY LOGS")
@@ -282,13 +332,18 @@ class Shipper:
         return f"{os.path.basename(path)}-{file_begins(path)[0]:08x}"
 
     def place(self):
-        return f"binlogs/{self.at['stream']}/{self.at['folder']}"
+        return f"{self.above()}/{self.at['stream']}/{self.at['folder']}"
+
+    def above(self):
+        return f"{self.at['lineage']}/binlogs"
 
     def begin_stream(self, files, host):
         """Begin with the file that holds what follows the last thing shipped, by whomever; else with the oldest."""
         reached = self.reached_in_store()
         known = [(path, file_begins(path)[1]) for path in files]
-        first = next((path for path, position in reversed(known) if starts_before(position, reached)), None)
+        first = files[0]
+        if reached is not None:  # else this history begins here
+            first = next((path for path, position in reversed(known) if starts_before(position, reached)), None)
         if first is None:
             first = files[0]
             self.tell(
@@ -299,7 +354,7 @@ class Shipper:
         stream = f"{epoch:010d}-{int(time.time())}-{host}"
         self.write_state(stream=stream, epoch=epoch, folder=None, gtid=None)
         self.store.put(
-            f"binlogs/{stream}/began.json",
+            f"{self.above()}/{stream}/began.json",
             json.dumps({"epoch": epoch, "server": host, "gtid": gtid_text(file_begins(first)[1])}).encode(),
         )
         self.begin_file(first)
@@ -328,7 +383,8 @@ class Shipper:
                 self.write_state(position=stop, pieces=self.at["pieces"] + 1, sending=[None])
 
     def reached_in_store(self):
-        root = self.environment["BACKUP_ROOT"]
+        """{domain: number} of the newest stream of this history; None when it has none."""
+        root = f"{self.environment['BACKUP_ROOT']}/{self.at['lineage']}"
         listed = subprocess.run(
             ["rclone", "lsf", "--dirs-only", f"{root}/binlogs/"], capture_output=True, text=True, timeout=60
         )
@@ -342,7 +398,7 @@ class Shipper:
                 return gtid_numbers(json.loads(state.stdout)["gtid"])
             except (ValueError, KeyError):
                 continue
-        return {}
+        return {} if listed.stdout.split() else None
 
     def epoch(self):
         try:
@@ -364,18 +420,26 @@ class Shipper:
 
     def tell(self, state, why):
         """In the journal, in our state file, and as a tag the controller sees, each time it changes."""
-        waiting = self.unshipped() if state == "store down" else 0
-        if state == "store down" and waiting > QUEUE_BYTES:
+        waiting = self.unshipped() if state.startswith("store") else 0
+        if waiting > self.queue_bytes:
             state = "queue too long"
         self.write_state(state=state, why=why, unshipped_bytes=waiting)
-        if state == self.told.get("state"):
+        lineage = self.at.get("lineage") or ""
+        told = {"state": state, "lineage": lineage}
+        if told == self.told:
             return
-        self.told = {"state": state}
+        self.told = told
         self.write_state(since=moment())
         print(f"{state}{': ' + why if why else ''}", flush=True)
         try:
-            words = ["-d", "binlogs"] if state == "not the primary" else ["binlogs=" + state.replace(" ", "-")]
-            subprocess.run(["relaunch-local", "tag", *words], capture_output=True, timeout=20)
+            if state == "not the primary":
+                subprocess.run(["relaunch-local", "tag", "-d", "binlogs"], capture_output=True, timeout=20)
+                words = []
+            else:
+                words = ["binlogs=" + state.replace(" ", "-")]
+            words += ["lineage=" + lineage] if lineage else []
+            if words:
+                subprocess.run(["relaunch-local", "tag", *words], capture_output=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             pass
 

@@ -198,12 +198,12 @@ async def test_the_catalogue_sees_what_objects_lack(tmp_path: object) -> None:
     await store.put("d/backups/half/data.0", "xyz")
     catalogue = Catalogue(database, store, "d")
 
-    await catalogue.refresh()
+    await catalogue.refresh(("",))
     whole = [(each.id, each.fault) for each in catalogue.backups()]
     await store.delete(["d/backups/f/data.0"])
-    stored = await catalogue.refresh()
+    stored = await catalogue.refresh(("",))
 
     assert whole == [("f", "")]
     assert [each.fault for each in catalogue.backups()] == ["object data.0 is missing"]
-    removed = await catalogue.remove((), stored, NOW + timedelta(days=2))
+    removed = await catalogue.remove("", (), stored, NOW + timedelta(days=2))
     assert removed == ["d/backups/half/data.0"]

@@ -47,7 +47,7 @@ def shipper(ship: Any) -> Any:
         }
     )  # fmt: skip
     made.store = Store(ship)
-    made.write_state(stream="1-2-db1")
+    made.write_state(stream="1-2-db1", lineage="20261122T190000Z-00aa11")
     return made
 
 

@@ -1,0 +1,51 @@
+"""Running the scripts that back up and restore, and reading what they say at their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relaunch.errors import Failed, NotFound
+from relaunch.servers import run_list
+from relaunch.servers.boot import outcome, while_it_runs
+from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store
+from relaunch.workflows.durable import Run
+
+BACK_UP, RESTORE, CONFIGURE = "Back up database", "Restore database", "Configure backups"
+JOIN = "Join database group"
+BACK_UP_SCHEMA, RESTORE_SCHEMA = "Back up one schema", "Restore one schema"
+
+
+async def run_script(run: Run, args: dict[str, Any], name: str, inputs: dict[str, str]) -> str:
+    """One of the instance's operational scripts; the end of its output, Failed with it when the script failed."""
+    return await _run(run, args, {"name": name, "entry": None, "inputs": inputs})
+
+
+async def run_entry(run: Run, args: dict[str, Any], phase: str, name: str, inputs: dict[str, str]) -> str:
+    """The same with a script of another phase of the instance's own run list."""
+    frozen = Store(run.ports.database, run.ports.clock).instance(args["instance"])["run_list"]
+    entry = next((each for each in frozen[phase] if each["name"] == name), None)
+    if entry is None:
+        raise NotFound(f"{args.get('server', args['instance'])} has no {phase} script {name!r}")
+    return await _run(run, args, {"name": name, "entry": entry, "inputs": inputs})
+
+
+async def _run(run: Run, args: dict[str, Any], script: dict[str, Any]) -> str:
+    ports: Ports = run.ports
+    target = {"server": args.get("server", args["instance"]), "instance": args["instance"], "run_id": args["run_id"]}
+    order = run_list.given_order(ports, script, target)
+    ended = await while_it_runs(ports, args["instance"], ports.agents.run(args["instance"], order, task=run.task))
+    result = outcome(ports, order, ended)
+    output = ports.agents.last_output(order.run_id, 0)
+    if result["state"] != "succeeded":
+        told = [line for line in output.splitlines() if line.strip()]
+        raise Failed(told[-1] if told else str(result["why"]), hint=output)
+    return output
+
+
+def last_word(output: str, marker: str) -> str:
+    """What follows the marker on the last line that begins with it."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(f"{marker} "):
+            return line[len(marker) + 1 :].strip()
+    raise Failed(f"the script did not end with {marker}", hint=output)

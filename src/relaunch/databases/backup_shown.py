@@ -1,0 +1,46 @@
+"""Backups as the API shows them: plain, the newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from relaunch.databases.backups import Backup, Known, Proof
+
+
+def shown_known(known: Known, gone: Iterable[Backup], now: datetime) -> dict[str, Any]:
+    """The history the group lives in."""
+    logs = known.shipping
+    return {
+        "binary_logs": logs
+        and {
+            "at": logs.at.isoformat(),
+            "gtid": logs.gtid,
+            "server": logs.server,
+            "behind_seconds": round((now - logs.at).total_seconds(), 1),
+        },
+        "backups": shown_backups(known.backups, known.proofs, gone),
+        "proofs": [
+            {
+                "backup": each.backup, "at": each.at.isoformat(), "proven": each.proven, "why": each.why,
+                "gtid": each.gtid, "seconds": each.seconds, "tables_compared": each.tables_compared,
+            }
+            for each in reversed(known.proofs[-20:])
+        ],
+    }  # fmt: skip
+
+
+def shown_backups(backups: Sequence[Backup], proofs: Iterable[Proof], gone: Iterable[Backup]) -> list[dict[str, Any]]:
+    """`gone`: what retention would remove."""
+    proven = {proof.backup: proof.proven for proof in proofs}
+    going = {each.id for each in gone}
+    return [
+        {
+            "id": each.id, "kind": each.kind, "parent": each.parent, "server": each.server, "role": each.role,
+            "ended": each.ended.isoformat(), "seconds": (each.ended - each.begun).total_seconds(),
+            "stored_bytes": each.stored_bytes, "gtid": each.gtid, "fault": each.fault,
+            "warnings": list(each.warnings), "would_go": each.id in going, "proven": proven.get(each.id),
+        }
+        for each in reversed(backups)
+    ]  # fmt: skip

@@ -1,0 +1,55 @@
+#!/bin/bash
+# ---
+# RightScript Name: Back up one schema
+# Description: |-
+#   A dump of one schema as it is at one moment, with its GTID position, compressed, encrypted, in the object store: to
+#   be restored alone, under the same or another name, without touching what else the group holds.
+# Inputs:
+#   BACKUP_SCHEMA:
+#     Category: Backup
+#     Description: Which.
+#     Input Type: single
+#     Required: true
+#     Default: blank
+# ...
+set -euo pipefail
+set -a
+# shellcheck source=/dev/null
+. /etc/relaunch/backup.env
+set +a
+
+sql() { mariadb -N -B -e "$1"; }
+stop_with() { echo "$*" >&2; exit 1; }
+[[ $BACKUP_SCHEMA =~ ^[A-Za-z0-9_-]{1,64}$ ]] || stop_with "BACKUP_SCHEMA=$BACKUP_SCHEMA: letters, digits, _ and - only"
+[ -n "$(sql "SELECT 1 FROM information_schema.schemata WHERE schema_name = '$BACKUP_SCHEMA'")" ] ||
+  stop_with "There is no schema $BACKUP_SCHEMA here."
+lineage=$(sql "SELECT id FROM relaunch.lineage" 2>/dev/null || true)
+[ -n "$lineage" ] || stop_with "This data does not say which history it is of: relaunch-ship-binlogs on the primary sees to that."
+
+work=$(mktemp -d /run/relaunch-backup.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+begun=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+id=$(date -u +%Y%m%dT%H%M%SZ)-schema-$(hostname)
+target=$BACKUP_ROOT/$lineage/schemas/$BACKUP_SCHEMA/$id
+odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE table_schema = '$BACKUP_SCHEMA'
+  AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'")
+[ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
+
+# The position stands in the dump as a comment: it is told, not obeyed. The hash is taken on the way.
+mkfifo "$work/fifo"
+sha256sum <"$work/fifo" | cut -d' ' -f1 >"$work/sha256" &
+ionice -c 3 nice -n 19 mariadb-dump --single-transaction --master-data=2 --gtid --routines --events --triggers --hex-blob \
+  "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null) >(tail -c 200 >"$work/tail") |
+  nice -n 19 zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" | tee "$work/fifo" | rclone rcat "$target/dump.sql.zst.age"
+wait
+grep -q "^-- Dump completed" "$work/tail" || stop_with "The dump $id did not come to its end; without a manifest it does not count."
+gtid=$(sed -n "s/.*gtid_slave_pos='\([^']*\)'.*/\1/p" "$work/head" | head -n 1)
+size=$(rclone lsf --format s "$target/dump.sql.zst.age")
+jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
+  --arg server "$(hostname)" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
+  --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" \
+  --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $version, $begun,
+    $ended, $gtid, $recipient, stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
+  rclone rcat "$target/manifest.json"
+echo "$BACKUP_SCHEMA at $gtid: $size bytes"
+echo "BACKED-UP $id"

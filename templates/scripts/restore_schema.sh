@@ -1,0 +1,123 @@
+#!/bin/bash
+# ---
+# RightScript Name: Restore one schema
+# Description: |-
+#   One schema out of its own backup, on the primary, under its name or another. Fetched, compared with its hash and
+#   loaded once for trial before anything that is there is touched; what it replaces is backed up first.
+# Inputs:
+#   BACKUP_KEY:
+#     Category: Backup
+#     Description: The private age key (cred:BACKUP_KEY), given only when this is run.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   RESTORE_SCHEMA:
+#     Category: Backup
+#     Description: Which.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   RESTORE_AS:
+#     Category: Backup
+#     Description: Under which name; by default its own.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   RESTORE_BACKUP:
+#     Category: Backup
+#     Description: Which backup of it; latest takes the newest.
+#     Input Type: single
+#     Required: false
+#     Default: text:latest
+#   RESTORE_GROUP:
+#     Category: Backup
+#     Description: Whose backups; by default this server's own group's.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+#   RESTORE_LINEAGE:
+#     Category: Backup
+#     Description: Of which history of that group's data; newest takes the one that began last.
+#     Input Type: single
+#     Required: false
+#     Default: text:newest
+#   RESTORE_CONFIRM:
+#     Category: Backup
+#     Description: The schema's name, when one of that name has tables that may be replaced.
+#     Input Type: single
+#     Required: false
+#     Default: blank
+# ...
+set -euo pipefail
+set -a
+# shellcheck source=/dev/null
+. /etc/relaunch/backup.env
+set +a
+
+sql() { mariadb -N -B -e "$1"; }
+stop_with() { echo "$*" >&2; exit 1; }
+name=${RESTORE_AS:-$RESTORE_SCHEMA} trial=relaunch_trial
+for each in "$RESTORE_SCHEMA" "$name"; do
+  [[ $each =~ ^[A-Za-z0-9_-]{1,64}$ ]] || stop_with "$each is no schema's name here: letters, digits, _ and - only"
+done
+case $name in mysql | sys | relaunch | information_schema | performance_schema) stop_with "$name is not to be replaced." ;; esac
+[ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
+[ "$(sql "SELECT @@read_only")" = 0 ] || stop_with "This server takes no writes: a schema is restored on the primary."
+tables=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
+[ "$tables" = 0 ] || [ "$RESTORE_CONFIRM" = "$name" ] ||
+  stop_with "$name has $tables tables. Nothing was touched. To replace it: RESTORE_CONFIRM=$name"
+
+umask 077
+secret=$(mktemp -d /run/relaunch-restore.XXXXXX)
+work=/var/lib/mysql-schema
+rm -rf "$work"
+mkdir "$work"
+trap 'rm -rf "$secret" "$work"; mariadb -e "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial" || true' EXIT
+printf '%s\n' "$BACKUP_KEY" >"$secret/key"
+
+root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
+if [ "$RESTORE_LINEAGE" = newest ]; then
+  RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || true
+fi
+from=$root/$RESTORE_LINEAGE/schemas/$RESTORE_SCHEMA
+if [ "$RESTORE_BACKUP" = latest ]; then
+  RESTORE_BACKUP=$(rclone lsf --recursive --include '/*-schema-*/manifest.json' "$from" | sort | tail -n 1) || true
+  RESTORE_BACKUP=${RESTORE_BACKUP%/manifest.json}
+  [ -n "$RESTORE_BACKUP" ] || stop_with "There is no backup of the schema $RESTORE_SCHEMA in $from."
+fi
+rclone cat "$from/$RESTORE_BACKUP/manifest.json" >"$secret/manifest" || stop_with "MISSING LINK: $RESTORE_BACKUP has no manifest."
+free=$(df --output=avail -B1 "$work" | tail -n 1) need=$(($(jq .stored_bytes "$secret/manifest") * 30))
+[ "$free" -gt "$need" ] || stop_with "NOT ENOUGH DISK: about $((need / 1000000)) MB are needed, $((free / 1000000)) MB are free. Nothing was done."
+rclone copyto "$from/$RESTORE_BACKUP/dump.sql.zst.age" "$work/dump" || stop_with "$RESTORE_BACKUP cannot be read."
+[ "$(sha256sum <"$work/dump" | cut -d' ' -f1)" = "$(jq -r '.objects[0].sha256' "$secret/manifest")" ] ||
+  stop_with "DAMAGED OBJECT: $RESTORE_BACKUP/dump.sql.zst.age is not what was stored."
+plain() { age -d -i "$secret/key" "$work/dump" 2>"$secret/age" | zstd -q -d; }
+load() { # load SCHEMA: what the dump says, and nothing that reaches out of the schema
+  plain | { [ -z "${2:-}" ] || echo "$2"; cat; } | mariadb "$1"
+}
+
+# Once for trial, seen by nobody else: whatever is wrong with it shows before anything is replaced.
+mariadb -e "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial"
+if ! load "$trial" "SET sql_log_bin = 0;"; then
+  ! grep -q "no identity matched" "$secret/age" || stop_with "WRONG KEY: $RESTORE_BACKUP is encrypted to $(jq -r .recipient "$secret/manifest")."
+  stop_with "The backup $RESTORE_BACKUP cannot be loaded. Nothing was touched. $(cat "$secret/age")"
+fi
+mariadb -e "SET sql_log_bin = 0; DROP DATABASE $trial"
+
+if [ "$tables" != 0 ]; then
+  kept=$BACKUP_ROOT/$(sql "SELECT id FROM relaunch.lineage")/schemas/$name/$(date -u +%Y%m%dT%H%M%SZ)-replaced-$(hostname)
+  mariadb-dump --single-transaction --master-data=2 --gtid --routines --events --triggers --hex-blob "$name" | tee >(tail -c 200 >"$secret/tail") |
+    zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" >"$work/kept"
+  grep -q "^-- Dump completed" "$secret/tail" || stop_with "What is in $name could not be backed up first. Nothing was touched."
+  rclone copyto "$work/kept" "$kept/dump.sql.zst.age"
+  jq --arg id "$(basename "$kept")" --arg schema "$name" --arg sha256 "$(sha256sum <"$work/kept" | cut -d' ' -f1)" \
+    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, gtid: "", stored_bytes: $size,
+      objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
+  echo "What was in $name is kept as the backup $(basename "$kept")"
+fi
+mariadb -e "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` CHARACTER SET utf8mb4"
+load "$name"
+count=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
+echo "$name: $count tables from $RESTORE_BACKUP, as of $(jq -r .gtid "$secret/manifest")"
+jq -nc --arg id "$RESTORE_BACKUP" --arg schema "$name" --argjson tables "$count" --arg gtid "$(jq -r .gtid "$secret/manifest")" \
+  '"RESTORED " + ({$id, $schema, $tables, $gtid} | tojson)' -r
