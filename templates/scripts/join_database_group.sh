@@ -53,17 +53,27 @@ quoted() {  # a string for SQL
 
 issuer() { openssl x509 -noout -issuer -nameopt compat -in /etc/relaunch/tls/server.crt | sed 's/^issuer= *//'; }
 
+# Nothing while it is accepted already: two are while passwords are changed, and neither may be lost then.
+has_password() {  # USER PASSWORD, as SQL: the statements that make it so
+  cat <<SQL
+SET @make = IF(EXISTS (SELECT 1 FROM mysql.global_priv WHERE User = $1 AND Host = '%'
+  AND Priv LIKE CONCAT('%', PASSWORD($2), '%')), 'DO 0',
+  CONCAT('ALTER USER ', QUOTE($1), '@''%'' IDENTIFIED BY ', QUOTE($2), ' REQUIRE SSL'));
+EXECUTE IMMEDIATE @make;
+SQL
+}
+
 accounts() {  # the statements that make them, or bring them to the present passwords and sites
   local user password replication schema
   user=$(quoted "$DB_USER") password=$(quoted "$DB_PASSWORD") replication=$(quoted "$REPLICATION_PASSWORD")
   cat <<SQL
 CREATE USER IF NOT EXISTS $user@'%';
-ALTER USER $user@'%' IDENTIFIED BY $password REQUIRE SSL;
+$(has_password "$user" "$password")
 CREATE USER IF NOT EXISTS 'replication'@'%';
-ALTER USER 'replication'@'%' IDENTIFIED BY $replication REQUIRE SSL;
+$(has_password "'replication'" "$replication")
 GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%';
 CREATE USER IF NOT EXISTS 'seed'@'%';
-ALTER USER 'seed'@'%' IDENTIFIED BY $replication REQUIRE SSL;
+$(has_password "'seed'" "$replication")
 GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, BINLOG MONITOR ON *.* TO 'seed'@'%';
 -- Other servers of the deployment look whether this one answers: their certificate is what lets them in.
 CREATE USER IF NOT EXISTS 'relaunch_probe'@'%';
