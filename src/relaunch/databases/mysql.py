@@ -186,10 +186,10 @@ def _apply(session: Session) -> None:
 def _take_no_writes(session: Session) -> None:
     """super_read_only waits for commits under way. Those that wait for an acknowledgement may do so for ever: then
     the server is closed to all clients instead, replicas included, until the next role is taken."""
-    cut_clients(session, at_least_seconds=LONG_STATEMENT_SECONDS)
     values = _values(session)
-    if values["super_read_only"] == "ON":
+    if values["super_read_only"] == "ON":  # and so what its clients do are long reads, or a clone of it: left alone
         return
+    cut_clients(session, at_least_seconds=LONG_STATEMENT_SECONDS)
     stuck = _waiting(values) and (int(values["rpl_semi_sync_source_clients"]) == 0 or values["offline_mode"] == "ON")
     if not stuck:
         try:
