@@ -86,6 +86,8 @@ SQL
   done
 }
 
+data=/var/lib/mysql
+copy=/var/lib/mysql-clone
 here() { mysql -N -B -e "$1"; }
 at() { mysql --defaults-extra-file=seed.cnf --host="$1" -N -B -e "$2"; }  # ADDRESS STATEMENT
 
@@ -119,8 +121,6 @@ wait_for_primary() {
 wait_for_server() {
   for _ in $(seq 300); do
     if here "SELECT 1" >/dev/null 2>&1; then return 0; fi
-    # With nobody to start it again, a clone ends with the server stopped.
-    if [ "$(systemctl is-active mysql)" != activating ]; then systemctl start mysql || true; fi
     sleep 0.2
   done
   echo "MySQL does not answer here after 60 s:" >&2
@@ -153,9 +153,9 @@ choose_source() {
 need_disk() {  # ADDRESS: stop when its data does not fit here
   local need free
   need=$(at "$1" "SELECT CAST((SUM(FILE_SIZE) + @@innodb_redo_log_capacity) * 1.1 AS UNSIGNED) FROM information_schema.INNODB_TABLESPACES")
-  free=$(df --output=avail -B1 /var/lib/mysql | tail -n 1)
+  free=$(df --output=avail -B1 "$data" | tail -n 1)
   if [ "$free" -lt "$need" ]; then
-    echo "NOT ENOUGH DISK: $((need / 1000000)) MB are needed in /var/lib/mysql, $((free / 1000000)) MB are free. Nothing was done." >&2
+    echo "NOT ENOUGH DISK: $((need / 1000000)) MB are needed in $data, $((free / 1000000)) MB are free. Nothing was done." >&2
     exit 1
   fi
 }
@@ -179,40 +179,65 @@ show_progress() {
     FROM performance_schema.clone_progress WHERE STATE = 'In Progress'" 2>/dev/null || true
 }
 
+# Beside the data, not over it: a clone that breaks off leaves nothing behind, and MySQL could not rename what came with
+# the image in a container.
 clone_from() {  # NAME ADDRESS
-  local said=clone.said cloning outcome began=$SECONDS
+  local cloning status=0 began=$SECONDS
+  rm -rf "$copy"
+  install -d -o mysql -g mysql -m 750 "$copy"
   echo "Cloning $1 ($2)"
-  here "SET GLOBAL clone_valid_donor_list = '$2:3306', GLOBAL clone_max_data_bandwidth = $CLONE_MIB_PER_SECOND,
-    GLOBAL super_read_only = OFF, GLOBAL read_only = OFF"
-  mysql <<<"CLONE INSTANCE FROM 'seed'@'$2':3306 IDENTIFIED BY $(quoted "$REPLICATION_PASSWORD") REQUIRE SSL" >"$said" 2>&1 &
+  here "SET GLOBAL clone_valid_donor_list = '$2:3306', GLOBAL clone_max_data_bandwidth = $CLONE_MIB_PER_SECOND"
+  mysql <<<"CLONE INSTANCE FROM 'seed'@'$2':3306 IDENTIFIED BY $(quoted "$REPLICATION_PASSWORD")
+    DATA DIRECTORY '$copy/data' REQUIRE SSL" 2>clone.said &
   cloning=$!
   while kill -0 "$cloning" 2>/dev/null; do
     sleep 1
     show_progress
   done
-  wait "$cloning" || true   # it ends with the server's own restart; how the clone ended, the server then says
-  wait_for_server
-  outcome=$(here "SELECT CONCAT(STATE, ' ', ERROR_NO, ' ', ERROR_MESSAGE) FROM performance_schema.clone_status")
-  if [ "$outcome" != "Completed 0 " ] || [ -z "$(here "SELECT @@global.gtid_executed")" ]; then
-    echo "The clone failed: ${outcome:-not begun}; $(tail -n 3 "$said")" >&2
-    exit 1
+  wait "$cloning" || status=$?
+  if [ "$status" != 0 ]; then
+    rm -rf "$copy"
+    echo "The clone failed, and nothing here was changed: $(tail -n 3 clone.said)" >&2
+    return 1
   fi
+  touch "$copy/complete"
+  echo "Cloned in $((SECONDS - began)) s"
+}
+
+# Each step may have been the last one of a run that was killed.
+put_in_place() {
+  systemctl stop mysql
+  if [ -e "$copy/complete" ]; then
+    find "$data" -mindepth 1 -delete
+    mv "$copy/complete" "$copy/emptied"
+  fi
+  find "$copy/data" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
+  systemctl start mysql
+  wait_for_server
   # Whom the source followed came along, and is not whom we follow.
-  here "STOP REPLICA; RESET REPLICA ALL"
-  echo "Cloned in $((SECONDS - began)) s, up to $(here "SELECT @@global.gtid_executed")"
+  here "RESET REPLICA ALL"
+  rm -rf "$copy"
+  echo "The copy is in place, up to $(here "SELECT REPLACE(@@global.gtid_executed, '\n', '')")"
 }
 
 seed() {
   local name address
   log_in
   wait_for_primary
-  wait_for_server
   if [ -e "$joined" ]; then return; fi
-  end_other_clones
-  if history_is_short; then return; fi
-  read -r name address < <(choose_source)
-  need_disk "$address"
-  clone_from "$name" "$address"
+  if [ ! -e "$copy/complete" ] && [ ! -e "$copy/emptied" ]; then
+    wait_for_server
+    end_other_clones
+    if history_is_short; then return; fi
+    read -r name address < <(choose_source)
+    need_disk "$address"
+    if ! clone_from "$name" "$address"; then
+      [ "$name" != "$primary" ] || exit 1
+      need_disk "$primary_address"
+      clone_from "$primary" "$primary_address" || exit 1
+    fi
+  fi
+  put_in_place
 }
 
 wait_until_caught_up() {
