@@ -26,6 +26,7 @@ from relaunch.databases.backup_key import new_identity
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_BACKUP_TEST_STATE", "/var/tmp/relaunch-test-backups"))
 SETTINGS = 'network = "198.19.242.0/24"\nbridge = "rlt-bak"\napi_port = 17643\nbus_port = 17622\n'
+SETTINGS += f'alert_command = ["sh", "-c", "cat >>{STATE}/alerts"]\n'
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
 BY_HAND_ONLY = "{full: never, incremental: never, primary: never, prove: never}"
 GROUP = f"""deployment: bak
@@ -162,6 +163,7 @@ def stand() -> Iterator[Stand]:
 def put_away() -> None:
     if STATE.exists():
         relaunch("demo", "--stop", "--purge")
+        (STATE / "alerts").unlink(missing_ok=True)
         STATE.rmdir()
 
 
@@ -311,26 +313,43 @@ def test_restored_to_the_newest_it_has_everything(stand: Stand) -> None:
     assert int(done["gtid"].rpartition("-")[2]) >= written
 
 
-def test_a_store_that_is_away_is_waited_for_and_nothing_is_missing_afterwards(stand: Stand) -> None:
+def test_a_store_that_is_away_for_minutes_is_an_alarm_and_nothing_is_missing_afterwards(stand: Stand) -> None:
     store = int((STATE / "object-store.pid").read_text().split()[0])
+    bound = 2_000_000
 
-    def shipping() -> str:
-        return str(json.loads(stand.primary.run("cat /var/lib/relaunch-backup/shipping.json").output)["state"])
+    def shipping() -> dict[str, Any]:
+        return dict(json.loads(stand.primary.run("cat /var/lib/relaunch-backup/shipping.json").output))
 
+    stand.primary.run(
+        f"sed -i 's/^BACKUP_QUEUE_BYTES=.*/BACKUP_QUEUE_BYTES={bound}/' /etc/relaunch/backup.env && "
+        "systemctl restart relaunch-ship-binlogs"
+    )
+    stand.shipped()
     os.kill(store, signal.SIGSTOP)
+    stopped = time.monotonic()
     try:
         stand.write(5)
-        until(lambda: shipping() == "store down", "the shipper to say that the store is down", 90)
-        stand.primary.sql("FLUSH BINARY LOGS")
+        until(lambda: shipping()["state"] == "store down", "the shipper to say that the store is down", 90)
+        assert shipping()["unshipped_bytes"] < bound
+        stand.primary.sql("FLUSH BINARY LOGS; UPDATE shop.more SET b = CONCAT(b, 'x')")
+        until(lambda: shipping()["state"] == "queue too long", "the shipper to say that too much waits", 90)
+        until(lambda: (STATE / "alerts").exists(), "an alert", 300)
+        shown = relaunch("db", "backups", "bak", check=False)
+        assert "more binary log than was allowed" in shown and "cannot be looked at" in shown and "RED" in shown
         stand.write(5)
+        assert time.monotonic() - stopped > 100
     finally:
         os.kill(store, signal.SIGCONT)
-    until(lambda: shipping() == "ok", "the shipper to go on", 60)
+    alert = json.loads((STATE / "alerts").read_text().splitlines()[0])
+    assert (alert["subject"], alert["state"]) == ("backups of bak", "alert")
+    until(lambda: shipping()["state"] == "ok", "the shipper to go on", 60)
     stand.shipped()
+    assert shipping()["unshipped_bytes"] == 0
 
     stand.restored()
 
     assert stand.rows() == list(range(1, 51))
+    assert stand.lab.sql("CHECKSUM TABLE shop.more") == stand.primary.sql("CHECKSUM TABLE shop.more")
 
 
 def test_by_hand_with_standard_tools_only(stand: Stand) -> None:
@@ -344,7 +363,8 @@ def test_by_hand_with_standard_tools_only(stand: Stand) -> None:
     stand.bare.run("umask 077; cat >/root/backup.key", text=stand.key + "\n")
     stand.bare.run("cat >/root/ca.crt", text=(STATE / "ca/ca.crt").read_text())
     given = {
-        "GROUP": "bak", "LINEAGE": stand.ids["lineage"], "ENDPOINT": env["RCLONE_CONFIG_STORE_ENDPOINT"], "RCLONE_CA_CERT": "/root/ca.crt",
+        "GROUP": "bak", "LINEAGE": stand.ids["lineage"],
+        "ENDPOINT": env["RCLONE_CONFIG_STORE_ENDPOINT"], "RCLONE_CA_CERT": "/root/ca.crt",
         "ACCESS_KEY": env["RCLONE_CONFIG_STORE_ACCESS_KEY_ID"],
         "SECRET_KEY": env["RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY"],
     }  # fmt: skip
@@ -366,7 +386,7 @@ def told(*words: str) -> dict[str, Any]:
 
 
 def serving(stand: Stand) -> str:
-    """What the primary holds, and whether it takes writes and its replica follows: all that a refusal must not touch."""
+    """What the primary holds; it takes writes and its replica follows: all that a refusal must not touch."""
     stand.primary.sql("INSERT INTO shop.more VALUES (1, 'still here')")
     follows = stand.replica.run("mariadb -e 'SHOW SLAVE STATUS\\G'").output
     assert "Slave_IO_Running: Yes" in follows and "Slave_SQL_Running: Yes" in follows
@@ -450,6 +470,32 @@ def test_back_to_the_older_history(stand: Stand) -> None:
 
     assert int(stand.primary.sql("SELECT MAX(id) FROM shop.story")) >= 50
     assert len(told("db", "backups", "bak")["older"]) == 2
+
+
+def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand) -> None:
+    sum_of = "SELECT COUNT(*), SUM(CRC32(b)) FROM {}.more"
+    stand.primary.sql(
+        "CREATE DATABASE other; CREATE TABLE other.t (a INT); INSERT INTO other.t VALUES (1);"
+        "CREATE VIEW shop.seen AS SELECT a FROM shop.more; CREATE TRIGGER shop.grows BEFORE INSERT ON shop.more"
+        " FOR EACH ROW SET NEW.b = CONCAT(NEW.b, '')"
+    )
+    before = stand.primary.sql(sum_of.format("shop"))
+    relaunch("db", "backup", "bak", "--schema", "shop")
+    stand.primary.sql("UPDATE shop.more SET b = 'damaged'; INSERT INTO other.t VALUES (2)")
+
+    relaunch("db", "restore-schema", "bak", "shop", "--as", "shop2")
+    assert stand.primary.sql(sum_of.format("shop2")) == before
+    assert stand.primary.sql("SELECT COUNT(*) FROM shop2.seen") == before.split("\t")[0]
+    assert stand.primary.sql("SELECT COUNT(DISTINCT b) FROM shop.more") == "1"
+
+    assert "Nothing was touched" in relaunch("db", "restore-schema", "bak", "shop", check=False)
+    relaunch("db", "restore-schema", "bak", "shop", "--confirm", "shop")
+    assert stand.primary.sql(sum_of.format("shop")) == before
+    assert stand.primary.sql("SELECT COUNT(*) FROM other.t") == "2"
+    kept = [each for each in told("db", "backups", "bak")["schemas"] if "-replaced-" in each["id"]]
+    assert len(kept) == 1
+    relaunch("db", "restore-schema", "bak", "shop", "--backup", kept[0]["id"], "--as", "damaged")
+    assert stand.primary.sql("SELECT DISTINCT b FROM damaged.more") == "damaged"
 
 
 def test_a_deployment_made_again_has_a_history_of_its_own_and_takes_anothers_data(stand: Stand) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -187,13 +188,12 @@ class Catalogue:
 
     async def known(self, lineage: str) -> Known:
         """Of one history, as of now; asks the store for the binary logs only."""
-        every = Known(
-            backups=self.backups(),
-            proofs=self.proofs(),
-            shipping=await self.shipping(lineage),
-            failed=self.failed(begun(lineage)),
-        )
-        return of_lineage(every, lineage)
+        return replace(self.remembered(lineage), shipping=await self.shipping(lineage))
+
+    def remembered(self, lineage: str) -> Known:
+        """The same without asking the store, so without the binary logs."""
+        failed = self.failed(begun(lineage))
+        return of_lineage(Known(backups=self.backups(), proofs=self.proofs(), failed=failed), lineage)
 
     async def remove(
         self, lineage: str, gone: Sequence[Backup], stored: Sequence[StoredObject], now: datetime

@@ -13,7 +13,7 @@ from relaunch.databases import backup_restore, backup_schema, backup_steps  # no
 from relaunch.databases.backup_alarm import Alarm, Tell, alarm_of_tags
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_shown import shown_backups, shown_known
-from relaunch.databases.backups import chain, due, newest, status, to_go
+from relaunch.databases.backups import NEVER_SHIPPED, chain, due, newest, status, to_go
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers.deployments import DatabaseSpec
 from relaunch.servers.lifecycle import State
@@ -153,11 +153,18 @@ class BackupKeeper:
         """Everything about a deployment's backups, plain; the store is asked now."""
         catalogue, spec, now = self.catalogue(deployment), self._spec(deployment), self._ports.clock.now()
         lineage = self.lineage(deployment)
-        lineages = await catalogue.lineages()
-        await catalogue.refresh(lineages)
-        known = await catalogue.known(lineage or "")
+        wrong = self._alarming(deployment, lineage)
+        try:
+            lineages = await catalogue.lineages()
+            await catalogue.refresh(lineages)
+            known = await catalogue.known(lineage or "")
+        except RelaunchError as error:
+            wrong = (*wrong, f"the backups cannot be looked at: {error.message}")
+            known = catalogue.remembered(lineage or "")
+            lineages = tuple(sorted({each.lineage for each in catalogue.backups()}))
         verdict = status(known, schedule_of(spec.backups), now)
-        reasons = (*self._alarming(deployment, lineage), *verdict.reasons)
+        unknown = () if known.shipping else (NEVER_SHIPPED,) * bool(wrong)  # nobody could look
+        reasons = (*wrong, *(each for each in verdict.reasons if each not in unknown))
         retention = retention_of(spec.backups)
         every, proofs = catalogue.backups(), catalogue.proofs()
         older = []
@@ -176,7 +183,7 @@ class BackupKeeper:
             "newest_proven": verdict.newest_proven,
             **shown_known(known, to_go(known.backups, known.proofs, retention), now),
             "older": older,
-            "schemas": await catalogue.schemas(lineage) if lineage else [],
+            "schemas": await catalogue.schemas(lineage) if lineage and known.shipping else [],
         }
 
     async def prune(self, deployment: str) -> list[str]:

@@ -17,6 +17,7 @@ from relaunch.errors import BadInput
 LATE_FACTOR = 2  # so many times the interval without a backup is too late
 LATE_AT_LEAST = timedelta(minutes=10)
 LOST_LOG_SECONDS = timedelta(seconds=90)  # the shipper says at least once a minute that it is alive
+NEVER_SHIPPED = "no binary log was ever shipped"
 ABANDONED = timedelta(days=1)  # objects without a manifest this old are of a backup that never ended
 
 
@@ -234,7 +235,7 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     elif schedule.prove and now - last_proof.at > LATE_FACTOR * schedule.prove:
         reasons.append(f"the last proof is of {_shown(last_proof.at)}: the next has not happened on time")
     if known.shipping is None:
-        reasons.append("no binary log was ever shipped")
+        reasons.append(NEVER_SHIPPED)
     elif now - known.shipping.at > LOST_LOG_SECONDS:
         reasons.append(f"no binary log was shipped since {_shown(known.shipping.at)}")
     reasons += [f"{what} failed: {why}" for what, why in known.failed]

@@ -1,0 +1,156 @@
+"""Histories of data under one name stay apart; red backups reach a person once, and their end too."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.engine import Engine
+
+from relaunch.clock import SetClock
+from relaunch.controller.pager import Pager
+from relaunch.databases.backup_alarm import Alarm, alarm_of_tags
+from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
+from relaunch.databases.backups import Known, Proof, Retention, begun, of_lineage, to_go
+from relaunch.records.schema import audit, metadata
+from relaunch.storage.memory import MemoryStore
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+OLD, NEW = "20261101T000000Z-aaaaaa", "20261120T000000Z-bbbbbb"
+STREAM = "0000000001-1-db1"
+
+
+@pytest.fixture
+def database() -> Iterator[Engine]:
+    made = create_engine("sqlite://")
+    metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def manifest(id: str, day: int) -> str:
+    return json.dumps(
+        {
+            "id": id, "kind": "full", "parent": None, "server": "db1", "role": "primary", "gtid": "0-1-1",
+            "begun": f"2026-11-{day:02}T11:00:00Z", "ended": f"2026-11-{day:02}T11:01:00Z", "stored_bytes": 3,
+            "data_bytes": 9, "recipient": "age1", "objects": [],
+        }
+    )  # fmt: skip
+
+
+async def two_histories(database: Engine) -> tuple[MemoryStore, Catalogue]:
+    store = MemoryStore(SetClock(NOW))
+    for day in (2, 3, 4):
+        await store.put(f"shop/{OLD}/backups/o{day}/manifest.json", manifest(f"o{day}", day))
+    await store.put(f"shop/{NEW}/backups/n21/manifest.json", manifest("n21", 21))
+    for lineage, gtid in ((OLD, "0-1-99"), (NEW, "0-1-5")):
+        state = {"at": "2026-11-22T11:59:59Z", "gtid": gtid, "server": "db1", "stream": STREAM}
+        await store.put(f"shop/{lineage}/binlogs/{STREAM}/state.json", json.dumps(state))
+        await store.put(f"shop/{lineage}/binlogs/{STREAM}/binlog.000001-00/000-100.binlog.zst.age", "x")
+    return store, Catalogue(database, store, "shop")
+
+
+async def test_each_history_has_its_own_backups_and_binary_logs(database: Engine) -> None:
+    _, catalogue = await two_histories(database)
+
+    await catalogue.refresh(await catalogue.lineages())
+
+    assert await catalogue.lineages() == (OLD, NEW)
+    new, old = await catalogue.known(NEW), await catalogue.known(OLD)
+    assert ([each.id for each in new.backups], [each.id for each in old.backups]) == (["n21"], ["o2", "o3", "o4"])
+    assert new.shipping is not None and old.shipping is not None
+    assert (new.shipping.gtid, old.shipping.gtid) == ("0-1-5", "0-1-99")
+
+
+async def test_looking_at_one_history_does_not_forget_the_other(database: Engine) -> None:
+    store, catalogue = await two_histories(database)
+    await catalogue.refresh((OLD, NEW))
+    await store.delete([f"shop/{NEW}/backups/n21/manifest.json"])
+
+    await catalogue.refresh((NEW,))
+
+    assert [each.id for each in catalogue.backups()] == ["o2", "o3", "o4"]
+
+
+async def test_what_is_removed_from_one_history_leaves_the_other(database: Engine) -> None:
+    _, catalogue = await two_histories(database)
+    stored = await catalogue.refresh((OLD, NEW))
+    gone = [each for each in catalogue.backups() if each.id in ("o2", "o3")]
+
+    removed = await catalogue.remove(OLD, gone, stored, NOW)
+
+    assert sorted(removed) == [f"shop/{OLD}/backups/{id}/manifest.json" for id in ("o2", "o3")]
+    await catalogue.refresh((OLD, NEW))
+    assert {each.id for each in catalogue.backups()} == {"o4", "n21"}
+    assert all(each.startswith(f"shop/{OLD}/") for each in await catalogue.forget(OLD))
+    assert await catalogue.lineages() == (NEW,)
+
+
+async def test_the_last_proven_chain_of_an_older_history_stays(database: Engine) -> None:
+    _, catalogue = await two_histories(database)
+    await catalogue.refresh((OLD, NEW))
+    catalogue.record_proof("p1", Proof(backup="o3", at=NOW - timedelta(days=18), proven=True))
+    catalogue.record_proof("p2", Proof(backup="n21", at=NOW, proven=True))
+    least = Retention(last=0, daily=0, weekly=0, monthly=0, yearly=0)
+    theirs = [each for each in catalogue.backups() if each.lineage == OLD]
+
+    gone = to_go(theirs, catalogue.proofs(), least)
+
+    assert [each.id for each in gone] == ["o2"]
+
+
+def test_a_proof_of_another_history_says_nothing_of_this_one() -> None:
+    failed_before = Proof(backup="latest", at=begun(NEW) - timedelta(hours=1), proven=False, why="old")
+    failed_since = Proof(backup="latest", at=begun(NEW) + timedelta(hours=1), proven=False, why="new")
+
+    assert of_lineage(Known(backups=(), proofs=(failed_before, failed_since)), NEW).proofs == (failed_since,)
+    assert LINEAGE.fullmatch(NEW) and begun(NEW) == datetime(2026, 11, 20, tzinfo=UTC)
+    assert begun("") == datetime.fromtimestamp(0, UTC)
+
+
+async def test_a_person_is_told_of_what_stays_red_once_and_of_its_end(database: Engine) -> None:
+    told: list[tuple[str, str, tuple[str, ...]]] = []
+
+    async def tell(subject: str, state: str, reasons: tuple[str, ...]) -> None:
+        told.append((subject, state, reasons))
+
+    clock = SetClock(NOW)
+    alarm = Alarm(database, clock, tell)
+    for reasons, minutes in ((("a",), 0), ((), 1), (("a",), 2), (("a", "b"), 3), (("b",), 4.5), (("b",), 9), ((), 10)):
+        clock.at = NOW + timedelta(minutes=minutes)
+        await alarm.say("shop", reasons)
+
+    assert told == [("backups of shop", "alert", ("b",)), ("backups of shop", "over", ())]
+    with database.connect() as connection:
+        said = [row.action for row in connection.execute(select(audit.c.action))]
+    assert said == [f"backups are {colour}" for colour in ("red", "green", "red", "red", "red", "green")]
+
+
+@pytest.mark.parametrize("state", ["store-down", "store-refuses", "store-full", "queue-too-long", "no-database"])
+def test_what_the_shipper_says_is_an_alarm(state: str) -> None:
+    program = Path(__file__).parents[3] / "templates/scripts/attachments/ship_binlogs.py"
+
+    assert alarm_of_tags({"binlogs": state})
+    assert f'"{state.replace("-", " ")}"' in program.read_text()
+    assert alarm_of_tags({"binlogs": "ok"}) == alarm_of_tags({}) == ""
+
+
+async def test_the_operators_command_gets_the_alert(tmp_path: Path, caplog: Any) -> None:
+    file = tmp_path / "alert.json"
+    with caplog.at_level(logging.INFO):
+        await Pager(("sh", "-c", f"cat >{file}"), SetClock(NOW)).tell(
+            "backups of shop", "alert", ("the store is full",)
+        )
+        await Pager(("false",), SetClock(NOW)).tell("backups of shop", "over", ())
+        await Pager((), SetClock(NOW)).tell("backups of shop", "over", ())
+
+    assert json.loads(file.read_text()) == {
+        "subject": "backups of shop", "state": "alert", "reasons": ["the store is full"], "at": NOW.isoformat(),
+    }  # fmt: skip
+    assert "the alert command failed" in caplog.text
