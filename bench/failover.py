@@ -16,7 +16,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +49,7 @@ credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_
 """
 TRACE = False
 BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure
+PAGE_SECONDS = 0.02
 AFTER_SECONDS = 1.0  # and after writes are back
 LIMITS = {  # median, maximum
     "kill": (1.0, 2.0),
@@ -73,6 +76,39 @@ class Result:
     lost: int
     old_primary_late: int  # acknowledged by the old primary after the first by the new one
     redundant_seconds: float
+    gets: int = 0  # asked of the site meanwhile
+    failed_gets: int = 0
+
+
+class Gets:
+    """Somebody who looks at the site all the time: each page must come, and from the database."""
+
+    def __init__(self, address: str) -> None:
+        self._url = f"https://{address}/"
+        self._over = threading.Event()
+        self.asked, self.failed = 0, 0
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Gets:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+
+    def _look(self) -> None:
+        request = urllib.request.Request(self._url, headers={"Host": "rack.test"})
+        while not self._over.is_set():
+            self.asked += 1
+            try:
+                with urllib.request.urlopen(request, timeout=10, context=rehearsal.UNVERIFIED) as answer:
+                    self.failed += answer.status != 200
+                    answer.read()
+            except OSError as error:
+                self.failed += 1
+                print(f"    GET: {error}", file=sys.stderr)
+            time.sleep(PAGE_SECONDS)
 
 
 class Group:
@@ -168,7 +204,8 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     client.post("/databases/shop/resume", {})  # the budget of failovers is not what is measured here
     table = f"ledger_{kind.replace('-', '_')}_{run}"
     old = group.primary()
-    with writers(client, table) as out:
+    front_end = str(client.get("/servers/shop/front1")["address"])
+    with writers(client, table) as out, Gets(front_end) as gets:
         time.sleep(BEFORE_SECONDS)
         began, wall = time.monotonic(), time.time()
         thaw = FAILURES[kind](client, group, old)
@@ -196,6 +233,8 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
         lost=sum((ack.worker, ack.number) not in there for ack in given),
         old_primary_late=sum(ack.server == first and ack.moment > new_began for ack in given),
         redundant_seconds=redundant,
+        gets=gets.asked,
+        failed_gets=gets.failed,
     )
 
 
@@ -293,6 +332,12 @@ def main() -> None:
                 Figure(name=f"{kind}: write outage", unit="s", values=outages, limit=median),
                 Figure(name=f"{kind}: the longest", unit="s", values=[max(outages)], limit=worst),
                 Figure(name=f"{kind}: redundant again", unit="s", values=[each.redundant_seconds for each in results]),
+                Figure(
+                    name=f"{kind}: failed GETs of {sum(each.gets for each in results)}",
+                    unit="",
+                    values=[sum(each.failed_gets for each in results)],
+                    limit=0 if kind == "switchover" else None,
+                ),
             ]
     figures.append(Figure(name="acknowledged writes lost", unit="", values=[lost], limit=0))
     figures.append(

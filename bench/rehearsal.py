@@ -6,6 +6,7 @@ State in /var/tmp/relaunch-bench (base image and baked layers stay there between
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import ssl
@@ -25,6 +26,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "src"))
 
 from relaunch.cli.client import Client, find_controller  # noqa: E402
+from relaunch.clouds.local import cgroups  # noqa: E402
 
 STATE = Path(os.environ.get("RELAUNCH_BENCH_STATE", "/var/tmp/relaunch-bench"))
 SETTINGS = """network = "198.19.64.0/20"
@@ -82,6 +84,17 @@ def relaunch(*words: str) -> str:
 
 def controller_pid() -> int:
     return int((STATE / "controller.lock").read_text())
+
+
+def process_of(client: Client, server: str, is_it: Callable[[list[str]], bool], *, deployment: str = "shop") -> int:
+    """The host's number of a process of that server, by its command line."""
+    cloud_id = str(client.get(f"/servers/{deployment}/{server}")["cloud_id"])
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            group = cgroups.group_of(int(folder.name))
+            if group is not None and cloud_id in str(group) and is_it((folder / "cmdline").read_text().split("\0")):
+                return int(folder.name)
+    raise RuntimeError(f"no such process of {server} ({cloud_id})")
 
 
 def apply(client: Client, text: str) -> str:

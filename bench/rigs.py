@@ -36,7 +36,6 @@ BLOCKED_SECONDS = 20  # longer than any failover may take: what blocks the appli
 REPLICA_ALONE_SECONDS = 1.0  # of writing without the one that was cut
 CUT_SECONDS = 3.0
 INSIST_SECONDS = 4.0
-EVERYTHING = ("0.0.0.0/1", "128.0.0.0/1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,17 +121,24 @@ def both_cut(rig: Rig) -> Heal:
 
 def one_way_out(rig: Rig) -> Heal:
     """The primary hears everybody, and nobody hears it."""
-    process = rig.group.process(rig.old)
-    _in_network(process, *(("ip", "route", "add", "blackhole", net) for net in EVERYTHING))
-    return lambda: _in_network(process, *(("ip", "route", "delete", "blackhole", net) for net in EVERYTHING))
+    return _dropping(rig, "output", "oifname")
 
 
 def one_way_in(rig: Rig) -> Heal:
     """Everybody hears the primary, and it hears nobody."""
-    process = rig.group.process(rig.old)
-    rules = "table ip rig { chain in { type filter hook input priority 0; iifname != lo drop; } }"
-    _in_network(process, ("nft", rules))
-    return lambda: _in_network(process, ("nft", "delete", "table", "ip", "rig"))
+    return _dropping(rig, "input", "iifname")
+
+
+def _dropping(rig: Rig, hook: str, name: str) -> Heal:
+    enter = ("nsenter", f"--net=/proc/{rig.group.process(rig.old)}/ns/net", "nft")
+    rules = f"add table ip rig; add chain ip rig {hook} {{ type filter hook {hook} priority 0; }};"
+    rules += f'add rule ip rig {hook} {name} != "lo" drop'
+    subprocess.run((*enter, rules), check=True, capture_output=True, timeout=10)
+
+    def heal() -> None:  # the server may have been replaced, and its network with it
+        subprocess.run((*enter, "delete table ip rig"), check=False, capture_output=True, timeout=10)
+
+    return heal
 
 
 def made_writable(rig: Rig) -> Heal:
@@ -178,13 +184,6 @@ def _later(heal: Heal) -> Heal:
         heal()
 
     return wait_and_heal
-
-
-def _in_network(process: int, *commands: tuple[str, ...]) -> None:
-    for words in commands:
-        subprocess.run(
-            ("nsenter", f"--net=/proc/{process}/ns/net", *words), check=False, capture_output=True, timeout=10
-        )
 
 
 @contextlib.contextmanager

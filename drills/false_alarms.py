@@ -1,0 +1,220 @@
+"""Everything that looks like a dead primary and is not, mixed, on a real site: no failover may come of it.
+
+    sudo python drills/false_alarms.py [--minutes 120] [--seed N] [--only agent-frozen,…]
+
+A site of a front end, a primary and two replicas (durability strict) as bench/failover.py makes it, with writers that
+remember every acknowledged write. One alarm after the other, in the seed's order; after each the same primary must
+lead, with nobody having failed over, and the group must be whole again; at the end every acknowledged write must be
+there. Prints what it does, a table and, last, one JSON line; exit status 1 when one is not so. For a day:
+--minutes 1440.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+import rehearsal
+from failover import DEPLOYMENT, PASSWORD, Group, acks, instance_network, writers
+from rehearsal import STATE
+from rigs import Rig, missing
+
+from relaunch.cli.client import Client
+
+ALARM_SECONDS = 8.0  # longer than what any rule waits for but a stalled commit
+SHORT_SECONDS = 2.0  # shorter than `silent`
+CONNECTIONS = 400  # more than any server of ours allows
+HUGE = """CREATE TABLE IF NOT EXISTS rack.huge (i INT PRIMARY KEY, t CHAR(200));
+ INSERT INTO rack.huge SELECT seq, REPEAT('x', 200) FROM seq_1_to_400000; DROP TABLE rack.huge"""
+TAKE_CONNECTIONS = """
+import pymysql, ssl, sys, time
+password, host, many, seconds = sys.stdin.readline().strip(), sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+kept = []
+for _ in range(many):
+    try:
+        kept.append(pymysql.connect(host=host, user="app", password=password, ssl=ssl._create_unverified_context()))
+    except pymysql.MySQLError:
+        break
+print(len(kept))
+time.sleep(seconds)
+"""
+
+
+class Alarms:
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+
+    @contextlib.contextmanager
+    def _frozen(self, *processes: int) -> Iterator[None]:
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
+
+    def _agent(self, server: str) -> int:
+        """The host's number of that server's agent."""
+        return rehearsal.process_of(self.rig.client, server, lambda words: "relaunch-agent.pyz" in " ".join(words))
+
+    def agent_frozen(self) -> None:
+        """The primary's agent says nothing more; the server is fine."""
+        with self._frozen(self._agent(self.rig.old["name"])):
+            time.sleep(ALARM_SECONDS)
+
+    def agent_killed(self) -> None:
+        os.kill(self._agent(self.rig.old["name"]), signal.SIGKILL)
+        time.sleep(SHORT_SECONDS)
+
+    def others_frozen(self) -> None:
+        """The controller hears fewer than half of its observers, and not the primary either."""
+        names = [self.rig.old["name"], self.rig.replicas[0]["name"], "front1"]
+        with self._frozen(*(self._agent(name) for name in names)):
+            time.sleep(ALARM_SECONDS)
+
+    def controller_cut(self) -> None:
+        """The controller and the primary do not hear each other; everybody else hears both."""
+        process = self.rig.group.process(self.rig.old)
+        enter = ("nsenter", f"--net=/proc/{process}/ns/net")
+        way = subprocess.run((*enter, "ip", "route", "show", "default"), capture_output=True, text=True).stdout.split()
+        rules = "add table ip drill; add chain ip drill out { type filter hook output priority 0; };"
+        rules += f"add rule ip drill out ip daddr {way[way.index('via') + 1]} drop"
+        subprocess.run((*enter, "nft", rules), check=True, capture_output=True, timeout=10)
+        try:
+            time.sleep(ALARM_SECONDS)
+        finally:
+            subprocess.run((*enter, "nft", "delete table ip drill"), check=False, capture_output=True, timeout=10)
+
+    def controller_killed(self) -> None:
+        os.kill(rehearsal.controller_pid(), signal.SIGKILL)
+        time.sleep(ALARM_SECONDS)
+        rehearsal.relaunch("controller", "start")
+
+    def frozen_shortly(self) -> None:
+        with self._frozen(self.rig.group.process(self.rig.old)):
+            time.sleep(SHORT_SECONDS)
+
+    def replica_frozen(self) -> None:
+        """The replica is broken rather than the primary; the other one acknowledges."""
+        with self._frozen(self.rig.group.process(self.rig.replicas[0])):
+            time.sleep(SHORT_SECONDS * 2)
+
+    def replica_killed(self) -> None:
+        os.kill(self.rig.group.process(self.rig.replicas[1]), signal.SIGKILL)
+
+    def out_of_connections(self) -> None:
+        network = instance_network(self.rig.client, "front1")
+        words = ["nsenter", f"--net=/proc/{network}/ns/net", sys.executable, "-c", TAKE_CONNECTIONS]
+        given = [self.rig.old["address"], str(CONNECTIONS), str(ALARM_SECONDS)]
+        subprocess.run([*words, *given], input=PASSWORD + "\n", text=True, check=True, timeout=120)
+
+    def huge_transaction(self) -> None:
+        self.rig.sql(self.rig.old, HUGE).wait(120)
+
+    def global_lock(self) -> None:
+        """As a backup of another tool takes it: no write ends while it lasts."""
+        self.rig.sql(self.rig.old, "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(5)").wait(60)
+
+    def overloaded(self) -> None:
+        """Everything on that server competes with as many processes again as the machine has cores, four times."""
+        spin = f"for i in 1 2 3 4; do timeout {ALARM_SECONDS:g} sha1sum /dev/zero & done; wait"
+        subprocess.run(self.rig.inside(self.rig.old, "sh", "-c", spin), check=False, capture_output=True, timeout=60)
+
+    def paused(self) -> None:
+        """Somebody works on the servers and has said so: its process dies, and comes back by itself."""
+        self.rig.client.post("/databases/shop/pause", {"reason": "a drill"})
+        try:
+            self.rig.kill()
+            time.sleep(ALARM_SECONDS)
+        finally:
+            self.rig.client.post("/databases/shop/resume", {})
+
+    def rebooted(self) -> None:
+        """Declared maintenance: the server is rebooted by relaunch."""
+        self.rig.group.act(self.rig.old, "reboot")
+        time.sleep(ALARM_SECONDS)
+
+
+def told(name: str) -> str:
+    return name.replace("_", "-")
+
+
+ALARMS: dict[str, Callable[[Alarms], None]] = {
+    told(name): made for name, made in vars(Alarms).items() if not name.startswith("_")
+}
+
+
+def one(client: Client, group: Group, name: str) -> str:
+    """What was wrong with it, "" when nothing was."""
+    rig = Rig(client, group)
+    before = group.shown()
+    ALARMS[name](Alarms(rig))
+    client = Client(rehearsal.find_controller(rehearsal.ENVIRONMENT))
+    group.client = client
+    group.wait_redundant(300)
+    after: dict[str, Any] = group.shown()
+    if after["primary"] != before["primary"] or after["failovers_last_day"] != before["failovers_last_day"]:
+        return f"{before['primary']} was replaced by {after['primary']}: {after['rule']}"
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--only", default=",".join(ALARMS))
+    args = parser.parse_args()
+    names, chosen = args.only.split(","), random.Random(args.seed)
+    print(f"seed {args.seed}", file=sys.stderr, flush=True)
+    wrong: list[str] = []
+    count: Counter[str] = Counter()
+    with rehearsal.controller() as client:
+        client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
+        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        group = Group(client)
+        group.wait_redundant()
+        end = time.monotonic() + args.minutes * 60
+        with writers(client, "false_alarms") as out:
+            while time.monotonic() < end and not wrong:
+                order = list(names)
+                chosen.shuffle(order)
+                for name in order:
+                    began = time.monotonic()
+                    said = one(client, group, name)
+                    count[name] += 1
+                    took = time.monotonic() - began
+                    print(
+                        f"{name}: {said or 'no failover'}, whole again after {took:.0f} s", file=sys.stderr, flush=True
+                    )
+                    wrong += [f"{name}: {said}"] if said else []
+                    if said or time.monotonic() >= end:
+                        break
+        given = acks(out)
+        lost = missing(group.client, "false_alarms", given)
+    print(f"\n{'false alarm':<24} times")
+    for name, times in sorted(count.items()):
+        print(f"{name:<24} {times:>5}")
+    report = {"seed": args.seed, "alarms": count.total(), "failovers": wrong, "acknowledged": len(given), "lost": lost}
+    print(json.dumps(report))
+    if wrong or lost:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    STATE.mkdir(parents=True, exist_ok=True)
+    main()
