@@ -265,7 +265,8 @@ async def _run(
     output = ports.agents.last_output(order.run_id, 0, last_bytes=100_000)
     if result["state"] != "succeeded":
         told = [line for line in output.splitlines() if line.strip() and not line.startswith("PROGRESS ")]
-        raise Failed(told[-1] if told else str(result["why"]), hint="\n".join(told[-15:-1]))
+        refused = [line for line in told if line.startswith("ERROR ")] or told
+        raise Failed(refused[-1] if refused else str(result["why"]), hint="\n".join(told[-15:]))
     return output
 
 

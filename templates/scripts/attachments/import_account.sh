@@ -1,5 +1,8 @@
-# shellcheck shell=bash
-# The account that imported data is written with, and the schemas it is written to. Sourced by the scripts import_*.sh.
+#!/bin/bash
+# Written by relaunch: attachment import_account.sh of the scripts that import. Change it there.
+#
+# The account that imported data is written with, and the schemas it is written to. Meant to be sourced.
+set -euo pipefail
 
 stop_with() { echo "$*" >&2; exit 1; }
 sql() { mariadb -N -B -e "$1"; }

@@ -30,7 +30,9 @@ CREATE_TABLE = re.compile(rb"CREATE TABLE (?:IF NOT EXISTS )?`((?:[^`]|``)+)`", 
 ENGINE = re.compile(rb"\) .*?ENGINE\s*=\s*(\w+)", re.I)
 COLLATE = re.compile(rb"(?<![A-Za-z_])COLLATE[ =]+(\w+)|collation_connection\s*=\s*(\w+)", re.I)
 CHARSET = re.compile(rb"(?:CHARACTER SET|CHARSET)[ =]+(\w+)", re.I)
+# Where a definition begins, not wherever the word is: a row or a routine's text may hold it, too.
 DEFINER = re.compile(
+    rb"^(\s*(?:/\*!\d+\s+)?(?:CREATE\s*(?:OR REPLACE\s+)?(?:\*/\s*)?)?(?:/\*!\d+\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?)"
     rb"DEFINER\s*=\s*(`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)", re.I
 )
 CODE = re.compile(
@@ -45,6 +47,7 @@ FOREIGN = re.compile(
     re.I,
 )
 COMMENT_START = re.compile(rb"/\*[!M]+\d*\s*")
+ROWS = re.compile(rb"(?:INSERT|REPLACE)\s", re.I)
 STOOD = re.compile(rb"(?:MASTER|SOURCE)_LOG_FILE='([^']+)', (?:MASTER|SOURCE)_LOG_POS=(\d+)")
 
 
@@ -56,6 +59,7 @@ def opened(path):
     command = {b"\x1f\x8b": ["gzip", "-dc"], b"\x28\xb5": ["zstd", "-dc"]}.get(head[:2])
     if command is None:
         return file, None, file
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
     process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return process.stdout, process, file
 
@@ -73,10 +77,14 @@ class Statements:
         self.schema = None
         self.foreign = False  # inside of a statement that is not for us, over several lines
         self.between = True  # a statement may begin here
+        self.rows = False  # inside of an INSERT: its values hold no line ends, so that they end a line with , or ;
         self.dropped = collections.Counter()
 
     def kind(self, line):
         """use | create database | foreign | system | rows | other; the schema in use is kept."""
+        if self.rows:
+            self.rows = not line.rstrip().endswith(b";")
+            return self._of_schema("rows")
         start = line[:LOOKED_AT].lstrip()
         plain = COMMENT_START.sub(b"", start, count=1) if start.startswith((b"/*!", b"/*M!")) else start
         if self.foreign:
@@ -92,6 +100,9 @@ class Statements:
                 return "system" if self.schema in SYSTEM else "use"
             if CREATE_DATABASE.match(plain):
                 return "create database"
+            if ROWS.match(start):
+                self.rows = not line.rstrip().endswith(b";")
+                return self._of_schema("rows")
             told = FOREIGN.match(plain)
             if told:
                 self.dropped[re.sub(rb"\s+", b" ", told[1]).decode().upper()] += 1
@@ -100,7 +111,7 @@ class Statements:
         text = line.rstrip()
         if text and not start.startswith((b"-- ", b"--\n", b"#")):
             self.between = text.endswith(self.delimiter)
-        return self._of_schema("rows" if start.startswith(b"INSERT INTO") else "other")
+        return self._of_schema("other")
 
     def _of_schema(self, kind):
         return "system" if self.schema in SYSTEM else kind
@@ -154,8 +165,9 @@ def look(path):
         begun = line[:LOOKED_AT]
         collations |= {(one or two).decode() for one, two in COLLATE.findall(line if table else begun)}
         charsets |= {each.decode() for each in CHARSET.findall(begun)}
-        for each in DEFINER.findall(begun):
-            facts["definers"][each.decode()] = facts["definers"].get(each.decode(), 0) + 1
+        definer = DEFINER.match(begun)
+        if definer:
+            facts["definers"][definer[2].decode()] = facts["definers"].get(definer[2].decode(), 0) + 1
         code = CODE.search(begun)
         if code:
             name = next(filter(None, (code[2], code[3], code[5])))
@@ -181,7 +193,7 @@ def for_us(stream, definer, rename, stood):
         if kind == "use" and rename:
             line = b"USE `" + rename.encode() + b"`;\n"
         if kind == "other" and b"DEFINER" in line[:LOOKED_AT]:
-            line = DEFINER.sub(lambda _: b"DEFINER=" + definer, line, count=1)
+            line = DEFINER.sub(lambda found: found[1] + b"DEFINER=" + definer, line, count=1)
         yield line
 
 

@@ -21,6 +21,7 @@ END = b"/*!*/;"
 EVENT = re.compile(rb"#(\d{6})\s+(\d+:\d\d:\d\d) server id \d+  end_log_pos (\d+)(.*)", re.S)
 ROTATE = re.compile(rb"\tRotate to (\S+)  pos: (\d+)")
 TABLE = re.compile(rb"\tTable_map: `((?:[^`]|``)+)`\.`((?:[^`]|``)+)` mapped")
+ALONE = re.compile(rb"\t(?:Start: |Gtid list|Binlog checkpoint|Stop)")
 NOT_OURS = re.compile(rb"(?:gtid_domain_id|server_id|gtid_seq_no|skip_parallel_replication)\s*=", re.I)
 ACCOUNTS = re.compile(
     rb"\s*(?:GRANT|REVOKE|SET\s+(?:PASSWORD|DEFAULT|ROLE)|(?:CREATE|ALTER|DROP|RENAME)\s+(?:OR\s+REPLACE\s+)?(?:USER|ROLE|SERVER))\b",
@@ -28,9 +29,11 @@ ACCOUNTS = re.compile(
 )
 NO_CHANGE = re.compile(rb"\s*(?:FLUSH|ANALYZE|CHECK|OPTIMIZE|REPAIR)\b", re.I)
 DEFINER = re.compile(
+    rb"^(\s*(?:CREATE|ALTER)\s+(?:OR\s+REPLACE\s+)?(?:AGGREGATE\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?)"
     rb"DEFINER\s*=\s*(?:`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)", re.I
 )
-IDLE_SECONDS = 0.1
+IDLE_SECONDS = 0.02
+BATCH_SECONDS = 0.2
 WRITE_SECONDS = 0.5  # of positions without rows
 AGAIN_SECONDS = 3.0
 
@@ -49,16 +52,20 @@ class Follower:
         self._definer = definer.encode()
         self._send, self._now = send, now
         self.stored = (file, position)  # as it is in the table
-        self.file, self.end, self.time = file, position, 0
+        self.reached = (file, position)  # the end of the last whole transaction
+        self._file, self._end, self._time = file, position, 0
         self._lines, self._tables = [], set()
         self._current, self._sent_current = b"", b""
-        self._in_transaction = self._begun = False
+        self._inside = False  # of a transaction there
+        self._touched = False  # which has changed rows of ours
+        self._open = False  # a transaction here: one or several of there
+        self._begun = 0.0
         self._started = False
 
     @property
-    def behind(self):
-        """There is a position that is not written down yet."""
-        return self.stored != (self.file, self.end) and not self._in_transaction and not self._lines
+    def is_due(self):
+        """Several transactions become one here, while there are more: each costs a disk and a replica's answer."""
+        return self._open and self._now() - self._begun > BATCH_SECONDS
 
     def line(self, line):
         """One line, with its end."""
@@ -87,11 +94,15 @@ class Follower:
             return
         rotate = ROTATE.search(event[4])
         if rotate:
-            self.file, self.end = rotate[1].decode(), int(rotate[2])
+            self._file, self._end = rotate[1].decode(), int(rotate[2])
+            if not self._inside:
+                self.reached = (self._file, self._end)
             return
         if event[1] != b"700101" and int(event[3]):
-            self.end = int(event[3])
-            self.time = _moment(event[1], event[2])
+            self._end = int(event[3])
+            self._time = _moment(event[1], event[2])
+            if not self._inside and ALONE.search(event[4]):
+                self.reached = (self._file, self._end)
         table = TABLE.search(event[4])
         if table:
             self._tables.add((table[1].replace(b"``", b"`"), table[2]))
@@ -99,13 +110,15 @@ class Follower:
     def _statement(self, text, body, alone):
         word = body.strip().upper()
         if word in (b"START TRANSACTION", b"BEGIN"):
-            self._in_transaction, self._begun = True, False
-        elif word == b"COMMIT":
-            self._commit()
-        elif word == b"ROLLBACK":
-            if self._begun:
-                self._send(b"ROLLBACK\n" + END + b"\n")
-            self._in_transaction = self._begun = False
+            self._inside, self._touched = True, False
+        elif word in (b"COMMIT", b"ROLLBACK"):
+            if word == b"ROLLBACK" and self._touched:
+                raise Stop("a transaction of tables that are not transactional was rolled back there")
+            if self._inside or self._touched:
+                self.reached = (self._file, self._end)
+            self._inside = self._touched = False
+            if self.is_due:
+                self.commit()
         elif word.startswith(b"BINLOG"):
             self._rows(text)
         elif not alone:
@@ -139,45 +152,47 @@ class Follower:
             return
         inside = self._current in self.schemas
         if ACCOUNTS.match(body) or NO_CHANGE.match(body) or not (inside or self._mentioned.search(body)):
+            self._passed()
             return
         if re.match(rb"\s*(?:DROP|CREATE)\s+(?:DATABASE|SCHEMA)\b", body, re.I):
             if re.match(rb"\s*CREATE", body, re.I):
+                self._passed()
                 return
             raise Stop("a schema was dropped there: " + body.decode("utf-8", "replace")[:200])
+        self.commit()
         if inside and self._sent_current != self._current:
             self._send(b"use `" + self._current.replace(b"`", b"``") + b"`" + END + b"\n")
             self._sent_current = self._current
-        self._send(DEFINER.sub(lambda _: b"DEFINER=" + self._definer, text, count=1))
-        if self._in_transaction:
-            self._begun = True
-        else:
-            self._write(rows=True)
+        self._send(DEFINER.sub(lambda found: found[1] + b"DEFINER=" + self._definer, text, count=1))
+        self._passed()
+        self._write(rows=True)
+
+    def _passed(self):
+        if not self._inside:
+            self.reached = (self._file, self._end)
 
     def _begin(self):
-        if not self._begun:
-            self._in_transaction = self._begun = True
+        self._touched = True
+        if not self._open:
+            self._open, self._begun = True, self._now()
             self._send(b"START TRANSACTION\n" + END + b"\n")
 
-    def _commit(self):
-        if self._begun:
-            self._write(rows=True)
-        self._in_transaction = self._begun = False
-
-    def write_position(self):
-        """Of what was read and is of no schema that is imported."""
-        if self.behind:
-            self._write(rows=False)
+    def commit(self):
+        """What is applied and not committed yet, or the position alone. Not in the middle of a transaction there."""
+        if not self._touched and self.stored != self.reached:
+            self._write(rows=self._open)
 
     def _write(self, *, rows):
         """Only from the position that is known here: anybody else's change of it is an error, and undoes the rows."""
-        file, position = self.stored
+        (file, position), (new_file, new_position) = self.stored, self.reached
         changed = f", changed = {self._now():.3f}" if rows else ""
         self._send(
-            f"UPDATE relaunch.import_source SET position = IF(file = '{file}' AND position = {position}, {self.end},"
-            f" (SELECT 1 UNION SELECT 2)), file = '{self.file}', foreign_time = {self.time}{changed}"
+            f"UPDATE relaunch.import_source SET"
+            f" position = IF(file = '{file}' AND position = {position}, {new_position}, (SELECT 1 UNION SELECT 2)),"
+            f" file = '{new_file}', foreign_time = {self._time}{changed}"
             f" WHERE name = 'import'\n/*!*/;\nCOMMIT\n/*!*/;\n".encode()
         )
-        self.stored = (self.file, self.end)
+        self.stored, self._open = self.reached, False
 
 
 def _moment(day, clock):
@@ -239,8 +254,8 @@ def follow(settings, file, position):
                 rest = lines.pop()
                 for line in lines:
                     follower.line(line + b"\n")
-            if not ready or time.monotonic() - written > WRITE_SECONDS:
-                follower.write_position()
+            if not ready or follower.is_due or time.monotonic() - written > WRITE_SECONDS:
+                follower.commit()
                 written = time.monotonic()
             ours.stdin.flush()
     except BrokenPipeError:

@@ -1,0 +1,384 @@
+"""Bringing an existing database into a real group: by dumps, and from a server that goes on being written to.
+
+A controller of its own, servers of the template mysql, and a MariaDB of this host as the server that is not ours.
+RELAUNCH_IMPORT_TEST_STATE names another folder than /var/tmp/relaunch-test-import; with RELAUNCH_TEST_KEEP the servers
+stay for the next run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+STATE = Path(os.environ.get("RELAUNCH_IMPORT_TEST_STATE", "/var/tmp/relaunch-test-import"))
+SETTINGS = 'network = "198.19.20.0/24"\nbridge = "rlt-imp"\napi_port = 17720\nbus_port = 17722\n'
+ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
+HOST, PORT = "198.19.20.1", 17729
+PASSWORD = 'it\'s a \\ "secret"'
+GROUP = """deployment: imp
+servers:
+  db1: {template: mysql, zone: a, memory: 1G}
+  db2: {template: mysql, zone: b, memory: 1G}
+database:
+  primary: db1
+  replicas: [db2]
+  backups: {full: never, incremental: never, primary: never, prove: never}
+credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}
+"""
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not shutil.which("mariadbd"), reason="needs a MariaDB server on this host"),
+    pytest.mark.timeout(900),
+]
+
+
+def relaunch(*words: str, check: bool = True) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "relaunch.cli.main", *words], stdin=subprocess.DEVNULL,
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout
+    assert PASSWORD not in done.stdout
+    return done.stdout
+
+
+def refused(*words: str) -> str:
+    """What it says."""
+    said = relaunch("db", "import", "imp", *words, check=False)
+    assert ": done" not in said, said
+    return said
+
+
+def until(is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+
+
+def sql(server: str, statements: str) -> str:
+    """As root on a server of the group, by its name."""
+    address = json.loads(relaunch("server", "show", f"imp/{server}", "--json"))["private_address"]
+    return on(address, "mariadb -N -B", statements)
+
+
+def on(address: str, command: str, text: str = "") -> str:
+    done = subprocess.run(
+        ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
+         "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{address}", command],
+        input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def status() -> dict[str, Any]:
+    return dict(json.loads(relaunch("db", "status", "imp", "--json")))
+
+
+def primary() -> str:
+    return str(status()["primary"])
+
+
+@dataclass
+class Foreign:
+    """A MariaDB as somebody else runs it: no GTID settings, domain 0, server 1, latin1."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/data", "--skip-test-db",
+             "--skip-name-resolve", "--force"], check=True, capture_output=True,
+        )  # fmt: skip
+        self.process = subprocess.Popen(
+            ["mariadbd", "--no-defaults", "--user=root", f"--datadir={self.folder}/data", f"--socket={self.folder}/s",
+             f"--pid-file={self.folder}/pid", f"--port={PORT}", f"--bind-address={HOST}", "--server-id=1",
+             "--log-bin=theirs", "--binlog-format=ROW", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("wb"),
+            start_new_session=True,
+        )  # fmt: skip
+        until(lambda: self.answers(), "the foreign server answers")
+        quoted = PASSWORD.replace("\\", "\\\\").replace("'", "''")
+        self.sql(
+            f"CREATE USER mover@'%' IDENTIFIED BY '{quoted}'; CREATE USER app@'%' IDENTIFIED BY 'app';"
+            "CREATE DATABASE shop CHARACTER SET latin1; CREATE DATABASE other; CREATE TABLE other.noise (i INT);"
+            "GRANT ALL ON shop.* TO app@'%'; GRANT ALL ON other.* TO app@'%'"
+        )
+        self.sql(
+            "USE shop; CREATE TABLE ledger (id INT PRIMARY KEY AUTO_INCREMENT, amount DECIMAL(9,2), note VARCHAR(99),"
+            " raw BLOB, at TIMESTAMP(6) DEFAULT NOW(6)); CREATE TABLE total (id INT PRIMARY KEY, n INT);"
+            "INSERT INTO total VALUES (1, 0); CREATE TRIGGER counts AFTER INSERT ON ledger FOR EACH ROW"
+            " UPDATE total SET n = n + 1 WHERE id = 1; CREATE VIEW amounts AS SELECT id, amount FROM ledger;"
+            "CREATE FUNCTION twice (x INT) RETURNS INT DETERMINISTIC RETURN 2 * x;"
+            "INSERT INTO ledger (amount, note, raw) SELECT seq, CONCAT('\\\\ '' ', CHAR(228 USING latin1)),"
+            " UNHEX(MD5(seq)) FROM seq_1_to_2000"
+        )
+
+    def answers(self) -> bool:
+        ask = ["mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/s", "-e", "SELECT 1"]
+        return subprocess.run(ask, capture_output=True, check=False).returncode == 0
+
+    def sql(self, statements: str) -> str:
+        done = subprocess.run(
+            ["mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/s", "-N", "-B"], input=statements,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def grant(self, more: str = "") -> None:
+        self.sql(
+            f"GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, REPLICATION SLAVE, BINLOG MONITOR{more} ON *.* TO mover@'%'"
+        )
+
+    def dump(self, file: Path, *words: str) -> Path:
+        command = ["mariadb-dump", "--no-defaults", "-uroot", f"-S{self.folder}/s", "--routines", "--triggers", *words]
+        file.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+        return file
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@dataclass
+class Writer:
+    """The application: a transaction each few milliseconds, with a note of each one that was acknowledged."""
+
+    acknowledged: list[int] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    last: float = 0.0
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(20)
+
+    def _write(self) -> None:
+        try:
+            self._write_until_told()
+        except pymysql.err.MySQLError:
+            return  # locked out: what a cut-over does
+
+    def _write_until_told(self) -> None:
+        with pymysql.connect(host=HOST, port=PORT, user="app", password="app", charset="utf8mb4") as connection:
+            while not self._over.wait(0.005):
+                with connection.cursor() as cursor:
+                    row = "INSERT INTO shop.ledger (amount, note, raw) VALUES (%s, %s, %s)"
+                    cursor.execute(row, (1.5, "it's ä \\ \n", b"\x00\xff'\n"))
+                    number = int(cursor.lastrowid)
+                    cursor.execute("UPDATE shop.ledger SET note = 'changed' WHERE id = %s", (number // 2,))
+                    cursor.execute("INSERT INTO other.noise VALUES (%s)", (number,))
+                    connection.commit()
+                self.acknowledged.append(number)
+                self.last = time.time()
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    keep = bool(os.environ.get("RELAUNCH_TEST_KEEP"))
+    if not keep:
+        put_away()
+    STATE.mkdir(parents=True, exist_ok=True)
+    (STATE / "controller.toml").write_text(SETTINGS)
+    (STATE / "group.yml").write_text(GROUP)
+    try:
+        relaunch("controller", "start")
+        relaunch("apply", str(STATE / "group.yml"), "--yes")
+        until(lambda: status()["mode"] == "sync", "the group is in step")
+        yield
+    finally:
+        if not keep:
+            put_away()
+
+
+def put_away() -> None:
+    if STATE.exists():
+        relaunch("demo", "--stop", "--purge")
+        shutil.rmtree(STATE, ignore_errors=True)
+
+
+@pytest.fixture
+def foreign(group: None, tmp_path: Path) -> Iterator[Foreign]:
+    found = Foreign(tmp_path)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+        relaunch("db", "import", "imp", "--cancel", check=False)
+        sql(primary(), "DROP DATABASE IF EXISTS shop; DROP DATABASE IF EXISTS copied")
+
+
+def sums(ask: Callable[[str], str], schema: str = "shop") -> str:
+    return ask(f"CHECKSUM TABLE {schema}.ledger, {schema}.total; SELECT * FROM {schema}.total").replace(schema, "")
+
+
+def from_server(tmp_path: Path, *words: str) -> tuple[str, ...]:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    return ("--from-server", f"{HOST}:{PORT}", "--user", "mover", "--password-file", str(file), *words)
+
+
+def test_a_dump_is_loaded_and_reaches_the_replica(foreign: Foreign, tmp_path: Path) -> None:
+    plain = foreign.dump(tmp_path / "shop.sql", "--databases", "shop", "--system=users").read_bytes()
+    # What a MySQL with GTID writes: with this, replicas would not get anything.
+    packed = tmp_path / "shop.sql.gz"
+    packed.write_bytes(
+        gzip.compress(b"SET @@SESSION.SQL_LOG_BIN= 0;\nSET @@GLOBAL.GTID_PURGED='a:1-5,\nb:1';\n" + plain)
+    )
+
+    said = relaunch("db", "import", "imp", "--from-dump", str(packed))
+
+    assert "left out, as it is of another server" in said and "SQL_LOG_BIN" in said
+    assert sums(foreign.sql) == sums(lambda ask: sql("db1", ask))
+    until(lambda: sums(foreign.sql) == sums(lambda ask: sql("db2", ask)), "the replica has it")
+    assert sql("db1", "SELECT shop.twice(4), COUNT(*) FROM shop.amounts") == "8\t2000"
+    assert "mover" not in sql("db1", "SELECT user FROM mysql.user")
+    assert (
+        sql("db1", "SELECT DISTINCT definer FROM information_schema.triggers WHERE trigger_schema = 'shop'") == "app@%"
+    )
+
+
+def test_a_dump_that_breaks_leaves_nothing(foreign: Foreign, tmp_path: Path) -> None:
+    whole = foreign.dump(tmp_path / "whole.sql", "shop").read_text()
+    cut, wrong = tmp_path / "cut.sql", tmp_path / "wrong.sql"
+    cut.write_text(whole[: len(whole) // 2])
+    wrong.write_text(whole.replace("INSERT INTO `total`", "INSERT INTO `nobody`"))
+
+    of_cut = refused("--from-dump", str(cut), "--schema", "copied")
+    of_wrong = refused("--from-dump", str(wrong), "--schema", "copied")
+    nameless = refused("--from-dump", str(tmp_path / "whole.sql"))
+
+    assert "breaks off" in of_cut and "nobody" in of_wrong and "--schema NAME" in nameless
+    assert "copied" not in sql("db1", "SHOW DATABASES")
+    until(lambda: "copied" not in sql("db2", "SHOW DATABASES"), "nothing of it is on the replica")
+
+
+def test_what_is_there_is_replaced_only_when_confirmed_and_comes_back_when_the_load_breaks(
+    foreign: Foreign, tmp_path: Path
+) -> None:
+    whole = foreign.dump(tmp_path / "whole.sql", "shop")
+    wrong = tmp_path / "wrong.sql"
+    wrong.write_text(whole.read_text().replace("INSERT INTO `total`", "INSERT INTO `nobody`"))
+    sql("db1", "CREATE DATABASE copied; CREATE TABLE copied.old (i INT); INSERT INTO copied.old VALUES (7)")
+
+    asked = refused("--from-dump", str(whole), "--schema", "copied")
+    assert "There are tables in copied" in asked
+    refused("--from-dump", str(wrong), "--schema", "copied", "--confirm", "imp")
+    assert sql("db1", "SELECT * FROM copied.old") == "7"
+    relaunch("db", "import", "imp", "--from-dump", str(whole), "--schema", "copied", "--confirm", "imp")
+
+    assert sums(foreign.sql) == sums(lambda ask: sql("db1", ask), "copied")
+    assert "old" not in sql("db1", "SHOW TABLES IN copied").split()
+
+
+def test_a_server_that_cannot_be_followed_is_refused_with_all_reasons(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.sql("GRANT SELECT ON shop.* TO mover@'%'; SET GLOBAL binlog_format = MIXED")
+
+    said = refused(*from_server(tmp_path, "--schema", "shop"))
+
+    assert "mover lacks SHOW VIEW, TRIGGER, EVENT, REPLICATION SLAVE, BINLOG MONITOR" in said
+    assert "binlog_format is MIXED" in said
+    assert "shop" not in sql("db1", "SHOW DATABASES").split()
+    assert "nothing is being imported" in refused("--status")
+
+
+def test_cancelled_nothing_stays(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.grant()
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    before = json.loads(relaunch("db", "import", "imp", "--status", "--json"))
+
+    relaunch("db", "import", "imp", "--cancel")
+
+    assert before["follows"] and before["stage"] == "following"
+    assert "shop" not in sql("db1", "SHOW DATABASES").split()
+    assert "relaunch_import" not in sql("db1", "SELECT user FROM mysql.user").split()
+    assert "import" not in relaunch("credential", "list")
+    assert "nothing is being imported" in refused("--status")
+
+
+def test_cut_over_only_once_nobody_writes(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.grant()
+    writer = Writer()
+    writer.start()
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+
+    still = refused("--cut-over", "--wait", "4")
+    assert "Something still writes there" in still
+    foreign.sql("CREATE TABLE shop.later (i INT PRIMARY KEY); USE other; ALTER TABLE shop.later ADD t TEXT DEFAULT 'x'")
+    foreign.sql("INSERT INTO shop.later (i) VALUES (1)")
+    writer.stop()
+    said = relaunch("db", "import", "imp", "--cut-over", "--quiet", "1")
+
+    assert "3 tables equal on both sides" in said
+    assert sql("db1", "SELECT * FROM shop.later") == "1\tx"
+    kept = {int(word) for word in sql(primary(), "SELECT id FROM shop.ledger").split()}
+    assert len(writer.acknowledged) > 20 and set(writer.acknowledged) <= kept
+
+
+def test_rows_that_differ_stop_the_cut_over(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.grant()
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    sql("db1", "UPDATE shop.ledger SET amount = 0 WHERE id = 77")
+
+    said = refused("--cut-over", "--quiet", "1")
+
+    assert "Both sides are not equal" in said and "shop.ledger" in said
+    assert json.loads(relaunch("db", "import", "imp", "--status", "--json"))["stage"] == "following"
+
+
+def test_through_a_failover_every_acknowledged_write_arrives_and_accounts_are_locked(
+    foreign: Foreign, tmp_path: Path
+) -> None:
+    foreign.grant(", CREATE USER, CONNECTION ADMIN, PROCESS")
+    writer = Writer()
+    writer.start()
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    old = primary()
+    address = json.loads(relaunch("server", "show", f"imp/{old}", "--json"))["private_address"]
+    on(address, "systemctl stop relaunch-agent; pkill -9 mariadbd; systemctl mask --now mariadb")
+    until(lambda: primary() != old, "another server is the primary", 90)
+
+    def follows() -> bool:
+        shown = relaunch("db", "import", "imp", "--status", "--json", check=False)
+        return '"follows": true' in shown
+
+    until(follows, "the new primary follows", 90)
+    before = len(writer.acknowledged)
+    until(lambda: len(writer.acknowledged) > before + 20, "the application writes on")
+    said = relaunch("db", "import", "imp", "--cut-over")
+    writer.stop()
+
+    assert "Locked there: 'app'@'%'" in said
+    result = json.loads(next(line for line in said.splitlines() if line.startswith("CUT-OVER "))[9:])
+    print(f"downtime {result['downtime_seconds']} s, {len(writer.acknowledged)} acknowledged")
+    kept = {int(word) for word in sql(primary(), "SELECT id FROM shop.ledger").split()}
+    assert set(writer.acknowledged) <= kept and len(kept) == 2000 + len(writer.acknowledged)
+    assert sums(foreign.sql) == sums(lambda ask: sql(primary(), ask))
+    # Nothing of the other server's history is in the group's: one domain.
+    assert "," not in sql(primary(), "SELECT @@gtid_binlog_pos")
+    with pytest.raises(pymysql.err.MySQLError):
+        pymysql.connect(host=HOST, port=PORT, user="app", password="app")

@@ -1,0 +1,188 @@
+"""Following a foreign binary log: which of it is applied, and that position and rows go together."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "templates/scripts/attachments/import_follow.py"
+START = "/*!50530 SET @@SESSION.PSEUDO_SLAVE_MODE=1*/;\nDELIMITER /*!*/;\n"
+FILE = "#700101  0:00:00 server id 1  end_log_pos 0 \tRotate to b.000001  pos: 4\n"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("import_follow", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Stand:
+    def __init__(self, script: ModuleType) -> None:
+        self.sent = ""
+        self.follower = script.Follower(["shop"], "`app`@`%`", "b.000001", 4, self._take, now=lambda: 5.0)
+        self.read(START + FILE)
+        self.sent = ""
+
+    def _take(self, text: bytes) -> None:
+        self.sent += text.decode()
+
+    def read(self, text: str) -> str:
+        """What is sent because of it, by the time there is no more."""
+        before = len(self.sent)
+        for line in text.splitlines(keepends=True):
+            self.follower.line(line.encode())
+        self.follower.commit()
+        return self.sent[before:]
+
+
+@pytest.fixture
+def stand(script: ModuleType) -> Stand:
+    return Stand(script)
+
+
+def event(end: int, what: str) -> str:
+    return f"#261122 22:10:06 server id 1  end_log_pos {end} CRC32 0xabc \t{what}\n"
+
+
+def transaction(end: int, *tables: str) -> str:
+    maps = "".join(event(end - 50, f"Table_map: {table} mapped to number 18") for table in tables)
+    return (
+        event(end - 100, "GTID 0-1-6 trans") + "/*M!100001 SET @@session.gtid_seq_no=6*//*!*/;\n"
+        "START TRANSACTION\n/*!*/;\n" + maps + "\nBINLOG '\nAAAA\n'/*!*/;\n" + event(end, "Xid = 10") + "COMMIT/*!*/;\n"
+    )
+
+
+def query(end: int, text: str, use: str = "") -> str:
+    named = f"use `{use}`/*!*/;\n" if use else ""
+    return event(end, "Query\tthread_id=5") + named + f"SET TIMESTAMP=1795385406/*!*/;\n{text}\n/*!*/;\n"
+
+
+def test_rows_of_the_schema_and_their_position_are_one_transaction(stand: Stand) -> None:
+    sent = stand.read(transaction(500, "`shop`.`t`"))
+
+    begin, rows = sent.index("START TRANSACTION"), sent.index("BINLOG")
+    position, commit = sent.index("UPDATE relaunch.import_source"), sent.index("COMMIT")
+    assert begin < rows < position < commit
+    assert "IF(file = 'b.000001' AND position = 4, 500," in sent and "changed = 5.000" in sent
+
+
+def test_the_other_servers_history_is_not_taken_over(stand: Stand) -> None:
+    sent = stand.read(
+        "/*M!100001 SET @@session.gtid_domain_id=0*//*!*/;\n/*M!100001 SET @@session.server_id=1*//*!*/;\n"
+        "SET @@session.sql_mode=1411383296/*!*/;\n" + transaction(500, "`shop`.`t`")
+    )
+
+    assert "gtid" not in sent and "server_id" not in sent and "sql_mode=1411383296" in sent
+
+
+def test_rows_of_other_schemas_are_left_out_and_the_position_goes_on(stand: Stand) -> None:
+    sent = stand.read(transaction(500, "`other`.`t`"))
+
+    assert "BINLOG" not in sent and "position = 4, 500," in sent and "changed" not in sent
+
+
+def test_transactions_that_come_at_once_are_one_here(stand: Stand) -> None:
+    sent = stand.read(transaction(500, "`shop`.`t`") + transaction(900, "`shop`.`t`"))
+
+    assert sent.count("BINLOG") == 2 and sent.count("START TRANSACTION") == 1 and sent.count("COMMIT") == 1
+    assert "position = 4, 900," in sent
+
+
+def test_each_position_follows_from_the_one_before(stand: Stand) -> None:
+    assert "position = 4, 500," in stand.read(transaction(500, "`shop`.`t`"))
+    assert "position = 500, 900," in stand.read(transaction(900, "`shop`.`t`"))
+
+
+def test_a_new_file_begins_at_its_beginning(stand: Stand) -> None:
+    sent = stand.read(
+        event(600, "Rotate to b.000002  pos: 4") + event(256, "Start: binlog v 4") + transaction(700, "`shop`.`t`")
+    )
+
+    assert "IF(file = 'b.000001' AND position = 4, 700," in sent and "file = 'b.000002'" in sent
+
+
+def test_what_a_new_file_begins_with_is_passed_without_a_transaction(stand: Stand) -> None:
+    begin = event(600, "Rotate to b.000002  pos: 4") + event(256, "Start: binlog v 4") + event(299, "Gtid list [0-1-1]")
+
+    assert "position = 4, 299," in stand.read(begin)
+
+
+def test_half_a_transaction_is_never_committed(stand: Stand) -> None:
+    whole = transaction(500, "`shop`.`t`")
+    half, _, rest = whole.partition("#261122 22:10:06 server id 1  end_log_pos 500")
+
+    assert "COMMIT" not in stand.read(half)
+    assert "position = 4, 500," in stand.read("#261122 22:10:06 server id 1  end_log_pos 500" + rest)
+
+
+def test_begun_again_behind_its_first_event_a_transaction_still_moves_the_position(stand: Stand) -> None:
+    rest = transaction(500, "`shop`.`t`").partition("START TRANSACTION\n/*!*/;\n")[2]
+
+    sent = stand.read(rest)
+
+    assert "START TRANSACTION" in sent and "position = 4, 500," in sent
+
+
+def test_a_statement_over_the_border_stops_it(stand: Stand, script: ModuleType) -> None:
+    with pytest.raises(script.Stop, match=r"other\.u, shop\.t"):
+        stand.read(transaction(500, "`shop`.`t`", "`other`.`u`"))
+
+
+@pytest.mark.parametrize(
+    ("text", "use", "is_ours"),
+    [
+        ("CREATE TABLE t (i INT)", "shop", True),
+        ("ALTER TABLE shop.t ADD x INT", "other", True),
+        ("alter table `shop` . `t` add x int", "other", True),
+        ("CREATE TABLE t (i INT)", "other", False),
+        ("CREATE TABLE workshop.t (i INT)", "other", False),
+        ("GRANT ALL ON shop.* TO x", "shop", False),
+        ("CREATE USER shop.x", "shop", False),
+        ("FLUSH TABLES", "shop", False),
+        ("CREATE DATABASE shop", "", False),
+    ],
+)
+def test_which_statements_are_ours(stand: Stand, text: str, use: str, is_ours: bool) -> None:
+    sent = stand.read(query(500, text, use))
+
+    assert (text in sent) == is_ours
+    assert "position = 4, 500," in sent and ("changed" in sent) == is_ours
+
+
+def test_a_definition_gets_our_definer(stand: Stand) -> None:
+    sent = stand.read(
+        query(500, "CREATE DEFINER=`root`@`localhost` TRIGGER x BEFORE INSERT ON t\nFOR EACH ROW SET @a=1", "shop")
+    )
+
+    assert "CREATE DEFINER=`app`@`%` TRIGGER x BEFORE INSERT ON t\nFOR EACH ROW SET @a=1" in sent
+
+
+def test_a_value_that_looks_like_a_definer_stays(stand: Stand) -> None:
+    text = "CREATE TABLE t (a VARCHAR(40) DEFAULT 'DEFINER=`a`@`b`')"
+
+    assert text in stand.read(query(500, text, "shop"))
+
+
+@pytest.mark.parametrize("text", ["DROP DATABASE shop", "XA START 'x'"])
+def test_what_cannot_be_followed_stops_it(stand: Stand, script: ModuleType, text: str) -> None:
+    with pytest.raises(script.Stop):
+        stand.read(query(500, text, "shop"))
+
+
+def test_settings_of_the_program_itself_are_not_sent(script: ModuleType) -> None:
+    sent: list[Any] = []
+    follower = script.Follower(["shop"], "`app`@`%`", "b.000001", 4, sent.append)
+
+    for line in (START + FILE).splitlines(keepends=True):
+        follower.line(line.encode())
+
+    assert sent == [b"DELIMITER /*!*/;\n"]
