@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from relaunch.cli.client import part
+from relaunch.cli.client import Client, part
 from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, controller, one_deployment
-from relaunch.cli.show import Json, NoWait, Verbose, print_table
+from relaunch.cli.show import Json, NoWait, Verbose, print_json, print_table
 from relaunch.errors import Failed
 
 app = typer.Typer(no_args_is_help=True)
@@ -50,6 +50,44 @@ def rotate_passwords(
     client, name = controller(), one_deployment(deployment)
     answer = client.post(f"/databases/{part(name)}/rotate-passwords", {})
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+
+
+@app.command("extra-transactions")
+def extra_transactions(
+    deployment: Name = None,
+    again: Annotated[bool, typer.Option("--again", help="Read now what could not be read before.")] = False,
+    report: Annotated[bool, typer.Option(help="Print the transactions themselves.")] = True,
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Show what old primaries that were set aside have and nobody else has; nothing of it is applied."""
+    client, name = controller(), one_deployment(deployment)
+    path = f"/databases/{part(name)}/extra-transactions"
+    if again:
+        for each in client.get(path)["readings"]:
+            if each["state"] != "succeeded":
+                answer = client.post(path, {"instance": each["instance"]})
+                finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+    found = client.get(path)["readings"]
+    if json:
+        print_json(found)
+        return
+    print_table(found, ["server", "instance", "transactions=count", "state", "error", "until"], empty="none set aside")
+    for each in found:
+        if report and each.get("count"):
+            print(f"\n# {each['count']} transactions of what was {each['server']}, instance {each['instance']}")
+            _print_output(client, each["run"])
+
+
+def _print_output(client: Client, run: str) -> None:
+    offset = -1
+    following = 0
+    while following != offset:
+        offset = following
+        piece = client.get(f"/runs/{part(run)}/output", index=0, offset=offset)
+        print(piece["text"], end="")
+        following = piece["next_offset"]
 
 
 def _show_checksum(found: Mapping[str, Any]) -> None:

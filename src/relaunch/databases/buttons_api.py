@@ -8,9 +8,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from relaunch.databases.checksums import last_checksum, order_checksum
+from relaunch.databases.extra_transactions import order_reading, readings
 from relaunch.databases.passwords import order_rotation
 from relaunch.databases.store import GroupStore, StoredGroup
-from relaunch.errors import NotFound
+from relaunch.databases.watch import DatabaseWatch
+from relaunch.errors import Conflict, NotFound
 from relaunch.servers.ports import Ports
 from relaunch.workflows.durable import Workflows
 
@@ -27,11 +29,24 @@ class ChecksumAsked(_Body):
     repair: bool = False
 
 
+class ReadingAsked(_Body):
+    """`instance`: one that is set aside."""
+
+    instance: str
+
+
 @router.post("/databases/{deployment}/checksum", status_code=202)
 async def checksum(request: Request, deployment: str, asked: ChecksumAsked) -> dict[str, Any]:
     """Compare the primary with its replicas, table by table."""
     request.state.action = "compare replicas"
     stored = _group(request, deployment)
+    watch: DatabaseWatch = request.app.state.databases
+    for member in watch.seen_now(stored).members.values():
+        if member.report is not None and member.report.error and member.id != stored.group.primary:
+            raise Conflict(
+                f"{member.name} does not follow: {member.report.error}",
+                hint=f"replace it by a fresh one: relaunch server relaunch {deployment}/{member.name}",
+            )
     task = await order_checksum(
         _ports(request), _workflows(request), stored, repair=asked.repair, who=request.state.who
     )
@@ -51,6 +66,24 @@ async def rotate_passwords(request: Request, deployment: str) -> dict[str, Any]:
     request.state.action = "rotate passwords"
     stored = _group(request, deployment)
     return {"task": await order_rotation(_ports(request), _workflows(request), stored, who=request.state.who)}
+
+
+@router.get("/databases/{deployment}/extra-transactions")
+async def show_extra_transactions(request: Request, deployment: str) -> dict[str, Any]:
+    """Of each server set aside what it alone has; `run` names the run whose output is the report."""
+    return {"readings": readings(_ports(request).database, _group(request, deployment))}
+
+
+@router.post("/databases/{deployment}/extra-transactions", status_code=202)
+async def read_extra_transactions(request: Request, deployment: str, asked: ReadingAsked) -> dict[str, Any]:
+    """Read what could not be read before; the server set aside is started for it, fenced."""
+    request.state.action = "read extra transactions"
+    stored = _group(request, deployment)
+    aside = next((each for each in stored.asides if each.id == asked.instance), None)
+    if aside is None:
+        raise NotFound(f"{deployment} has set aside no instance {asked.instance}", hint="relaunch db status")
+    task = await order_reading(_ports(request), _workflows(request), stored, aside, who=request.state.who)
+    return {"task": task}
 
 
 def _group(request: Request, deployment: str) -> StoredGroup:
