@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import func, select
+
 from relaunch.clouds.cloud import InstanceState
 from relaunch.databases import (  # noqa: F401  the workflows register themselves when imported
     checksums,
+    extra_transactions,
     passwords,
     repair,
     switchover,
@@ -19,6 +22,7 @@ from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.group import Mode
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound
+from relaunch.records.schema import audit
 from relaunch.servers.store import new_id
 from relaunch.workflows.tasks import Asked
 
@@ -289,6 +293,37 @@ def is_restored(world: World, d: str) -> bool:
     return alone and world.instance(f"{d}/two")["tags"]["lineage"] != LINEAGE
 
 
+async def read_extra(world: World, d: str) -> str:
+    """Of the server that was set aside; as the scripts say it: it has two transactions that nobody else has."""
+    world.agents.said = 'POSITIONS {"positions": "1-1-5/"}\nEXTRA {"count": 2, "first": ["1-2-6"], "last": ["1-2-7"]}'
+    instance = world.store.asides(world.store.server(f"{d}/one").id)[0]
+    if (extra_transactions.last_reading(world.ports.database, instance) or {}).get("state") == "succeeded":
+        raise Conflict("it was read")
+    args = {
+        "deployment": d, "server": f"{d}/one", "instance": instance, "run_id": f"run-{new_id()}", "start": False,
+        "entry": world.instance(f"{d}/two")["run_list"]["operational"][0],
+    }  # fmt: skip
+    asked = Asked(kind="extra-transactions", title="read", subject=f"instance:{instance}", who="ann")
+    return await started(world, asked, args)
+
+
+async def old_one_aside(world: World, d: str) -> None:
+    """Set aside, and reachable again for those who look into it."""
+    await two_is_primary(world, d)
+    await world.succeeds(await world.orders.act(f"{d}/one", "set-aside", who="ann"))
+    await world.cloud.cut_off(world.cloud_id(f"{d}/one"), False)
+    world.agents.retired.clear()
+
+
+def read_and_told(world: World, d: str) -> bool:
+    instance = world.store.asides(world.store.server(f"{d}/one").id)[0]
+    found = extra_transactions.last_reading(world.ports.database, instance) or {}
+    with world.ports.database.connect() as connection:
+        mine = (audit.c.subject == f"database:{d}", audit.c.action == "extra transactions")
+        told = connection.scalar(select(func.count()).select_from(audit).where(*mine))
+    return found.get("count") == 2 and told is not None and told >= 1
+
+
 async def started(world: World, asked: Asked, args: dict[str, str]) -> str:
     task = f"{asked.kind}-{new_id()}"
     await world.workflows.start_workflow(asked, task, args)
@@ -359,6 +394,7 @@ SCENARIOS: dict[str, Scenario] = {
     "restore": Scenario(backed_up, restore, is_restored),
     "switchover": Scenario(one_is_primary, switch_over, is_primary),
     "checksum": Scenario(two_is_primary, check, replaced),
+    "extra-transactions": Scenario(old_one_aside, read_extra, read_and_told),
     "rotate-passwords": Scenario(with_passwords, rotate, rotated),
 }
 

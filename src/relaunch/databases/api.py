@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.checksums import last_checksum, standing
+from relaunch.databases.extra_transactions import extra_pages
 from relaunch.databases.failover import refuse_switchover
 from relaunch.databases.group import Group, Member, Page, Seen
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -48,7 +49,8 @@ async def list_databases(request: Request) -> dict[str, Any]:
 async def show_database(request: Request, deployment: str) -> dict[str, Any]:
     """One group: mode, members with roles and positions, an unfinished change, and what a person should know."""
     stored = _group(request, deployment)
-    findings = standing(last_checksum(request.app.state.ports.database, deployment), stored)
+    database = request.app.state.ports.database
+    findings = (*standing(last_checksum(database, deployment), stored), *extra_pages(database, stored))
     return shown(_watch(request), stored, findings)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from relaunch.bus.messages import Retire, TakeRole
 from relaunch.clouds.cloud import InstanceId, InstanceState
+from relaunch.databases.extra_transactions import start_reading
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
 from relaunch.servers.lifecycle import State
@@ -66,7 +67,11 @@ async def replace(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     await run.step("wait for that", succeeded, run, [aside], waits=True)
     await run.step("part with it", _release, ports, args["server"])
     await run.step("launch a fresh one", start_launch, run, fresh, args["server"], args["instance"], {})
-    await run.step("let the old one be inspected", _let_be_inspected, ports, args)
+    if await run.step("let the old one be inspected", _let_be_inspected, ports, args):
+        reading = f"{run.task}-extra"
+        await run.step("read what it alone has", start_reading, run, reading, args["server"], args["old"], run.task)
+        await run.step("wait for that", run.wait_for, [reading], waits=True)
+        await run.step("end its agent", _retire, ports, args["old"])
     await run.step("wait for the fresh one to boot", succeeded, run, [fresh], waits=True)
     return {"server": args["server"], "instance": args["instance"]}
 
@@ -91,20 +96,32 @@ async def _set_aside(run: Run, args: dict[str, Any], child: str) -> None:
     )
 
 
-async def _let_be_inspected(ports: Ports, args: dict[str, Any]) -> str:
-    """Cut off until now; from now on reachable from the host alone, fenced, and its agent gone for good."""
+async def _let_be_inspected(ports: Ports, args: dict[str, Any]) -> bool:
+    """Cut off until now; from now on reachable from the host alone, and fenced. Whether its agent is there."""
     store = Store(ports.database, ports.clock)
     cloud_id = store.instance(args["old"])["cloud_id"]
     stored = GroupStore(ports.database).group(args["server"].partition("/")[0])
     if cloud_id is None or stored is None:
-        return "the cloud does not have it"
+        return False
     try:
         await ports.cloud.cut_off(InstanceId(cloud_id), False)
         if (await ports.cloud.instance(InstanceId(cloud_id))).state is not InstanceState.RUNNING:
-            return "it is not running"
+            return False
         await ports.agents.wait_connected(args["old"], timeout_seconds=RECONNECT_SECONDS)
+    except RelaunchError as error:
+        log.warning("what was %s cannot be reached: %s", args["server"], error.message)
+        return False
+    try:
         await ports.agents.take_role(args["old"], TakeRole(epoch=stored.group.epoch, role="fenced"))
-        await ports.agents.order(args["old"], Retire(reason="set aside"))
+    except RelaunchError as error:
+        log.warning("what was %s is not fenced by its agent: %s", args["server"], error.message)
+    return True
+
+
+async def _retire(ports: Ports, instance: str) -> str:
+    """Its agent is gone for good: no order of later reaches what it was."""
+    try:
+        await ports.agents.order(instance, Retire(reason="set aside"))
     except RelaunchError as error:
         return f"its agent was not told: {error.message}"
     return "told"
