@@ -131,14 +131,6 @@ wait_for_primary() {
   exit 1
 }
 
-# A young group's binary log tells its whole history: following it from the start copies everything, and minds no
-# migration running meanwhile. Its first event has the sequence number 1.
-history_is_complete() {
-  [ ! -e "$seeded" ] && systemctl is-active --quiet mariadb && [ "$(mariadb -N -e "SELECT @@gtid_slave_pos = '' AND @@gtid_binlog_pos = ''")" = 1 ] &&
-    [ "$(at_primary mariadb -N -e "SHOW BINARY LOGS" | awk '{bytes += $2} END {print bytes < 64 * 1024 * 1024}')" = 1 ] &&
-    at_primary mariadb -N -e "SHOW BINLOG EVENTS IN 'binlog.000001' LIMIT 6" 2>/dev/null | grep -m 1 -o "GTID .*" | grep -q -- "-1$"
-}
-
 series() { grep -oE '[0-9]+\.[0-9]+' | head -n 1; }
 
 refuse_another_version() {
@@ -154,12 +146,18 @@ refuse_another_version() {
 
 # Files first, from whoever can give them best; is there nobody who can, rows.
 copy_data() {
-  local replicas status=0
+  local replicas status=0 empty=()
+  if [ ! -e "$seeded" ] && systemctl is-active --quiet mariadb &&
+    [ "$(mariadb -N -e "SELECT @@gtid_slave_pos = '' AND @@gtid_binlog_pos = ''")" = 1 ]; then
+    empty=(--empty)
+  fi
   mapfile -t replicas < <(jq -r --arg me "$me" '.replicas[] | select(.name != $me) | "\(.name)=\(.address)"' <<<"$database")
-  python3 "$RS_ATTACH_DIR/take_seed.py" "$copying" seed.json "$primary=$primary_address" "${replicas[@]}" || status=$?
+  python3 "$RS_ATTACH_DIR/take_seed.py" "${empty[@]}" "$copying" seed.json "$primary=$primary_address" "${replicas[@]}" ||
+    status=$?
   case $status in
     0) put_in_place ;;
     1) copy_rows ;;
+    3) return ;;
     *) exit 1 ;;
   esac
 }
@@ -175,8 +173,9 @@ put_in_place() {
     exit 1
   fi
   gtid=$(position_of_copy)
-  mv seed.json "$copying/${seeded##*/}"
   chown -R mysql:mysql "$copying"
+  [ "$(jq .gtid seed.json)" != null ] || take_back_unacknowledged
+  mv seed.json "$copying/${seeded##*/}"
   sync -f "$copying"   # what is acknowledged here must not rest on files that a power cut undoes
   [ ! -e "$joined" ] || { echo "$data holds data of group $(cat "$joined"): it is left alone." >&2; exit 1; }
   find "$data" -mindepth 1 -delete
@@ -197,6 +196,19 @@ position_of_copy() {
   fi
   [[ $gtid =~ ^[0-9]+-[0-9]+-[0-9]+(,[0-9]+-[0-9]+-[0-9]+)*$ ]] || { echo "The copy's position is not known: $gtid" >&2; exit 1; }
   echo "$gtid"
+}
+
+# Commits that waited for a replica are in the copy, prepared: they are taken back here, and come by replication.
+take_back_unacknowledged() {
+  # It ends with an error in any case: that is how MariaDB asks to be started without this option.
+  mariadbd --defaults-file="$copying/backup-my.cnf" --user=mysql --datadir="$copying" --skip-networking \
+    --socket="$PWD/socket" --pid-file="$copying/pid" --log-bin=none --tc-heuristic-recover=ROLLBACK >prepare.log 2>&1 || true
+  if ! grep -q "restart without --tc-heuristic-recover" prepare.log; then
+    tail -n 15 prepare.log >&2
+    echo "What was copied cannot be brought to a position. Run this again: it begins anew." >&2
+    exit 1
+  fi
+  rm -f "$copying"/none.*
 }
 
 copy_rows() {
@@ -229,12 +241,7 @@ ssl-verify-server-cert = ON
 FILE
   wait_for_primary
   refuse_another_version
-  [ ! -e "$joined" ] || return 0
-  if history_is_complete; then
-    echo "The binary log of $primary is complete and small: it is followed from its start"
-  else
-    copy_data
-  fi
+  [ -e "$joined" ] || copy_data
 }
 
 take_role() {

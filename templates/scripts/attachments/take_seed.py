@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Copies another database server's data into a folder: asks who can give it, chooses, and takes it.
 
-    take_seed.py FOLDER RESULT PRIMARY=ADDRESS [REPLICA=ADDRESS…]
+    take_seed.py [--empty] FOLDER RESULT PRIMARY=ADDRESS [REPLICA=ADDRESS…]
 
 FOLDER is made anew; RESULT is JSON: {"server", "address", "gtid", "bytes", "seconds"}, gtid null where it is in
 the data alone. The other side is give_seed.py, which says what is spoken. Exit status: 1 nobody could give it, 2 it
-must not be taken here.
+must not be taken here, 3 (with --empty: MariaDB runs here and holds nothing) the primary is so young that following
+it from the start is as good, and minds no migration running meanwhile.
 """
 
 import json
@@ -35,6 +36,10 @@ class Failed(Exception):
 
 class Refused(Exception):
     """It would be as wrong from any other server."""
+
+
+class Young(Exception):
+    """Nothing needs to be copied."""
 
 
 def connect(address):
@@ -167,13 +172,16 @@ def take(name, address, folder):
         return {"server": name, "address": address, "gtid": told["gtid"], "bytes": sent, "seconds": round(took, 1)}
 
 
-def taken(folder, servers):
+def taken(folder, servers, empty):
     """The result of taking it from whoever gives it first, in the order of preference asked anew each time."""
     mine = subprocess.run(["mariadbd", "--version"], capture_output=True, text=True, check=True).stdout
     mine = re.search(r"Ver (\S+)", mine)[1]
     failed, deadline, shown = 0, time.monotonic() + BUSY_SECONDS, None
     while True:
         offers = {name: asked(address) for name, address in servers}
+        first = offers[servers[0][0]]
+        if empty and isinstance(first, dict) and first["young"]:
+            raise Young(f"The binary log of {servers[0][0]} is complete and small: it is followed from its start")
         order, said = candidates(servers[0], servers[1:], offers, mine)
         if said != shown:
             print("\n".join(said), flush=True)
@@ -195,16 +203,20 @@ def taken(folder, servers):
 
 
 def main():
-    folder, result, *words = sys.argv[1:]
+    empty = sys.argv[1] == "--empty"
+    folder, result, *words = sys.argv[2 if empty else 1 :]
     servers = [tuple(word.split("=", 1)) for word in words]
     try:
-        told = taken(folder, servers)
+        told = taken(folder, servers, empty)
     except Failed as failed:
         print(failed)
         raise SystemExit(1) from None
     except Refused as refused:
         print(refused)
         raise SystemExit(2) from None
+    except Young as young:
+        print(young)
+        raise SystemExit(3) from None
     with open(result, "w") as file:
         json.dump(told, file)
 
