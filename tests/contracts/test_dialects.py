@@ -59,11 +59,15 @@ class Group:
 class Written:
     """An insert by a client, in a thread; `said` is "" until it was answered."""
 
-    def __init__(self, server: MariaDBServer, text: str) -> None:
+    def __init__(self, server: MariaDBServer, text: str, *, begin: bool = True) -> None:
         self.said = ""
         self._client: Any = server.client()
         self._text = text
         self._thread = threading.Thread(target=self._write, daemon=True)
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
         self._thread.start()
 
     def _write(self) -> None:
@@ -176,6 +180,21 @@ def test_a_fence_is_quick_and_answers_no_commit_that_waits(group: Group) -> None
             client.cursor().execute("COMMIT")
     with pytest.raises(pymysql.err.OperationalError, match="read-only"):
         group.servers[0].client().cursor().execute("INSERT INTO a (s) VALUES ('refused')")
+
+
+def test_a_fence_answers_nobody_of_a_group_of_commits_whoever_leads_it(group: Group) -> None:
+    """Commits that wait behind another one are written together, and answered by the one of them that came first."""
+    group.form(1)
+    dialect.stop_receiving(group.sessions[1])
+    writes = [Written(group.servers[0], f"unacknowledged {number}", begin=False) for number in range(12)]
+    for write in reversed(writes):  # so that who leads is listed, and ended, before those behind
+        write.begin()
+        time.sleep(0.05)
+    until("one waits", lambda: group.state(0).waiting_commits == 1)
+
+    dialect.fence(group.sessions[0])
+
+    assert [write.end() for write in writes] == ["error 2013"] * 12
 
 
 def test_what_is_received_counts_before_it_is_applied(group: Group) -> None:

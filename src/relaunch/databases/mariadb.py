@@ -26,7 +26,8 @@ CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CON
  AND COMMAND NOT IN ('Binlog Dump', 'Slave_IO', 'Slave_SQL', 'Slave_worker', 'Daemon', 'Killed')
  AND (USER NOT IN ('root', 'system user', 'event_scheduler', 'unauthenticated user', 'replication', 'relaunch_probe')
   OR USER = 'root' AND COMMAND IN ('Query', 'Execute') AND
-   (TIME_MS > 200 OR STATE LIKE 'Waiting for semi-sync ACK%'))"""
+   (TIME_MS > 200 OR STATE LIKE 'Waiting for semi-sync ACK%'))
+ ORDER BY STATE LIKE 'Waiting for semi-sync ACK%'"""  # last: its end lets those behind it be answered that still live
 BLOCKED = """SELECT ID AS id FROM information_schema.PROCESSLIST
  WHERE USER = 'system user' AND STATE LIKE 'Waiting for%lock%'"""
 FILTERS = (
