@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import insert
@@ -15,7 +15,7 @@ from relaunch.servers.store import now
 
 log = logging.getLogger("relaunch.backups")
 
-STAYS = timedelta(minutes=2)  # red for so long before a person is told: a fresh group is red until its first proof
+STAYS = timedelta(minutes=2)  # a reason is one for so long before a person is told
 AGAIN = timedelta(hours=12)
 WHO = "relaunch"
 Tell = Callable[[str, str, tuple[str, ...]], Awaitable[None]]  # subject, alert | over, reasons
@@ -42,24 +42,31 @@ class Alarm:
         self._clock = clock
         self._tell = tell
         self._said: dict[str, tuple[str, ...]] = {}
-        self._since: dict[str, datetime] = {}
-        self._told: dict[str, datetime] = {}
+        self._since: dict[str, dict[str, datetime]] = {}  # deployment → reason → since when it is one
+        self._told: dict[str, dict[str, datetime]] = {}  # the same → when a person was told
 
-    async def say(self, deployment: str, reasons: tuple[str, ...]) -> None:
-        """As of now; none is green."""
+    async def say(self, deployment: str, reasons: tuple[str, ...], hushed: Collection[str] = ()) -> None:
+        """As of now; none is green. `hushed`: those no person is to be told of yet."""
         if self._said.get(deployment) != reasons:
             self._said[deployment] = reasons
             self._write(deployment, reasons)
-        moment = self._clock.now()
-        if not reasons:
-            self._since.pop(deployment, None)
-            if self._told.pop(deployment, None) is not None and self._tell is not None:
-                await self._tell(f"backups of {deployment}", "over", ())
-            return
-        since, told = self._since.setdefault(deployment, moment), self._told.get(deployment)
-        if moment - since >= STAYS and (told is None or moment - told >= AGAIN) and self._tell is not None:
-            self._told[deployment] = moment
-            await self._tell(f"backups of {deployment}", "alert", reasons)
+        moment, before = self._clock.now(), self._since.get(deployment, {})
+        since = self._since[deployment] = {each: before.get(each, moment) for each in reasons if each not in hushed}
+        told = {each: at for each, at in self._told.get(deployment, {}).items() if each in since}
+        due = tuple(
+            each
+            for each, began in since.items()
+            if moment - began >= STAYS and (each not in told or moment - told[each] >= AGAIN)
+        )
+        was_told = deployment in self._told
+        if due:
+            self._told[deployment] = told | dict.fromkeys(due, moment)
+        elif since and was_told:
+            self._told[deployment] = told
+        elif was_told:
+            del self._told[deployment]
+        if self._tell is not None and (due or (was_told and not since)):
+            await self._tell(f"backups of {deployment}", "alert" if due else "over", due)
 
     def _write(self, deployment: str, reasons: tuple[str, ...]) -> None:
         (log.warning if reasons else log.info)("backups of %s: %s", deployment, "; ".join(reasons) or "green")

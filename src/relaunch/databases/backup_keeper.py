@@ -13,7 +13,18 @@ from relaunch.databases import backup_restore, backup_schema, backup_steps  # no
 from relaunch.databases.backup_alarm import Alarm, Tell, alarm_of_tags
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_shown import shown_backups, shown_known
-from relaunch.databases.backups import NEVER_SHIPPED, chain, due, newest, status, to_go
+from relaunch.databases.backups import (
+    NEVER_SHIPPED,
+    NO_BACKUP,
+    NO_PROOF,
+    YOUNG,
+    begun,
+    chain,
+    due,
+    newest,
+    status,
+    to_go,
+)
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers.deployments import DatabaseSpec
 from relaunch.servers.lifecycle import State
@@ -277,7 +288,8 @@ class BackupKeeper:
         except RelaunchError as error:
             await self._alarm.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
             return
-        await self._alarm.say(deployment, (*wrong, *status(known, schedule, now).reasons))
+        not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED) if now - begun(lineage) < YOUNG else ()
+        await self._alarm.say(deployment, (*wrong, *status(known, schedule, now).reasons), hushed=not_yet)
         if self._workflows.tasks.running_on(subject(deployment)) is not None:
             return
         wanted = due(

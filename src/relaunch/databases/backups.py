@@ -18,6 +18,8 @@ LATE_FACTOR = 2  # so many times the interval without a backup is too late
 LATE_AT_LEAST = timedelta(minutes=10)
 LOST_LOG_SECONDS = timedelta(seconds=90)  # the shipper says at least once a minute that it is alive
 NEVER_SHIPPED = "no binary log was ever shipped"
+NO_BACKUP, NO_PROOF = "there is no complete backup", "no backup was proven yet"
+YOUNG = timedelta(minutes=30)  # a history in which what was never there yet is no news
 ABANDONED = timedelta(days=1)  # objects without a manifest this old are of a backup that never ended
 
 
@@ -219,7 +221,7 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     proven = [proof for proof in known.proofs if proof.proven]
     last_proof = max(known.proofs, key=lambda each: each.at, default=None)
     if best is None:
-        reasons.append("there is no complete backup")
+        reasons.append(NO_BACKUP)
     elif schedule.incremental and now - best.ended > max(LATE_FACTOR * schedule.incremental, LATE_AT_LEAST):
         reasons.append(f"the newest backup is of {_shown(best.ended)}: the next has not happened on time")
     fulls = [each for each in known.backups if each.kind is Kind.FULL]
@@ -229,7 +231,7 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     if broken:
         reasons.append(f"links are missing or damaged below {', '.join(broken[:3])}{' …' if len(broken) > 3 else ''}")
     if last_proof is None:
-        reasons.append("no backup was proven yet")
+        reasons.append(NO_PROOF)
     elif not last_proof.proven:
         reasons.append(f"the proof of {last_proof.backup} failed: {last_proof.why}")
     elif schedule.prove and now - last_proof.at > LATE_FACTOR * schedule.prove:

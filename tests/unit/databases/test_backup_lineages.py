@@ -127,6 +127,25 @@ async def test_a_person_is_told_of_what_stays_red_once_and_of_its_end(database: 
         await alarm.say("shop", reasons)
 
     assert told == [("backups of shop", "alert", ("b",)), ("backups of shop", "over", ())]
+    told.clear()
+    clock.at = NOW + timedelta(hours=1)
+    for reasons, minutes in (
+        (("never", "a"), 0),
+        (("never", "a"), 3),
+        (("never", "a", "b"), 4),
+        (("never", "b", "a"), 7),
+    ):
+        clock.at = NOW + timedelta(minutes=60 + minutes)
+        await alarm.say("other", reasons, hushed=("never",))
+    await alarm.say("other", ("never",), hushed=("never",))
+    assert [(state, reasons) for _, state, reasons in told] == [("alert", ("a",)), ("alert", ("b",)), ("over", ())]
+
+
+async def test_the_audit_trail_has_each_change(database: Engine) -> None:
+    alarm = Alarm(database, SetClock(NOW), None)
+    for reasons in (("a",), (), ("a",), ("a", "b"), ("b",), ("b",), ()):
+        await alarm.say("shop", reasons)
+
     with database.connect() as connection:
         said = [row.action for row in connection.execute(select(audit.c.action))]
     assert said == [f"backups are {colour}" for colour in ("red", "green", "red", "red", "red", "green")]

@@ -101,3 +101,55 @@ def test_a_piece_whose_answer_was_lost_is_sent_again_as_it_was_though_the_log_ha
     ends = [tuple(int(word) for word in name.rpartition("/")[2].split(".")[0].split("-")) for name in pieces]
     assert [first for first, _ in ends] == [0, *(last for _, last in ends[:-1])]
     assert b"".join(made.store.there[name] for name in pieces) == file.read_bytes()
+
+
+class Answers:
+    """A database client that answers by what a statement begins with; another `client` is another start of MariaDB."""
+
+    def __init__(self, **rows: list[list[str]]) -> None:
+        self.rows, self.client, self.asked = rows, object(), 0
+
+    def ask(self, statement: str) -> list[list[str]] | None:
+        self.asked += 1
+        return self.rows.get(statement.split(" ")[1].rstrip("("))
+
+
+def test_the_data_says_which_history_it_is_of_and_is_asked_again_only_after_a_restart(ship: Any) -> None:
+    made = shipper(ship)
+    made.database = Answers(COUNT=[["1"]], id=[["20261122T190000Z-00aa11"]])
+    made.database.rows["COUNT(*)"] = [["1"]]
+
+    first = [made.lineage_of(writable=True) for _ in range(3)]
+    asked = made.database.asked
+    made.database.client, made.database.rows["id"] = object(), [["20261122T200000Z-00bb22"]]
+
+    assert first == ["20261122T190000Z-00aa11"] * 3 and asked == 2
+    assert made.lineage_of(writable=True) == "20261122T200000Z-00bb22"
+
+
+def test_only_a_server_that_takes_writes_begins_a_history(ship: Any) -> None:
+    made = shipper(ship)
+    made.database = Answers(DATABASE=[["20261122T190000Z-00aa11"]])
+    made.database.rows["COUNT(*)"] = [["0"]]
+
+    assert made.lineage_of(writable=False) == ""
+    assert made.lineage_of(writable=True) == "20261122T190000Z-00aa11"
+    made.database.rows.clear()
+    made.database.client = object()
+    assert made.lineage_of(writable=True) is None  # MariaDB does not answer
+
+
+def test_a_new_history_begins_with_the_oldest_log_and_that_is_no_gap(
+    ship: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
+    told: list[str] = []
+    made.tell = lambda state, why: told.append(state)
+    made.epoch = lambda: 1
+    for reached, gap in ((None, []), ({0: 500}, []), ({0: 400}, ["gap"])):
+        told.clear()
+        made.reached_in_store = lambda reached=reached: reached
+
+        assert made.begin_stream([str(file)], "db1") == str(file)
+        assert told == gap
+    assert all(key.startswith("20261122T190000Z-00aa11/binlogs/") for key in made.store.there)
