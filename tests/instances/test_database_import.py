@@ -184,7 +184,7 @@ class Writer:
 
     def _write_until_told(self) -> None:
         with pymysql.connect(host=HOST, port=PORT, user="app", password="app", charset="utf8mb4") as connection:
-            while not self._over.wait(0.005):
+            while not self._over.wait(0.02):
                 with connection.cursor() as cursor:
                     row = "INSERT INTO shop.ledger (amount, note, raw) VALUES (%s, %s, %s)"
                     cursor.execute(row, (1.5, "it's ä \\ \n", b"\x00\xff'\n"))
@@ -263,10 +263,10 @@ def test_a_dump_is_loaded_and_reaches_the_replica(foreign: Foreign, tmp_path: Pa
 
 
 def test_a_dump_that_breaks_leaves_nothing(foreign: Foreign, tmp_path: Path) -> None:
-    whole = foreign.dump(tmp_path / "whole.sql", "shop").read_text()
+    whole = foreign.dump(tmp_path / "whole.sql", "shop").read_bytes()
     cut, wrong = tmp_path / "cut.sql", tmp_path / "wrong.sql"
-    cut.write_text(whole[: len(whole) // 2])
-    wrong.write_text(whole.replace("INSERT INTO `total`", "INSERT INTO `nobody`"))
+    cut.write_bytes(whole[: len(whole) // 2])
+    wrong.write_bytes(whole.replace(b"INSERT INTO `total`", b"INSERT INTO `nobody`"))
 
     of_cut = refused("--from-dump", str(cut), "--schema", "copied")
     of_wrong = refused("--from-dump", str(wrong), "--schema", "copied")
@@ -282,7 +282,7 @@ def test_what_is_there_is_replaced_only_when_confirmed_and_comes_back_when_the_l
 ) -> None:
     whole = foreign.dump(tmp_path / "whole.sql", "shop")
     wrong = tmp_path / "wrong.sql"
-    wrong.write_text(whole.read_text().replace("INSERT INTO `total`", "INSERT INTO `nobody`"))
+    wrong.write_bytes(whole.read_bytes().replace(b"INSERT INTO `total`", b"INSERT INTO `nobody`"))
     sql("db1", "CREATE DATABASE copied; CREATE TABLE copied.old (i INT); INSERT INTO copied.old VALUES (7)")
 
     asked = refused("--from-dump", str(whole), "--schema", "copied")
@@ -329,12 +329,15 @@ def test_cut_over_only_once_nobody_writes(foreign: Foreign, tmp_path: Path) -> N
     still = refused("--cut-over", "--wait", "4")
     assert "Something still writes there" in still
     foreign.sql("CREATE TABLE shop.later (i INT PRIMARY KEY); USE other; ALTER TABLE shop.later ADD t TEXT DEFAULT 'x'")
-    foreign.sql("INSERT INTO shop.later (i) VALUES (1)")
+    foreign.sql(
+        "INSERT INTO shop.later (i) VALUES (1); CREATE OR REPLACE VIEW shop.amounts AS SELECT id FROM shop.ledger"
+    )
     writer.stop()
     said = relaunch("db", "import", "imp", "--cut-over", "--quiet", "1")
 
     assert "3 tables equal on both sides" in said
     assert sql("db1", "SELECT * FROM shop.later") == "1\tx"
+    assert sql("db1", "SELECT DISTINCT definer FROM information_schema.views WHERE table_schema = 'shop'") == "app@%"
     kept = {int(word) for word in sql(primary(), "SELECT id FROM shop.ledger").split()}
     assert len(writer.acknowledged) > 20 and set(writer.acknowledged) <= kept
 
@@ -358,15 +361,22 @@ def test_through_a_failover_every_acknowledged_write_arrives_and_accounts_are_lo
     writer.start()
     relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
     old = primary()
-    address = json.loads(relaunch("server", "show", f"imp/{old}", "--json"))["private_address"]
+    other = "db2" if old == "db1" else "db1"
+    address, replica = (
+        json.loads(relaunch("server", "show", f"imp/{each}", "--json"))["private_address"] for each in (old, other)
+    )
+    # What follows is a client like any other: where no writes are taken, it is refused.
+    write = "UPDATE relaunch.import_source SET position = 1"
+    denied = on(replica, f"mariadb --defaults-extra-file=/etc/relaunch/import/ours.cnf -e '{write}' 2>&1 || true")
+    assert "read-only" in denied, denied
     on(address, "systemctl stop relaunch-agent; pkill -9 mariadbd; systemctl mask --now mariadb")
-    until(lambda: primary() != old, "another server is the primary", 90)
+    until(lambda: primary() != old, "another server is the primary", 180)
 
     def follows() -> bool:
         shown = relaunch("db", "import", "imp", "--status", "--json", check=False)
         return '"follows": true' in shown
 
-    until(follows, "the new primary follows", 90)
+    until(follows, "the new primary follows", 300)
     before = len(writer.acknowledged)
     until(lambda: len(writer.acknowledged) > before + 20, "the application writes on")
     said = relaunch("db", "import", "imp", "--cut-over")

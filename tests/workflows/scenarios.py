@@ -26,6 +26,7 @@ from relaunch.records.schema import audit
 from relaunch.servers.store import new_id
 from relaunch.workflows.tasks import Asked
 
+from . import import_scenarios as imports
 from .world import World, write_templates
 
 
@@ -268,6 +269,11 @@ async def restore_schema(world: World, d: str) -> str:
     )
 
 
+async def to_import(world: World, d: str) -> None:
+    await group_applied(world, d)
+    imports.prepared(world, d)
+
+
 def schema_is_restored(world: World, d: str) -> bool:
     mine = {run["id"] for run in world.store.runs(instance_id=world.instance(f"{d}/two")["id"])}
     return any(name == "Restore one schema" and run in mine for run, name in world.agents.executed)
@@ -396,6 +402,10 @@ SCENARIOS: dict[str, Scenario] = {
     "checksum": Scenario(two_is_primary, check, replaced),
     "extra-transactions": Scenario(old_one_aside, read_extra, read_and_told),
     "rotate-passwords": Scenario(with_passwords, rotate, rotated),
+    "import-dump": Scenario(to_import, imports.load, imports.loaded),
+    "import-server": Scenario(to_import, imports.copy, imports.followed),
+    "import-cut-over": Scenario(to_import, imports.cut_over, imports.is_cut_over),
+    "import-cancel": Scenario(to_import, imports.cancel, imports.is_cancelled),
 }
 
 REFUSED_WHEN_DONE = (Conflict, NotFound)

@@ -152,6 +152,9 @@ class PlainBlobs:
         content = file.read_bytes()
         return Blob(name=file.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
+    def remove(self, sha256: str) -> None:
+        return
+
 
 class FakeAgents:
     """An agent on each running instance of the cloud. A run's end is remembered by its id, as the agent does."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from relaunch.cli import db_backups, db_import, db_buttons
+from relaunch.cli import db_backups, db_buttons, db_import
 from relaunch.cli.client import Client, part
 from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, controller, one_deployment
@@ -14,8 +14,8 @@ from relaunch.cli.show import Json, print_facts, print_json, print_table, rows_o
 
 app = typer.Typer(no_args_is_help=True, help="Database groups: a primary and its replicas.")
 app.add_typer(db_backups.app)
-app.add_typer(db_import.app)
 app.add_typer(db_buttons.app)
+app.add_typer(db_import.app)
 
 Deployment = Annotated[str | None, typer.Argument(autocompletion=complete_deployment)]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the task.")]

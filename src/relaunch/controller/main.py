@@ -43,8 +43,8 @@ from relaunch.dashboard.ports import DashboardPorts
 from relaunch.databases import api as databases_api
 from relaunch.databases import (
     backups_api,
-    imports_api,
     buttons_api,
+    imports_api,
     switchover,  # noqa: F401  the workflow registers itself when imported
 )
 from relaunch.databases.backup_keeper import BackupKeeper
@@ -234,8 +234,8 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
             sites_api.router,
             databases_api.router,
             backups_api.router,
-            imports_api.router,
             buttons_api.router,
+            imports_api.router,
         ),
         pages=pages.router,
         state={

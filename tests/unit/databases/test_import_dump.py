@@ -93,6 +93,7 @@ def test_what_belongs_to_another_server_is_left_out(script: ModuleType) -> None:
         "SET @@GLOBAL.GTID_PURGED=/*!80000 '+'*/ 'a:1-5,\nb:1-3';\n"
         "CHANGE MASTER TO MASTER_LOG_FILE='b.1', MASTER_LOG_POS=4;\n"
         "CREATE USER `x`@`%` IDENTIFIED BY 'y';\nGRANT ALL ON *.* TO `x`@`%`;\nFLUSH PRIVILEGES;\n"
+        "SET ROLE mariadb_dump_import_role;\n/*M!100005 SET ROLE NONE*/;\n"
         "CREATE DATABASE `mysql`;\nUSE `mysql`;\nINSERT INTO `user` VALUES (1);\n"
         "CREATE DATABASE `shop`;\nUSE `shop`;\n"
         "SET @@SESSION.SQL_LOG_BIN = @MYSQLDUMP_TEMP_LOG_BIN;\n"
