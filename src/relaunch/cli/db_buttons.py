@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ import typer
 from relaunch.cli.client import Client, part
 from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, controller, one_deployment
-from relaunch.cli.show import Json, NoWait, Verbose, print_json, print_table
+from relaunch.cli.show import Json, NoWait, Verbose, Yes, print_json, print_table
+from relaunch.cli.show import confirm as ask
 from relaunch.errors import Failed
 
 app = typer.Typer(no_args_is_help=True)
@@ -78,6 +80,51 @@ def extra_transactions(
         if report and each.get("count"):
             print(f"\n# {each['count']} transactions of what was {each['server']}, instance {each['instance']}")
             _print_output(client, each["run"])
+
+
+@app.command("add-replica")
+def add_replica(
+    deployment: Name = None,
+    zone: Annotated[str | None, typer.Option(help="Where; by default where the fewest of the group are.")] = None,
+    memory: Annotated[str, typer.Option(help="Its memory, 2G for example; by default the primary's.")] = "",
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Launch one more replica like the primary; says what your deployment file lacks then."""
+    client, name = controller(), one_deployment(deployment)
+    asked = {"zone": zone, "memory_bytes": _bytes(memory) if memory else None}
+    _change(client, client.post(f"/databases/{part(name)}/add-replica", asked), json, no_wait, verbose)
+
+
+@app.command("remove-replica")
+def remove_replica(
+    server: Annotated[str, typer.Argument(help="Which: db3, say.")],
+    deployment: Annotated[str | None, typer.Option(autocompletion=complete_deployment)] = None,
+    confirm: Annotated[str, typer.Option(help="Its name once more, when no other replica is in step.")] = "",
+    yes: Yes = False,
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Terminate a replica with its data; says what your deployment file must not have then."""
+    client, name = controller(), one_deployment(deployment)
+    ask(f"{name}/{server} and its disk will be destroyed.", yes=yes or bool(confirm))
+    answer = client.post(f"/databases/{part(name)}/remove-replica", {"server": server, "confirm": confirm})
+    _change(client, answer, json, no_wait, verbose)
+
+
+def _change(client: Client, answer: Mapping[str, Any], json: bool, no_wait: bool, verbose: bool) -> None:
+    if not json:
+        print(f"Write this into your deployment file too, or its next apply undoes it:\n{answer['changes']}")
+    finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"([0-9]+)([MG])", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r}: a number and M or G is expected, 1536M or 2G for example")
+    return int(found[1]) << {"M": 20, "G": 30}[found[2]]
 
 
 def _print_output(client: Client, run: str) -> None:

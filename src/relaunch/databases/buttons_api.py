@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.checksums import last_checksum, order_checksum
 from relaunch.databases.extra_transactions import order_reading, readings
 from relaunch.databases.passwords import order_rotation
+from relaunch.databases.resizing import add_replica, remove_replica
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import Conflict, NotFound
@@ -27,6 +28,20 @@ class ChecksumAsked(_Body):
     """`repair`: a replica that differs is replaced by a fresh one."""
 
     repair: bool = False
+
+
+class ReplicaAsked(_Body):
+    """Without `zone`: where the fewest of the group are. Without `memory_bytes`: as much as the primary's."""
+
+    zone: str | None = None
+    memory_bytes: int | None = Field(default=None, gt=0)
+
+
+class RemovalAsked(_Body):
+    """`confirm`: the server's name, when no other replica would be in step."""
+
+    server: str
+    confirm: str = ""
 
 
 class ReadingAsked(_Body):
@@ -84,6 +99,23 @@ async def read_extra_transactions(request: Request, deployment: str, asked: Read
         raise NotFound(f"{deployment} has set aside no instance {asked.instance}", hint="relaunch db status")
     task = await order_reading(_ports(request), _workflows(request), stored, aside, who=request.state.who)
     return {"task": task}
+
+
+@router.post("/databases/{deployment}/add-replica", status_code=202)
+async def add(request: Request, deployment: str, asked: ReplicaAsked) -> dict[str, Any]:
+    """One more; `changes` is what the file is to say from now on."""
+    request.state.action = "add replica"
+    stored, orders = _group(request, deployment), request.app.state.orders
+    who = request.state.who
+    return await add_replica(orders, stored, zone=asked.zone, memory_bytes=asked.memory_bytes, who=who)
+
+
+@router.post("/databases/{deployment}/remove-replica", status_code=202)
+async def remove(request: Request, deployment: str, asked: RemovalAsked) -> dict[str, Any]:
+    """One less, with its data; `changes` is what the file is to say from now on."""
+    request.state.action = "remove replica"
+    stored, orders = _group(request, deployment), request.app.state.orders
+    return await remove_replica(orders, stored, asked.server, confirm=asked.confirm, who=request.state.who)
 
 
 def _group(request: Request, deployment: str) -> StoredGroup:

@@ -1,0 +1,70 @@
+"""A deployment file's text is changed in one place and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+
+from relaunch.databases.resizing import emptiest_zone, next_name
+from relaunch.databases.resizing_file import with_replica, without_replica
+from relaunch.errors import BadInput
+from relaunch.servers.deployments import ServerSpec, read_deployment
+
+FLOW = """deployment: shop
+servers: {db1: {template: mysql}, db2: {template: mysql, zone: b}}
+database: {primary: db1, replicas: [db2], durability: strict}
+"""
+BLOCK = """deployment: shop   # ours
+servers:
+  db1:
+    template: mysql
+    # the first
+    memory: 512M
+  db2: {template: mysql, zone: b}  # second
+
+# the group
+database:
+  primary: db1
+  replicas:
+    - db2   # near
+  durability: strict
+credentials: {DB_PASSWORD: generate}
+"""
+ALONE = """deployment: shop
+servers:
+  db1: {template: mysql}
+database: {primary: db1}"""
+THIRD = ServerSpec(name="db3", template="mysql", zone="a", memory_bytes=1 << 30, inputs={"X": "text:1, 2"})
+
+
+@pytest.mark.parametrize("text", [FLOW, BLOCK])
+def test_a_replica_comes_and_goes_and_the_rest_stands_as_it_was(text: str) -> None:
+    more = with_replica(text, THIRD)
+
+    assert [line for line in text.splitlines() if line not in more.splitlines()] == (
+        text.splitlines()[1:] if text is FLOW else []
+    )
+    spec = read_deployment(more)
+    assert spec.server("db3") == THIRD and spec.database is not None and spec.database.replicas == ("db2", "db3")
+    assert without_replica(more, "db3") == text
+    left = read_deployment(without_replica(more, "db2"))
+    assert left.database is not None and left.database.replicas == ("db3",) and left.server("db2") is None
+
+
+def test_the_first_replica_of_a_file_without_any() -> None:
+    spec = read_deployment(with_replica(ALONE, THIRD))
+
+    assert spec.database is not None and spec.database.replicas == ("db3",)
+
+
+def test_the_last_replica_of_a_strict_group_stays() -> None:
+    with pytest.raises(BadInput, match="strict needs a replica"):
+        without_replica(FLOW, "db2")
+
+
+def test_the_first_free_name_and_the_emptiest_zone() -> None:
+    spec = read_deployment(FLOW)
+    assert spec.database is not None
+
+    assert next_name("db1", {"db1", "db2", "db4"}) == "db3" and next_name("data", {"data"}) == "data2"
+    assert emptiest_zone(("a", "b", "c"), spec, spec.database) == "c"
+    assert emptiest_zone(("a", "b"), spec, spec.database) == "a"
