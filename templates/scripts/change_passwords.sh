@@ -6,7 +6,7 @@
 #   accept: the primary takes the new ones beside the old. follow: this server knows the new one, and its receiver logs in
 #   with it. drop: the primary takes the new ones only. Each may be done twice.
 # Inputs:
-#   PASSWORD_STEP:
+#   ROTATION_STEP:
 #     Category: Database
 #     Description: accept, follow or drop.
 #     Input Type: single
@@ -19,21 +19,21 @@
 #     Input Type: single
 #     Required: true
 #     Default: text:app
-#   NEW_DB_PASSWORD:
+#   NEXT_APP_LOGIN:
 #     Category: Database
-#     Description: Its new password; blank leaves it as it is.
+#     Description: Its new password, given as a credential when this is run; blank leaves it as it is.
 #     Input Type: single
 #     Required: false
 #     Advanced: true
 #     Default: blank
-#   NEW_REPLICATION_PASSWORD:
+#   NEXT_REPLICATION_LOGIN:
 #     Category: Database
-#     Description: The new password of replication and seeding; blank leaves it as it is.
+#     Description: The new password of replication and seeding, given likewise; blank leaves it as it is.
 #     Input Type: single
 #     Required: false
 #     Advanced: true
 #     Default: blank
-#   PASSWORD_POSITION:
+#   ROTATION_POSITION:
 #     Category: Database
 #     Description: For follow, where the primary was once it accepted the new ones; this server gets there first.
 #     Input Type: single
@@ -70,10 +70,10 @@ let_in() {  # USER HASH…: these passwords and no others; nothing when it is so
 }
 
 each_login() {  # COMMAND: called with a login and its new password
-  if [ -n "${NEW_DB_PASSWORD:-}" ]; then "$1" "$DB_USER" "$NEW_DB_PASSWORD"; fi
-  if [ -n "${NEW_REPLICATION_PASSWORD:-}" ]; then
-    "$1" replication "$NEW_REPLICATION_PASSWORD"
-    "$1" seed "$NEW_REPLICATION_PASSWORD"
+  if [ -n "${NEXT_APP_LOGIN:-}" ]; then "$1" "$DB_USER" "$NEXT_APP_LOGIN"; fi
+  if [ -n "${NEXT_REPLICATION_LOGIN:-}" ]; then
+    "$1" replication "$NEXT_REPLICATION_LOGIN"
+    "$1" seed "$NEXT_REPLICATION_LOGIN"
   fi
 }
 
@@ -105,7 +105,7 @@ log_in_again() {  # the receiver; what it received is applied first, as changing
     exit 1
   fi
   # The agent may start it in between: then it is refused, and tried again.
-  sql "STOP SLAVE; CHANGE MASTER TO MASTER_PASSWORD = $(quoted "$NEW_REPLICATION_PASSWORD"); START SLAVE"
+  sql "STOP SLAVE; CHANGE MASTER TO MASTER_PASSWORD = $(quoted "$NEXT_REPLICATION_LOGIN"); START SLAVE"
 }
 
 receives() {  # and acknowledges, if it is to
@@ -115,13 +115,13 @@ receives() {  # and acknowledges, if it is to
 }
 
 follow() {
-  if [ -z "${NEW_REPLICATION_PASSWORD:-}" ]; then return; fi
-  if [ -n "$PASSWORD_POSITION" ] && [ "$(sql "SELECT @@read_only")" = 1 ] &&
-    [ "$(sql "SELECT MASTER_GTID_WAIT('$PASSWORD_POSITION', 55)")" != 0 ]; then
-    echo "This replica has not come to $PASSWORD_POSITION within 55 s: it does not know the new passwords." >&2
+  if [ -z "${NEXT_REPLICATION_LOGIN:-}" ]; then return; fi
+  if [ -n "$ROTATION_POSITION" ] && [ "$(sql "SELECT @@read_only")" = 1 ] &&
+    [ "$(sql "SELECT MASTER_GTID_WAIT('$ROTATION_POSITION', 55)")" != 0 ]; then
+    echo "This replica has not come to $ROTATION_POSITION within 55 s: it does not know the new passwords." >&2
     exit 1
   fi
-  login=$(jq --arg password "$NEW_REPLICATION_PASSWORD" '.password = $password' /etc/relaunch/replication.json)
+  login=$(jq --arg password "$NEXT_REPLICATION_LOGIN" '.password = $password' /etc/relaunch/replication.json)
   install -m 600 /dev/stdin /etc/relaunch/replication.json.new <<<"$login"
   mv /etc/relaunch/replication.json.new /etc/relaunch/replication.json
   if [ -z "$(replica_says Master_Host)" ]; then
@@ -143,14 +143,14 @@ follow() {
   exit 1
 }
 
-case $PASSWORD_STEP in
+case $ROTATION_STEP in
   accept | drop)
     must_be_primary
-    each_login "$PASSWORD_STEP"
+    each_login "$ROTATION_STEP"
     ;;
   follow) follow ;;
   *)
-    echo "No step $PASSWORD_STEP" >&2
+    echo "No step $ROTATION_STEP" >&2
     exit 1
     ;;
 esac

@@ -27,6 +27,7 @@ SCRIPT = "Change passwords"
 MARKER = "PASSWORDS"
 NEXT = ".next"
 INPUTS = ("DB_PASSWORD", "REPLICATION_PASSWORD")
+NEW = {"DB_PASSWORD": "NEXT_APP_LOGIN", "REPLICATION_PASSWORD": "NEXT_REPLICATION_LOGIN"}  # of the script
 BOOTING_SECONDS = 600.0
 LOOK_SECONDS = 0.5
 
@@ -103,7 +104,7 @@ async def _follow(run: Run, args: dict[str, Any], position: str, again: str = ""
     tomorrow."""
     stored = _group(run.ports, args["deployment"])
     members = sorted(stored.members.values(), key=lambda each: (each.id == stored.group.primary, each.name))
-    inputs = {**_inputs(args, "follow"), "PASSWORD_POSITION": f"text:{position}" if position else "blank"}
+    inputs = {**_inputs(args, "follow"), "ROTATION_POSITION": f"text:{position}" if position else "blank"}
     for member in members:
         run.note(member.name)
         await output_of(run, _target(args, member, f"follow{again}"), args["entry"], inputs)
@@ -210,8 +211,8 @@ def _named(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _inputs(args: Mapping[str, Any], step: str) -> dict[str, str]:
-    new = {f"NEW_{name}": f"cred:{credential}{NEXT}" for name, credential in args["credentials"].items()}
-    return {"PASSWORD_STEP": f"text:{step}", **new}
+    new = {NEW[name]: f"cred:{credential}{NEXT}" for name, credential in args["credentials"].items()}
+    return {"ROTATION_STEP": f"text:{step}", **new}
 
 
 def _target(args: Mapping[str, Any], member: StoredMember, step: str) -> dict[str, str]:
