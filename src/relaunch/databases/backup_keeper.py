@@ -146,8 +146,11 @@ class BackupKeeper:
             return catalogue.manifest(backup)["lineage"], backup
         wanted = [lineage] if lineage else [*([self.lineage(deployment)] if source == deployment else lineages[::-1])]
         for each in wanted:
-            if each is not None and newest([one for one in every if one.lineage == each]) is not None:
+            theirs = [one for one in every if one.lineage == each]
+            if each is not None and newest(theirs) is not None:
                 return each, backup
+            if theirs and len(wanted) == 1:
+                chain(theirs, theirs[-1].id)  # names the link that is missing
         older = ", ".join(each or "without an id" for each in lineages) or "none"
         raise Conflict(
             f"there is no backup of {source} that can be restored" + (f" in its history {wanted[0]}" if wanted else ""),
