@@ -204,7 +204,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     client.post("/databases/shop/resume", {})  # the budget of failovers is not what is measured here
     table = f"ledger_{kind.replace('-', '_')}_{run}"
     old = group.primary()
-    front_end = str(client.get("/servers/shop/front1")["address"])
+    front_end = str(client.get("/servers/shop/front1")["private_address"])
     with writers(client, table) as out, Gets(front_end) as gets:
         time.sleep(BEFORE_SECONDS)
         began, wall = time.monotonic(), time.time()
