@@ -1,0 +1,49 @@
+"""Which transactions of an old primary nobody else has, by what the present primary says it has."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    file = Path(__file__).parents[3] / "templates/scripts/attachments/extra_transactions.py"
+    spec = importlib.util.spec_from_file_location("extra_transactions", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("said", "transaction", "has"),
+    [
+        # Server 1 was the primary up to 105; server 2 took over and has written five of its own.
+        ("7-1-105,7-2-110/7-1-105", (7, 1, 105), True),
+        ("7-1-105,7-2-110/7-1-105", (7, 1, 106), False),
+        ("7-1-105,7-2-110/7-1-105", (7, 1, 109), False),
+        # Copied at 105, so that its own log has nothing of server 1.
+        ("7-2-110/7-1-105", (7, 1, 105), True),
+        ("7-2-110/7-1-105", (7, 1, 106), False),
+        # Server 1 had taken over from server 3 and written nothing that arrived.
+        ("7-2-110/7-3-100", (7, 1, 101), False),
+        ("7-2-110/7-3-100", (7, 3, 100), True),
+        ("7-2-110/7-3-100", (8, 1, 1), False),
+        ("/", (7, 1, 1), False),
+    ],
+)
+def test_what_the_primary_has(script: ModuleType, said: str, transaction: tuple[int, int, int], has: bool) -> None:
+    assert script.Known(said).has(*transaction) is has
+
+
+def test_only_rows_of_our_own_schema_are_ours(script: ModuleType) -> None:
+    beat = "#261122 server id 1 Table_map: `relaunch`.`heartbeat` mapped to number 19\n"
+    order = "#261122 server id 1 Table_map: `shop`.`orders` mapped to number 20\n"
+
+    assert script.is_ours([beat])
+    assert not script.is_ours([beat, order])
+    assert not script.is_ours(["DROP TABLE shop.orders\n"])
