@@ -35,6 +35,8 @@ odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE 
   AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'")
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
 
+# A server that has written no event of its own yet has the position it was seeded with.
+seeded=$(sql "SELECT @@gtid_slave_pos")
 # The position stands in the dump as a comment: it is told, not obeyed. The hash is taken on the way.
 mkfifo "$work/fifo"
 sha256sum <"$work/fifo" | cut -d' ' -f1 >"$work/sha256" &
@@ -44,6 +46,7 @@ ionice -c 3 nice -n 19 mariadb-dump --single-transaction --master-data=2 --gtid 
 wait
 grep -q "^-- Dump completed" "$work/tail" || stop_with "The dump $id did not come to its end; without a manifest it does not count."
 gtid=$(sed -n "s/.*gtid_slave_pos='\([^']*\)'.*/\1/p" "$work/head" | head -n 1)
+[ -n "$gtid" ] || gtid=$seeded
 size=$(rclone lsf --format s "$target/dump.sql.zst.age")
 jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
   --arg server "$(hostname)" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \

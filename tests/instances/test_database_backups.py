@@ -196,8 +196,8 @@ def brought_up() -> Stand:
     stand.lab.run("systemctl disable --now relaunch-ship-binlogs && sed -i 's/lab$/bak/' /etc/relaunch/backup.env")
     stand.ids["lineage"] = lineage_of(stand.primary)
     stand.primary.sql("CREATE DATABASE shop; CREATE TABLE shop.story (id INT PRIMARY KEY AUTO_INCREMENT, at DATETIME(6)"
-                      " DEFAULT NOW(6)); CREATE TABLE shop.more (a INT, b TEXT); INSERT INTO shop.more SELECT seq,"
-                      " REPEAT(MD5(seq), 8) FROM shop.seq_1_to_20000")  # fmt: skip
+                      " DEFAULT NOW(6)); CREATE TABLE shop.more (a INT PRIMARY KEY, b TEXT);"
+                      " INSERT INTO shop.more SELECT seq, REPEAT(MD5(seq), 8) FROM shop.seq_1_to_20000")  # fmt: skip
     stand.write(10)
     stand.ids["full"] = stand.back_up("full")
     stand.write(10)
@@ -387,12 +387,13 @@ def address(server: str) -> str:
 
 
 def told(*words: str) -> dict[str, Any]:
-    return dict(json.loads(relaunch(*words, "--json", check=False).partition("\nerror")[0]))
+    """Its JSON; what it says when it fails comes after that."""
+    return dict(json.JSONDecoder().raw_decode(relaunch(*words, "--json", check=False))[0])
 
 
 def serving(stand: Stand) -> str:
     """What the primary holds; it takes writes and its replica follows: all that a refusal must not touch."""
-    stand.primary.sql("INSERT INTO shop.more VALUES (1, 'still here')")
+    stand.primary.sql("REPLACE INTO shop.more VALUES (0, 'still here')")
     follows = stand.replica.run("mariadb -e 'SHOW SLAVE STATUS\\G'").output
     assert "Slave_IO_Running: Yes" in follows and "Slave_SQL_Running: Yes" in follows
     return stand.primary.sql("SELECT COUNT(*), MAX(id) FROM shop.story")
@@ -412,9 +413,7 @@ def test_in_place_it_is_refused_without_the_name_or_a_link_or_room(stand: Stand)
     assert "say --confirm bak" in refused_restore(stand, "--confirm", "lab")
     with moved_away(stand.bucket / "backups" / stand.ids["full"]):
         said = refused_restore(stand, "--confirm", "bak")
-        assert (
-            f"the backup {stand.ids['full']}, which {stand.ids['incremental']} builds on is not in the store" in said
-        )
+        assert f"the backup {stand.ids['full']}, which {stand.ids['incremental']} builds on is not in the store" in said
     manifest = stand.bucket / "backups" / stand.ids["incremental"] / "manifest.json"
     content = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(content), "data_bytes": 10**15}))
@@ -484,11 +483,13 @@ def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand
         " FOR EACH ROW SET NEW.b = CONCAT(NEW.b, '')"
     )
     before = stand.primary.sql(sum_of.format("shop"))
+    stand.replica.run(f"mariadb -e \"SELECT MASTER_GTID_WAIT('{stand.position()}', 60)\"")
     relaunch("db", "backup", "bak", "--schema", "shop")
     stand.primary.sql("UPDATE shop.more SET b = 'damaged'; INSERT INTO other.t VALUES (2)")
 
     relaunch("db", "restore-schema", "bak", "shop", "--as", "shop2")
     assert stand.primary.sql(sum_of.format("shop2")) == before
+    until(lambda: stand.replica.sql("SHOW DATABASES LIKE 'shop2'") == "shop2", "the replica to have it too", 120)
     assert stand.primary.sql("SELECT COUNT(*) FROM shop2.seen") == before.split("\t")[0]
     assert stand.primary.sql("SELECT COUNT(DISTINCT b) FROM shop.more") == "1"
 
