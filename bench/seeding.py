@@ -11,7 +11,9 @@ import time
 from typing import Any
 
 from backups import NEVER, caught_up, fill, on, sql
-from rehearsal import Client, Figure, apply, controller, finished, relaunch, report, servers, until
+from rehearsal import Figure, apply, controller, finished, relaunch, report, servers, until
+
+from relaunch.cli.client import Client
 
 GROUP = f"""deployment: bench
 servers:

@@ -107,7 +107,8 @@ def stand() -> Iterator[None]:
     (STATE / "controller.toml").write_text(SETTINGS)
     relaunch("controller", "start")
     try:
-        yield apply("db2")
+        apply("db2")
+        yield
     finally:
         relaunch("deployment", "destroy", "sown", "--yes", check=False)
         relaunch("demo", "--stop", *([] if os.environ.get("RELAUNCH_SEEDING_TEST_KEEP") else ["--purge"]))
