@@ -294,13 +294,20 @@ def main():
         sessions = {}
         for replica, address in replicas.items():
             options = options_file(
-                f"{folder}/{replica}", host=address, user="seed", password=os.environ["REPLICATION_PASSWORD"],
-                ssl_ca="/etc/relaunch/tls/ca.crt", ssl_verify_server_cert="ON", connect_timeout=10,
+                f"{folder}/{replica}",
+                host=address,
+                user="seed",
+                password=os.environ["REPLICATION_PASSWORD"],
+                ssl_ca="/etc/relaunch/tls/ca.crt",
+                ssl_verify_server_cert="ON",
+                connect_timeout=10,
             )
             sessions[replica] = Session(options)
             sessions[replica].rows("SET time_zone = '+00:00'")
         comparison = Comparison(
-            os.environ["CHECKSUM_ID"], primary, sessions,
+            os.environ["CHECKSUM_ID"],
+            primary,
+            sessions,
             chunk_seconds=float(os.environ["CHECKSUM_CHUNK_SECONDS"]),
             wait_seconds=float(os.environ["CHECKSUM_WAIT_SECONDS"]),
         )

@@ -42,7 +42,11 @@ def events(file):
     """Lists of lines, one for each event, as mariadb-binlog tells them; a log cut short ends where it ends."""
     reader = subprocess.Popen(
         ["mariadb-binlog", "--base64-output=decode-rows", "-v", file],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     event = []
     for line in reader.stdout:

@@ -33,7 +33,8 @@ CHARSET = re.compile(rb"(?:CHARACTER SET|CHARSET)[ =]+(\w+)", re.I)
 # Where a definition begins, not wherever the word is: a row or a routine's text may hold it, too.
 DEFINER = re.compile(
     rb"^(\s*(?:/\*!\d+\s+)?(?:CREATE\s*(?:OR REPLACE\s+)?(?:\*/\s*)?)?(?:/\*!\d+\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?)"
-    rb"DEFINER\s*=\s*(`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)", re.I
+    rb"DEFINER\s*=\s*(`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)",
+    re.I,
 )
 CODE = re.compile(
     rb"(?:CREATE|/\*!\d+ CREATE).*?\b(TRIGGER|FUNCTION|PROCEDURE|EVENT)\b(?: IF NOT EXISTS)?\*?/?\s*`((?:[^`]|``)+)`"

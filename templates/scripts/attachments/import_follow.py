@@ -30,7 +30,8 @@ ACCOUNTS = re.compile(
 NO_CHANGE = re.compile(rb"\s*(?:FLUSH|ANALYZE|CHECK|OPTIMIZE|REPAIR)\b", re.I)
 DEFINER = re.compile(
     rb"^(\s*(?:CREATE|ALTER)\s+(?:OR\s+REPLACE\s+)?(?:AGGREGATE\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?)"
-    rb"DEFINER\s*=\s*(?:`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)", re.I
+    rb"DEFINER\s*=\s*(?:`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)",
+    re.I,
 )
 IDLE_SECONDS = 0.02
 BATCH_SECONDS = 0.2

@@ -22,7 +22,11 @@ class Session:
         how = ("--no-auto-rehash", "-N", "-B", "--unbuffered", "--force", "--default-character-set=utf8mb4")
         self._client = subprocess.Popen(
             ["mariadb", *options, *how],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
             errors="surrogateescape",
         )
 
