@@ -352,3 +352,32 @@ def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group) -> No
     dialect.free_applier(group.sessions[1])
 
     assert dialect.wait_applied(group.sessions[1], position, seconds=5.0)
+
+
+def test_commits_whose_acknowledgement_was_lost_end_once_a_replica_has_them(group: Group) -> None:
+    """A replica that received them before it acknowledged says nothing of them ever after."""
+    group.form(1)
+    dialect.stop_receiving(group.sessions[1])
+    waiting = [group.begin_write(f"waits {number}") for number in range(4)]
+    until("they wait", lambda: group.state(0).waiting_commits > 0)
+    group.follow(1, acknowledge=False)
+    position = group.state(0).executed
+    until("it has all", lambda: dialect.covers(group.state(1).received, position))
+    group.follow(1)
+    until("it acknowledges", lambda: group.state(1).acknowledging and group.state(1).receiving)
+    time.sleep(1.0)
+    assert group.state(0).waiting_commits > 0, "else there is nothing to release"
+
+    dialect.release(group.sessions[0], "0-1-1")
+    assert group.state(0).waiting_commits > 0, "more is written than that"
+    until("they end", lambda: _released(group, waiting), seconds=10)
+
+    assert group.begin_write("the next").end() == "ok"
+    there = group.rows(1)
+    assert all(f"waits {number}" in there for number, write in enumerate(waiting) if write.said == "ok")
+
+
+def _released(group: Group, waiting: list[Written]) -> bool:
+    position = group.state(1).received
+    dialect.release(group.sessions[0], position)
+    return all(write.said for write in waiting)

@@ -91,6 +91,7 @@ class TakeRole:
     acknowledge: bool = False  # replica: say to the primary what has been received; only members of the sync set do
     required: bool = False  # primary: no commit is answered before a replica has acknowledged it
     position: str = ""  # primary: applied before it takes writes
+    release: str = ""  # primary: a replica has all of this, so commits within it that wait for its word may end
     seconds: float = 1.0  # how long the answer may take; what is not reached then goes on and is reported later
 
 
@@ -202,6 +203,9 @@ class Alive:
     load: float = 0.0
     memory_used_bytes: int = 0
     memory_total_bytes: int = 0
+
+
+NO_ACKNOWLEDGEMENT = "no acknowledgement"  # `DatabaseReport.stall`: a commit waits for a replica's word
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,10 @@ class Dialect(Protocol):
         """As a primary, wait for acknowledgements from now on, or let go of all commits that wait."""
         ...
 
+    def release(self, session: Session, position: str) -> None:
+        """A replica that acknowledges has all of `position`: no commit within it waits any longer for its word."""
+        ...
+
     def fence(self, session: Session) -> None:
         """Take no more writes; cut the clients' sessions. Commits that wait for an acknowledgement are not let go, and
         whoever makes it writable by hand gets none answered."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from relaunch.databases.case import Case
+from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, TakeRole
+from relaunch.databases.case import Case, everything
 from relaunch.databases.change import begin_failover, begin_switchover, go_on
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
-from relaunch.databases.membership import active, lost, lost_for_good, next_transition
-from relaunch.databases.roles import due_orders, one_order_per_epoch
+from relaunch.databases.membership import active, living_primary, lost, lost_for_good, next_transition
+from relaunch.databases.roles import due_orders, one_order_per_epoch, wanted_roles
 from relaunch.databases.rules import LOST_WRITES, Rule, Verdict, judged, refused_by
 
 SWITCHOVER_LAG_SECONDS = 1.0
+LOST_SECONDS = 2.0  # an acknowledgement that has not come for so long, from a replica that has it all, is lost
 
 
 def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, str], bool]) -> Decision:
@@ -111,12 +113,34 @@ def _decision(case: Case, group: Group, rule: str, why: str, pages: tuple[Page, 
         group=group,
         rule=rule,
         why=why,
-        orders=due_orders(group, seen),
+        orders=due_orders(group, seen) | _release(case, group),
         cut_off=_to_cut_off(case, group),
         replace=_to_replace(case, group),
         hold=hold,
         pages=(*pages, *_pages(case, group)),
     )
+
+
+def _release(case: Case, group: Group) -> dict[str, TakeRole]:
+    """A replica that connects again does not acknowledge what it has already: somebody has to tell the primary."""
+    primary = living_primary(case)
+    if primary is None or group != case.group or group.change is not None or not group.required:
+        return {}
+    if primary.stall != NO_ACKNOWLEDGEMENT or (primary.write_seconds or 0.0) < LOST_SECONDS:
+        return {}
+    address = case.primary.address
+    for id in active(case):
+        word = case.word(id)
+        follows = word is not None and word.receiving and word.acknowledging and word.source == address
+        if (
+            word is not None
+            and follows
+            and case.remembers(id)
+            and case.covers(everything(word, case), primary.executed)
+        ):
+            order = wanted_roles(group, case.seen.members)[case.primary.id]
+            return {case.primary.id: replace(order, release=primary.executed)}
+    return {}
 
 
 def _to_cut_off(case: Case, group: Group) -> frozenset[str]:

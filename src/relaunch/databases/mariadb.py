@@ -5,6 +5,7 @@ Shipped in the agent: standard library only, Python 3.9. Traps (T…) are explai
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -28,6 +29,8 @@ CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CON
   OR USER = 'root' AND COMMAND IN ('Query', 'Execute') AND
    (TIME_MS > 200 OR STATE LIKE 'Waiting for semi-sync ACK%'))
  ORDER BY STATE LIKE 'Waiting for semi-sync ACK%'"""  # last: its end lets those behind it be answered that still live
+WAITING = """SELECT ID AS id FROM information_schema.PROCESSLIST
+ WHERE STATE LIKE 'Waiting for semi-sync ACK%'"""
 BLOCKED = """SELECT ID AS id FROM information_schema.PROCESSLIST
  WHERE USER = 'system user' AND STATE LIKE 'Waiting for%lock%'"""
 FILTERS = (
@@ -130,6 +133,13 @@ class MariaDB:
             "SET GLOBAL rpl_semi_sync_master_enabled = ON",
         ):
             session.run(statement)
+
+    def release(self, session: Session, position: str) -> None:
+        """Their clients' connections end: while two groups of commits wait nothing else can be written, so no later
+        acknowledgement can come for them. Not when more is written already than the replica is known to have."""
+        if self.covers(position, _executed(session)):
+            for row in session.rows(WAITING):
+                _kill(session, int(row["id"]))
 
     def fence(self, session: Session) -> None:
         self._be_read_only(session)
@@ -262,10 +272,12 @@ def _let_go(session: Session) -> None:
 
 def _kill_clients(session: Session) -> None:
     for row in session.rows(CLIENTS):
-        try:
-            session.run(f"KILL CONNECTION {int(row['id'])}")
-        except Failed:
-            continue  # it has gone meanwhile
+        _kill(session, int(row["id"]))
+
+
+def _kill(session: Session, client: int) -> None:
+    with contextlib.suppress(Failed):  # it has gone meanwhile
+        session.run(f"KILL CONNECTION {client}")
 
 
 def _error(replica: Dict[str, Any]) -> str:

@@ -325,6 +325,9 @@ class MySQL:
     def free_applier(self, session: Session) -> None:
         free_applier(session)
 
+    def release(self, session: Session, position: str) -> None:
+        """Nothing: `prompt` brings the acknowledgement."""
+
     def fence(self, session: Session) -> None:
         _short_waits(session)
         _take_no_writes(session)

@@ -6,12 +6,13 @@ import threading
 import time
 from typing import Callable, Optional, Tuple
 
+from relaunch.bus.messages import NO_ACKNOWLEDGEMENT
 from relaunch.databases.dialect import ServerState
 from relaunch.errors import RelaunchError
 from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import LocalServer
 from relaunch_agent.database.session import LocalSession
-from relaunch_agent.database.stalls import NO_ACKNOWLEDGEMENT, WriteSeen, disk, stall
+from relaunch_agent.database.stalls import WriteSeen, disk, stall
 
 BEAT_SECONDS = 1.0
 LATE_SECONDS = 1.0  # in flight for longer: look why

@@ -34,6 +34,7 @@ class Roles:
         self._wanted: Optional[TakeRole] = kept.order
         self._fresh = False  # `_wanted` has not been tried yet
         self._promoting: Optional[TakeRole] = None  # a fresh order to be the primary that is not fulfilled yet
+        self._release = ""  # what a replica has although its acknowledgement was lost
         self._deadline = 0.0
         self._tried: Optional[asyncio.Future[None]] = None
         self._fenced_because = ""  # by ourselves, until the next order
@@ -60,7 +61,9 @@ class Roles:
         with self._news:
             before, self._tried = self._tried, tried
             self._wanted, self._fresh = self._kept.order, True
-            self._promoting = self._wanted if order.role == "primary" else None
+            is_done = bool(order.release) and self._kept.done is self._kept.order
+            self._promoting = self._wanted if order.role == "primary" and not is_done else None
+            self._release = order.release
             self._deadline = time.monotonic() + order.seconds
             self._fenced_because = ""
             self._news.notify()
@@ -114,6 +117,9 @@ class Roles:
         dialect = self._dialect
         if dialect is None:
             dialect = self._dialect = dialect_of(session)
+        release, self._release = self._release, ""
+        if release and order.role == "primary" and not self._fenced_because:
+            dialect.release(session, release)
         if self._fenced_because or order.role == "fenced":
             dialect.fence(session)
             self._stop_receiving(session, dialect)
@@ -178,7 +184,7 @@ class Roles:
         self._session = None
 
     def _say(self, trouble: str) -> None:
-        if not trouble:
+        if trouble:
             self._followed = 0.0
         self.trouble = trouble
         if trouble != self._said:

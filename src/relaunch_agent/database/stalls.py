@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
+from relaunch.bus.messages import NO_ACKNOWLEDGEMENT
+
 LONG_SECONDS = 5.0
 FULL_BYTES = 8 * 1024 * 1024
-NO_ACKNOWLEDGEMENT = "no acknowledgement"
 ACKNOWLEDGEMENT = ("semi-sync ack", "semisync")
 
 

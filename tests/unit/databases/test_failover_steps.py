@@ -19,7 +19,7 @@ from looks import (
 
 from relaunch.bus.messages import TakeRole
 from relaunch.databases.failover import refuse_switchover
-from relaunch.databases.group import Change, Group, Mode, Seen, Step
+from relaunch.databases.group import Change, Group, Member, Mode, Seen, Step
 
 DEAD = look(STOPPED, *DEAF, **REFUSED)
 
@@ -290,3 +290,47 @@ def test_a_candidate_that_does_not_receive_all_in_time_sends_it_back():
 def test_a_switchover_is_refused_with_the_reason(why: str, group: Group, seen: Seen, to: str):
     assert why in refuse_switchover(group, seen, to)
     assert refuse_switchover(SYNC, look(), "s2") == ""
+
+
+# acknowledgements that got lost
+
+STUCK = member("s1", stall="no acknowledgement", write_seconds=2.5, executed="9")
+
+
+def test_commits_that_wait_although_a_replica_has_them_are_released():
+    seen = look(STUCK, member("s2", executed="8", received="9"), member("s3", acknowledging=False))
+
+    orders = decided(seen).orders
+
+    assert orders["s1"] == TakeRole(epoch=SYNC.epoch, role="primary", required=True, release="9")
+
+
+@pytest.mark.parametrize(
+    "replica",
+    [
+        member("s2", received="8"),
+        member("s2", received="9", receiving=False),
+        member("s2", received="9", acknowledging=False),
+        member("s2", received="9", started="2"),
+        member("s2", received="9", source="@s3"),
+    ],
+    ids=["has less", "does not receive", "does not acknowledge", "has started again", "follows another"],
+)
+def test_nothing_is_released_that_no_replica_would_have_acknowledged(replica: Member):
+    decision = decided(look(STUCK, replica))
+
+    assert "s1" not in decision.orders or not decision.orders["s1"].release
+
+
+def test_an_acknowledgement_that_may_still_come_is_waited_for():
+    stuck = member("s1", stall="no acknowledgement", write_seconds=1.0, executed="9")
+
+    assert "s1" not in decided(look(stuck, member("s2", received="9"))).orders
+
+
+def test_while_paused_no_replica_is_replaced():
+    gone = member("s3", age=60.0, connected=False)
+    steady = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"}, promoted=NOW - 1000)
+
+    assert decided(look(gone), steady).cut_off == {"s3"}
+    assert decided(look(gone), replace(steady, paused="Ann: at work on db3")).cut_off == frozenset()
