@@ -209,3 +209,23 @@ async def test_witnesses_say_how_it_ends(group: list[Member]) -> None:
     one.server.kill()
     await until_so(lambda: outcome() == "refused", "killed")
     assert time.monotonic() - killed < 0.6
+
+
+async def test_a_replica_that_follows_before_the_new_primary_has_applied_all_comes_in_step_at_once(
+    group: list[Member],
+) -> None:
+    one, two, three = await form(group)
+    client = two.server.client()
+    client.cursor().execute("LOCK TABLES a READ")  # two receives and acknowledges, and does not apply
+    one.server.client().cursor().execute("INSERT INTO a (s) VALUES ('not applied yet')")
+    position = one_position(one)
+    await three.reports("it has the row", lambda report: covers(report.executed, position))
+    one.server.kill()
+
+    await three.become("replica", 2, source=two.address, acknowledge=True)
+    await three.reports("it is sent away", lambda report: "1236" in report.error or "not in the master" in report.error)
+    client.cursor().execute("UNLOCK TABLES")
+    taken = await two.become("primary", 2, required=True, position=position)
+
+    assert not taken.read_only
+    await until_so(lambda: three.report.receiving and three.report.source == two.address, "it follows", 1.5)

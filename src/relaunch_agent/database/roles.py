@@ -17,7 +17,10 @@ from relaunch_agent.database.session import LocalSession
 from relaunch_agent.database.severing import mend, severed
 
 KEEP_SECONDS = 0.5  # how often a role is brought back
-FOLLOW_AGAIN_SECONDS = 5.0  # a receiver that stopped with an error is started again
+FOLLOW_AGAIN_SECONDS = 5.0  # a receiver that stopped with an error is started again after this
+# Sooner at first, as a new primary that has not applied all yet sends it away: from the first up to the second, for so
+# long after an order.
+FOLLOW_SOON_SECONDS, FOLLOW_LATER_SECONDS, YOUNG_SECONDS = 0.05, 0.5, 30.0
 SLICE_SECONDS = 0.2
 PATIENT_SECONDS = 1.0  # a new primary that has not applied all by then ends what its applier waits for
 
@@ -42,6 +45,8 @@ class Roles:
         self._dialect: Optional[AnyDialect] = None
         self._said = ""
         self._followed = 0.0
+        self._follow_again = FOLLOW_SOON_SECONDS
+        self._ordered = 0.0
         self.trouble = ""  # why the role is not what it should be
 
     def start(self) -> None:
@@ -87,7 +92,7 @@ class Roles:
         mend()
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._fresh, timeout=KEEP_SECONDS)
+                self._news.wait_for(lambda: self._fresh, timeout=min(KEEP_SECONDS, self._follow_again))
                 order, fresh, tried = self._wanted, self._fresh, self._tried
                 self._fresh = False
             if order is None or not self._server.joined:
@@ -126,12 +131,10 @@ class Roles:
         elif order.role == "revoked":
             self._stop_receiving(session, dialect)
         elif order.role == "replica":
-            if fresh or time.monotonic() - self._followed >= FOLLOW_AGAIN_SECONDS:
-                source, state = self._source(order), dialect.state(session)
-                if not (state.receiving or state.applying or dialect.covers(state.executed, state.received)):
-                    self._server.replication_starts()
-                dialect.follow(session, source, acknowledge=order.acknowledge)
-                self._followed = time.monotonic()
+            if fresh:
+                self._ordered, self._follow_again = time.monotonic(), FOLLOW_SOON_SECONDS
+            if fresh or time.monotonic() - self._followed >= self._follow_again:
+                self._follow(session, dialect, order, fresh)
         elif self._promoting is not order:
             return
         else:
@@ -148,6 +151,17 @@ class Roles:
                 self._promoting = None if self._promoting is order else self._promoting
         if not self._fenced_because:
             self._kept.carried_out(order)
+
+    def _follow(self, session: LocalSession, dialect: AnyDialect, order: TakeRole, fresh: bool) -> None:
+        source, state = self._source(order), dialect.state(session)
+        if (state.receiving and not fresh) or time.monotonic() - self._ordered > YOUNG_SECONDS:
+            self._follow_again = FOLLOW_AGAIN_SECONDS
+        else:
+            self._follow_again = min(self._follow_again * 2, FOLLOW_LATER_SECONDS)
+        if not (state.receiving or state.applying or dialect.covers(state.executed, state.received)):
+            self._server.replication_starts()
+        dialect.follow(session, source, acknowledge=order.acknowledge)
+        self._followed = time.monotonic()
 
     def _stop_receiving(self, session: LocalSession, dialect: AnyDialect) -> None:
         login = self._server.login()
