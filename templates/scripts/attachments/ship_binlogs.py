@@ -35,6 +35,7 @@ import urllib.parse
 LOOK_SECONDS = 0.5
 SHIP_SECONDS = 2.0  # pieces at most this often
 ROLE_SECONDS = 5.0  # how often an idle server is asked whether it takes writes
+ANSWER_SECONDS = 10.0  # of MariaDB
 PIECE_BYTES = 16 << 20
 PIECES_A_FILE = 300  # then MariaDB begins a new file: a restore fetches no more than these in vain
 QUEUE_BYTES = 4 << 30  # more than this unshipped is said to be too much, unless BACKUP_QUEUE_BYTES says otherwise
@@ -138,18 +139,38 @@ class Database:
 
     def __init__(self):
         self.client = None
+        self.session = ""  # its number in the server
+        self.stuck = ""  # of one that was given up, and may wait there still
 
     def ask(self, statements):
-        """Rows as lists of texts; None when the server does not answer within 10 s."""
+        """Rows as lists of texts; None when the server does not answer in time."""
         if self.client is None or self.client.poll() is not None:
             self.client = subprocess.Popen(
                 ["mariadb", "-N", "-B", "--unbuffered", "--skip-reconnect"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
+            self.session = ""
+            rows = self.answer("SELECT CONNECTION_ID()")
+            if rows is None:
+                return None
+            self.session = rows[0][0]
+        return self.answer(statements)
+
+    def ask_where_it_writes(self, statements):
+        """As `ask`, for what waits while commits wait for an acknowledgement: one session at a time, as one that waits
+        there cannot be ended, and each that is given up would take one of the server's connections."""
+        if self.stuck:
+            rows = self.ask(f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID = {self.stuck}")
+            if not rows or rows[0][0] != "0":
+                return None
+            self.stuck = ""
+        return self.ask(statements)
+
+    def answer(self, statements):
         try:
             self.client.stdin.write(f"{statements}; SELECT '#end';\n".encode())
             self.client.stdin.flush()
-            text, deadline = b"", time.monotonic() + 10
+            text, deadline = b"", time.monotonic() + ANSWER_SECONDS
             while not text.endswith(b"#end\n"):
                 ready, _, _ = select.select([self.client.stdout], [], [], max(0, deadline - time.monotonic()))
                 more = os.read(self.client.stdout.fileno(), 65536) if ready else b""
@@ -159,7 +180,7 @@ class Database:
         except OSError:
             self.client.kill()
             self.client.wait()
-            self.client = None
+            self.client, self.stuck = None, self.session or self.stuck
             return None
         return [line.split("\t") for line in text.decode().splitlines()[:-1]]
 
@@ -254,7 +275,7 @@ class Shipper:
             return
         self.asked = now
         # The position is read after the GTID: everything up to this GTID is before that position.
-        rows = self.database.ask(
+        rows = self.database.ask_where_it_writes(
             "SELECT @@read_only, @@log_bin_basename, @@hostname, @@gtid_binlog_pos; SHOW MASTER STATUS"
         )
         if not rows or len(rows) < 2:
@@ -326,7 +347,7 @@ class Shipper:
             self.store.put(f"{self.above()}/{self.at['stream']}/state.json", json.dumps(done).encode())
             self.write_state(gtid=gtid, said=time.time())
         if self.at["pieces"] >= PIECES_A_FILE:
-            self.database.ask("FLUSH LOCAL BINARY LOGS")
+            self.database.ask_where_it_writes("FLUSH LOCAL BINARY LOGS")
 
     def folder_of(self, path):
         return f"{os.path.basename(path)}-{file_begins(path)[0]:08x}"
