@@ -63,7 +63,7 @@ def measured(client: Client, megabytes: int, seconds: int) -> list[Figure]:
                     " /var/lib/relaunch-backup/last/checkpoints) 2>/dev/null | zstd -q -T1 -3 | wc -c")
     )  # fmt: skip
     script(replica, "backup_database.sh", BACKUP_KIND="incremental")
-    newest = json.loads(max((STATE / "object-store/backups/bench/backups").glob("*incr*/manifest.json")).read_text())
+    newest = json.loads(max((STATE / "object-store/backups/bench").glob("*/backups/*incr*/manifest.json")).read_text())
     restore_seconds, data, copy_seconds = restored(replica)
     return [
         Figure(name="binary log: commit to store", unit="s", values=delays, limit=5.0),
@@ -129,7 +129,7 @@ def caught_up(primary: str, replica: str) -> None:
 
 
 def shipped_gtid() -> str:
-    states = sorted((STATE / "object-store/backups/bench/binlogs").glob("*/state.json"))
+    states = sorted((STATE / "object-store/backups/bench").glob("*/binlogs/*/state.json"))
     try:
         return str(json.loads(states[-1].read_text())["gtid"])
     except (ValueError, IndexError):  # being written just now

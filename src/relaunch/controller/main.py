@@ -217,9 +217,10 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     base.output.subscribe(activity.changed)
     hub.subscribe(activity.changed)
     workflows.subscribe(activity.changed)
-    databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit)
+    pager = Pager(settings.alert_command, base.clock)
+    databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit, pager)
 
-    keeper = BackupKeeper(ports, workflows, Pager(settings.alert_command, base.clock).tell)
+    keeper = BackupKeeper(ports, workflows, pager.tell)
     stack.push_async_callback(keeper.stop)
     keeper.start()
     refusals = Refusals(base.audit, base.clock)
@@ -271,11 +272,12 @@ async def _start_acting(
     workflows: Workflows,
     upgrades: AgentUpgrades,
     audit: Audit,
+    pager: Pager,
 ) -> DatabaseWatch:
     """Bus, reconcilers and workflows, in the order in which they need each other."""
     watch = ServerWatch(ports, workflows)
     sites = SiteReconciler(ports, lost=lambda: watch.lost)
-    databases = DatabaseWatch(ports, workflows, record=audit.record, changed=sites.poke)
+    databases = DatabaseWatch(ports, workflows, record=audit.record, changed=sites.poke, tell=pager.tell)
 
     def heard(event: AgentEvent) -> None:
         match event:

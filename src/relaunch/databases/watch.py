@@ -19,6 +19,7 @@ from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.failover import decide
 from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windows
 from relaunch.databases.looking import Heard, in_short, look
+from relaunch.databases.paging import Paging, Tell
 from relaunch.databases.positions import covers
 from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -48,13 +49,23 @@ class _Given:
 
 
 class DatabaseWatch:
-    """`record` writes the audit trail, `changed` is told when a group's stored state has changed."""
+    """`record` writes the audit trail, `changed` is told when a group's stored state has changed, `tell` tells a
+    person of failovers and of pages that stay."""
 
-    def __init__(self, ports: Ports, workflows: Workflows, *, record: Record, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        workflows: Workflows,
+        *,
+        record: Record,
+        changed: Callable[[], None],
+        tell: Tell | None = None,
+    ) -> None:
         self._ports = ports
         self._workflows = workflows
         self._record = record
         self._changed = changed
+        self._paging = Paging(tell)
         self._store = GroupStore(ports.database)
         self._heard = Heard()
         self._stored: dict[str, StoredGroup] = {}
@@ -74,6 +85,7 @@ class DatabaseWatch:
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self._look_again_and_again(), name="database watch")
+        self._tasks.add(asyncio.create_task(self._paging.tell_for_ever(), name="database pages"))
 
     async def stop(self) -> None:
         given = [each.task for each in self._orders.values()]
@@ -188,6 +200,9 @@ class DatabaseWatch:
             WHO, action, f"database:{stored.deployment}", "done",
             {"rule": decision.rule, "why": decision.why, "epoch": new.epoch, "mode": str(new.mode), "seen": detail},
         )  # fmt: skip
+        if action == "failover done":
+            name = stored.members[new.primary or ""].server
+            self._paging.at_once(stored.deployment, f"failover: {name} is the primary now ({decision.why})")
         self._changed()
 
     # acting
@@ -319,6 +334,7 @@ class DatabaseWatch:
                 self._record(WHO, "page", f"database:{stored.deployment}", "failed", {page.rule: page.text})
         for over in rules - {page.rule for page in decision.pages}:
             log.info("%s: over: %s", stored.deployment, over)
+        self._paging.look(stored.deployment, decision.pages, time.monotonic())
 
 
 def _what_changed(old: Group, new: Group) -> str:
