@@ -27,6 +27,7 @@ from relaunch.servers.store import new_id
 from relaunch.workflows.tasks import Asked
 
 from . import import_scenarios as imports
+from . import resize_scenarios as resizes
 from .world import World, write_templates
 
 
@@ -399,6 +400,7 @@ SCENARIOS: dict[str, Scenario] = {
     "restore-schema": Scenario(backed_up, restore_schema, schema_is_restored),
     "restore": Scenario(backed_up, restore, is_restored),
     "switchover": Scenario(one_is_primary, switch_over, is_primary),
+    "resize": Scenario(resizes.prepared, resizes.resize, resizes.is_resized),
     "checksum": Scenario(two_is_primary, check, replaced),
     "extra-transactions": Scenario(old_one_aside, read_extra, read_and_told),
     "rotate-passwords": Scenario(with_passwords, rotate, rotated),

@@ -282,6 +282,7 @@ class World:
     workflows: Workflows
     orders: Orders
     after_effect: Callable[[str, str, int, str], Any] | None = None
+    players: list[asyncio.Task[None]] = field(default_factory=list)  # of parts that are not here; ended with the world
     _made: list[Workflows] = field(default_factory=list)
 
     @classmethod
@@ -338,6 +339,8 @@ class World:
         file.write_bytes(pickle.dumps({"cloud": cloud, "agents": agents}))
 
     async def stop(self) -> None:
+        for player in self.players:
+            player.cancel()
         await self.workflows.stop()
         self.ports.database.dispose()
 

@@ -97,6 +97,22 @@ def add_replica(
     _change(client, client.post(f"/databases/{part(name)}/add-replica", asked), json, no_wait, verbose)
 
 
+@app.command()
+def resize(
+    memory: Annotated[str, typer.Option(help="Of each of its servers: 2G, or 1536M.")],
+    deployment: Name = None,
+    yes: Yes = False,
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
+    json: Json = False,
+) -> None:
+    """Bring the group to servers of another size while it serves: fresh replicas one by one, then a switchover."""
+    client, name = controller(), one_deployment(deployment)
+    ask(f"Every database server of {name} will be replaced by a fresh one, one after the other.", yes=yes)
+    answer = client.post(f"/databases/{part(name)}/resize", {"memory_bytes": _bytes(memory)})
+    _change(client, answer, json, no_wait, verbose)
+
+
 @app.command("remove-replica")
 def remove_replica(
     server: Annotated[str, typer.Argument(help="Which: db3, say.")],
@@ -115,7 +131,7 @@ def remove_replica(
 
 
 def _change(client: Client, answer: Mapping[str, Any], json: bool, no_wait: bool, verbose: bool) -> None:
-    if not json:
+    if not json and answer["changes"]:
         print(f"Write this into your deployment file too, or its next apply undoes it:\n{answer['changes']}")
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
 

@@ -11,6 +11,7 @@ from relaunch.databases.checksums import last_checksum, order_checksum
 from relaunch.databases.extra_transactions import order_reading, readings
 from relaunch.databases.passwords import order_rotation
 from relaunch.databases.resizing import add_replica, remove_replica
+from relaunch.databases.rolling import order_resize
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import Conflict, NotFound
@@ -28,6 +29,10 @@ class ChecksumAsked(_Body):
     """`repair`: a replica that differs is replaced by a fresh one."""
 
     repair: bool = False
+
+
+class SizeAsked(_Body):
+    memory_bytes: int = Field(gt=0)
 
 
 class ReplicaAsked(_Body):
@@ -108,6 +113,14 @@ async def add(request: Request, deployment: str, asked: ReplicaAsked) -> dict[st
     stored, orders = _group(request, deployment), request.app.state.orders
     who = request.state.who
     return await add_replica(orders, stored, zone=asked.zone, memory_bytes=asked.memory_bytes, who=who)
+
+
+@router.post("/databases/{deployment}/resize", status_code=202)
+async def resize(request: Request, deployment: str, asked: SizeAsked) -> dict[str, Any]:
+    """All of the group on servers with that much memory; `changes` is what the file is to say from now on."""
+    request.state.action = "resize database"
+    stored, orders = _group(request, deployment), request.app.state.orders
+    return await order_resize(orders, stored, memory_bytes=asked.memory_bytes, who=request.state.who)
 
 
 @router.post("/databases/{deployment}/remove-replica", status_code=202)

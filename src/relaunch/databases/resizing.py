@@ -18,7 +18,7 @@ async def add_replica(
     orders: Orders, stored: StoredGroup, *, zone: str | None, memory_bytes: int | None, who: str
 ) -> dict[str, Any]:
     """{task, server, changes}: `changes` is what the file lacks. It is like the primary but for what is asked."""
-    spec, group = _spec(orders, stored.deployment)
+    spec, group = spec_of(orders, stored.deployment)
     zones = orders.ports.cloud.zones
     if zone is not None and zone not in zones:
         raise BadInput(f"no zone {zone!r}", hint=f"the cloud has {', '.join(zones)}")
@@ -40,7 +40,7 @@ async def add_replica(
 
 async def remove_replica(orders: Orders, stored: StoredGroup, name: str, *, confirm: str, who: str) -> dict[str, Any]:
     """{task, server, changes}. `confirm`: its name, needed when no other replica would be in step."""
-    spec, group = _spec(orders, stored.deployment)
+    spec, group = spec_of(orders, stored.deployment)
     members = {each.name: each.id for each in stored.members.values()}
     if name not in group.members:
         raise NotFound(f"the group of {spec.name} has no server {name}", hint=f"it has {', '.join(group.members)}")
@@ -86,7 +86,7 @@ def changes(before: str, after: str) -> str:
     return "\n".join(lines)
 
 
-def _spec(orders: Orders, deployment: str) -> tuple[DeploymentSpec, DatabaseSpec]:
+def spec_of(orders: Orders, deployment: str) -> tuple[DeploymentSpec, DatabaseSpec]:
     spec = orders.store.applied_spec(deployment)
     if spec is None or spec.database is None:
         raise NotFound(f"deployment {deployment} has no database group")

@@ -5,6 +5,7 @@ Pure. The parser says where things stand; what comes out is read again and must 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,23 @@ def without_replica(text: str, name: str) -> str:
     group = replace(spec.database, replicas=tuple(each for each in spec.database.replicas if each != name))
     kept = tuple(each for each in spec.servers if each.name != name)
     return _checked(text, edits, replace(spec, servers=kept, database=group))
+
+
+def with_memory(text: str, names: Collection[str], memory_bytes: int) -> str:
+    """These servers have that much memory."""
+    spec, root = read_deployment(text), _root(text)
+    said, edits = shown_bytes(memory_bytes), []
+    for key, value in _value(root, "servers").value:
+        server = spec.server(key.value)
+        if key.value not in names or server is None or server.memory_bytes == memory_bytes:
+            continue
+        known = _value(value, "memory")
+        if known is None:
+            edits.append(_added(text, value, f"memory: {said}"))
+        else:
+            edits.append((known.start_mark.index, known.end_mark.index, said))
+    servers = [replace(each, memory_bytes=memory_bytes) if each.name in names else each for each in spec.servers]
+    return _checked(text, edits, replace(spec, servers=tuple(servers)))
 
 
 def shown_bytes(count: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaunch.databases.resizing import emptiest_zone, next_name
-from relaunch.databases.resizing_file import with_replica, without_replica
+from relaunch.databases.resizing_file import with_memory, with_replica, without_replica
 from relaunch.errors import BadInput
 from relaunch.servers.deployments import ServerSpec, read_deployment
 
@@ -68,3 +68,13 @@ def test_the_first_free_name_and_the_emptiest_zone() -> None:
     assert next_name("db1", {"db1", "db2", "db4"}) == "db3" and next_name("data", {"data"}) == "data2"
     assert emptiest_zone(("a", "b", "c"), spec, spec.database) == "c"
     assert emptiest_zone(("a", "b"), spec, spec.database) == "a"
+
+
+@pytest.mark.parametrize("text", [FLOW, BLOCK, ALONE])
+def test_the_memory_of_each_is_written_and_the_rest_stands_as_it_was(text: str) -> None:
+    changed = with_memory(text, ("db1", "db2"), 2 << 30)
+
+    assert {server.memory_bytes for server in read_deployment(changed).servers} == {2 << 30}
+    assert with_memory(changed, ("db1", "db2"), 2 << 30) == changed
+    kept = [line for line in text.splitlines() if "db1:" not in line and "db2:" not in line and "memory" not in line]
+    assert [line for line in kept if line not in changed.splitlines()] == []

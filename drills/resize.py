@@ -1,0 +1,52 @@
+"""A group brought to servers of another size while four writers go on: what do they notice, and is anything lost?
+
+    sudo python drills/resize.py [--memory 640M]
+
+A real site (front end, primary, two replicas, durability strict) as bench/failover.py makes it. Prints the longest time
+without an acknowledged write and one JSON line; exit status 1 when a write was lost or a server was not replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+import rehearsal
+from failover import DEPLOYMENT, PASSWORD, Gets, Group, acks, writers
+from rigs import missing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", default="640M")
+    args = parser.parse_args()
+    with rehearsal.controller() as client:
+        client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
+        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        group = Group(client)
+        group.wait_redundant()
+        before = {each["name"]: each["instance"] for each in group.shown()["members"]}
+        front_end = str(client.get("/servers/shop/front1")["private_address"])
+        with writers(client, "resize") as out, Gets(front_end) as gets:
+            print(rehearsal.relaunch("db", "resize", "shop", "--memory", args.memory, "--yes"), file=sys.stderr)
+        group.wait_redundant()
+        after = {each["name"]: each["instance"] for each in group.shown()["members"]}
+        given = acks(out)
+        lost = missing(client, "resize", given)
+    kept = sorted(name for name in before if after.get(name) == before[name])
+    moments = [ack.moment for ack in given]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(moments))
+    print(f"{len(given)} writes acknowledged in {moments[-1] - moments[0]:.0f} s, none for {longest:.2f} s at most")
+    report = {"acknowledged": len(given), "lost": lost, "longest_seconds": round(longest, 3), "not_replaced": kept}
+    print(json.dumps({**report, "gets": gets.asked, "failed_gets": gets.failed}))
+    if lost or kept:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""A group on servers of another size, while it serves: each replica is replaced by a fresh one, then the primary's role
+moves to one of them, then what was the primary is replaced too.
+
+A saga: each step may be done twice. One replica at a time, and only while another one is in step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from relaunch.databases.group import Mode
+from relaunch.databases.resizing import changes, spec_of
+from relaunch.databases.resizing_file import with_memory
+from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.errors import Conflict, Failed
+from relaunch.servers.orders import Orders
+from relaunch.servers.relaunch import succeeded
+from relaunch.servers.store import Store, new_id
+from relaunch.workflows.durable import Run, workflow
+from relaunch.workflows.tasks import Asked
+
+IN_STEP_SECONDS = 3600.0
+LOOK_SECONDS = 0.25
+
+
+async def order_resize(orders: Orders, stored: StoredGroup, *, memory_bytes: int, who: str) -> dict[str, Any]:
+    """{task, changes}. With the memory that they have already, all are replaced by fresh ones all the same."""
+    spec, group = spec_of(orders, stored.deployment)
+    _refuse(stored)
+    subject = f"database:{stored.deployment}"
+    busy = orders.workflows.tasks.running_on(subject)
+    if busy is not None:
+        raise Conflict(f"task {busy} is under way", hint=f"wait for it: relaunch task follow {busy}")
+    text = with_memory(spec.source, group.members, memory_bytes)
+    applied = await orders.apply(text, who=who) if text != spec.source else ""
+    args = {
+        "deployment": stored.deployment,
+        "applied": applied,
+        "members": sorted(group.members, key=lambda name: name == _primary(stored)),
+        "fresh": {name: new_id() for name in group.members},
+    }
+    asked = Asked(kind="resize", title=f"resize the database of {stored.deployment}", subject=subject, who=who)
+    task = f"resize-{new_id()}"
+    await orders.workflows.start_workflow(asked, task, args)
+    return {"task": task, "changes": changes(spec.source, text)}
+
+
+@workflow("resize")
+async def resize(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, applied (the task that changes the file, "" for none), members (names, the primary last),
+    fresh (name → the new instance's id)."""
+    if args["applied"]:
+        await run.step("change the file", succeeded, run, [args["applied"]], waits=True)
+    *replicas, primary = args["members"]
+    for name in replicas:
+        await _renew(run, args, name)
+    moving = f"{run.task}-switchover"
+    if await run.step("move the primary's role", _start_moving, run, args, moving, replicas[0], primary):
+        await run.step("wait for that", succeeded, run, [moving], waits=True)
+    await _renew(run, args, primary)
+    return {"primary": replicas[0], "fresh": args["fresh"]}
+
+
+async def _renew(run: Run, args: dict[str, Any], name: str) -> None:
+    child = f"{run.task}-{name}"
+    await run.step(f"replace {name} once it can be spared", _replace, run, args, name, child, waits=True)
+    await run.step(f"wait until {name} is in step", _is_in_step, run, args, name, child, waits=True)
+
+
+async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str:
+    """Another replica is in step, so that writes go on, and on two servers."""
+    server = f"{args['deployment']}/{name}"
+    store = Store(run.ports.database, run.ports.clock)
+    if store.server(server).instance_id == args["fresh"][name]:
+        return "begun before"
+
+    def spared(stored: StoredGroup, mine: str) -> bool:
+        group = stored.group
+        others = group.sync_set - group.leaving - {mine, group.primary}
+        return group.mode is Mode.SYNC and group.change is None and bool(others) and group.primary != mine
+
+    said = await _until(run, args, name, spared, f"no replica but {name} is in step")
+    old = store.server(server).instance_id
+    given = {"server": server, "old": old, "instance": args["fresh"][name], "inputs": {}}
+    await run.start_child("relaunch", child, given, title=f"relaunch {server}", subject=f"server:{server}")
+    return said
+
+
+async def _is_in_step(run: Run, args: dict[str, Any], name: str, child: str) -> str:
+    await succeeded(run, [child])
+
+    def in_step(stored: StoredGroup, mine: str) -> bool:
+        return stored.group.change is None and mine in stored.group.sync_set - stored.group.leaving
+
+    return await _until(run, args, name, in_step, f"{name} is not in step")
+
+
+async def _until(run: Run, args: Mapping[str, Any], name: str, is_so: Any, why: str) -> str:
+    store = GroupStore(run.ports.database)
+    end = asyncio.get_running_loop().time() + IN_STEP_SECONDS
+    while asyncio.get_running_loop().time() < end:
+        stored = _group(store, args["deployment"])
+        mine = next((each.id for each in stored.members.values() if each.name == name), "")
+        if is_so(stored, mine):
+            return f"epoch {stored.group.epoch}"
+        await asyncio.sleep(LOOK_SECONDS)
+    raise Failed(
+        f"{why} after {IN_STEP_SECONDS / 60:g} minutes", hint="relaunch db status tells more; then order it again"
+    )
+
+
+async def _start_moving(run: Run, args: dict[str, Any], child: str, name: str, primary: str) -> bool:
+    """Whether there is anything to wait for: somebody else may have moved it meanwhile."""
+    stored = _group(GroupStore(run.ports.database), args["deployment"])
+    leads = _primary(stored)
+    if leads != primary and leads in args["members"]:
+        return False
+    to = next((each.id for each in stored.members.values() if each.name == name), None)
+    if to is None:
+        raise Failed(f"{name} has no instance", hint="relaunch db status tells more; then order it again")
+    given = {"deployment": args["deployment"], "to": to, "server": f"{args['deployment']}/{name}"}
+    title = f"make {name} the primary of {args['deployment']}"
+    await run.start_child("switchover", child, given, title=title, subject=f"switchover:{args['deployment']}")
+    return True
+
+
+def _refuse(stored: StoredGroup) -> None:
+    group, name = stored.group, stored.deployment
+    if group.primary is None or group.change is not None:
+        raise Conflict(f"{name} has no primary that takes writes now", hint="relaunch db status")
+    if group.paused:
+        raise Conflict(f"{name} is paused: {group.paused}", hint=f"relaunch db resume {name}")
+    if len(group.sync_set - group.leaving - {group.primary}) < 2:
+        raise Conflict(
+            f"fewer than two replicas of {name} are in step: replacing one would leave the primary alone",
+            hint=f"first: relaunch db add-replica {name}; afterwards it can be removed again",
+        )
+
+
+def _primary(stored: StoredGroup) -> str:
+    member = stored.members.get(stored.group.primary or "")
+    return member.name if member else ""
+
+
+def _group(store: GroupStore, deployment: str) -> StoredGroup:
+    found = store.group(deployment)
+    if found is None:
+        raise Conflict(f"deployment {deployment} has no database group")
+    return found
