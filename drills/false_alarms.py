@@ -116,6 +116,7 @@ class Alarms:
 
     def replica_killed(self) -> None:
         os.kill(self.rig.group.process(self.rig.replicas[1]), signal.SIGKILL)
+        time.sleep(SHORT_SECONDS)
 
     def out_of_connections(self) -> None:
         network = instance_network(self.rig.client, "front1")
@@ -159,13 +160,12 @@ ALARMS: dict[str, Callable[[Alarms], None]] = {
 }
 
 
-def one(client: Client, group: Group, name: str) -> str:
+def one(group: Group, name: str) -> str:
     """What was wrong with it, "" when nothing was."""
-    rig = Rig(client, group)
+    rig = Rig(group.client, group)
     before = group.shown()
     ALARMS[name](Alarms(rig))
-    client = Client(rehearsal.find_controller(rehearsal.ENVIRONMENT))
-    group.client = client
+    group.client = Client(rehearsal.find_controller(rehearsal.ENVIRONMENT))  # it may be another process now
     group.wait_redundant(300)
     after: dict[str, Any] = group.shown()
     if after["primary"] != before["primary"] or after["failovers_last_day"] != before["failovers_last_day"]:
@@ -195,7 +195,7 @@ def main() -> None:
                 chosen.shuffle(order)
                 for name in order:
                     began = time.monotonic()
-                    said = one(client, group, name)
+                    said = one(group, name)
                     count[name] += 1
                     took = time.monotonic() - began
                     print(
