@@ -71,7 +71,7 @@ async def replace(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         reading = f"{run.task}-extra"
         await run.step("read what it alone has", start_reading, run, reading, args["server"], args["old"], run.task)
         await run.step("wait for that", run.wait_for, [reading], waits=True)
-        await run.step("end its agent", _retire, ports, args["old"])
+    await run.step("end its agent", _retire, ports, args["old"])
     await run.step("wait for the fresh one to boot", succeeded, run, [fresh], waits=True)
     return {"server": args["server"], "instance": args["instance"]}
 
@@ -90,7 +90,7 @@ async def _set_aside(run: Run, args: dict[str, Any], child: str) -> None:
     await run.start_child(
         "set-aside",
         child,
-        {"instance": args["old"]},
+        {"instance": args["old"], "keep_agent": True},
         title=f"set aside {args['server']}",
         subject=f"server:{args['server']}",
     )

@@ -39,12 +39,14 @@ async def terminate(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 @workflow("set-aside")
 async def set_aside(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: instance. Out of service and fenced off, but kept running."""
+    """args: instance, keep_agent (optional: somebody has work for it yet, and ends it afterwards). Out of service and
+    fenced off, but kept running."""
     ports: Ports = run.ports
     instance = args["instance"]
     await run.step("leave service", _move, ports, instance, Event.SET_ASIDE)
     await run.step("fence it off", _fence, ports, instance)
-    await run.step("retire its agent", _retire, ports, instance, "set aside")
+    if not args.get("keep_agent"):
+        await run.step("retire its agent", _retire, ports, instance, "set aside")
     return {"instance": instance}
 
 
