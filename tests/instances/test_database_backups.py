@@ -318,6 +318,7 @@ def test_restored_to_the_newest_it_has_everything(stand: Stand) -> None:
     assert int(done["gtid"].rpartition("-")[2]) >= written
 
 
+@pytest.mark.skipif("RELAUNCH_LONG_TESTS" not in os.environ, reason="takes minutes: sudo drills/long_tests")
 def test_a_store_that_is_away_for_minutes_is_an_alarm_and_nothing_is_missing_afterwards(stand: Stand) -> None:
     store = int((STATE / "object-store.pid").read_text().split()[0])
     bound = 2_000_000
