@@ -194,3 +194,21 @@ async def test_waiting_names_the_console_when_the_agent_never_comes(world: World
         await booting.wait_connected(world.ports, instance["id"])
 
     assert "Kernel panic" in raised.value.hint
+
+
+async def test_what_runs_on_an_instance_that_is_set_aside_ends_with_its_agent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup of a server that was replaced meanwhile would else be waited for until its time limit."""
+    monkeypatch.setattr(booting, "ASIDE_SECONDS", 0.0)
+    monkeypatch.setattr(booting, "LOOK_AFTER_SECONDS", 0.01)
+    await world.apply()
+    instance = world.instance("shop/front1")["id"]
+    waiting = asyncio.ensure_future(booting.while_it_runs(world.ports, instance, asyncio.Event().wait()))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+
+    await world.succeeds(await world.orders.act("shop/front1", "set-aside", who="ann"))
+
+    with pytest.raises(Failed, match="was set aside"):
+        await asyncio.wait_for(waiting, 5)

@@ -13,8 +13,9 @@ from typing import Any
 from relaunch.bus.messages import CancelRun, TakeRole
 from relaunch.clouds.cloud import InstanceId
 from relaunch.databases.backup_key import PRIVATE
-from relaunch.databases.backup_scripts import JOIN, RESTORE, last_word, run_entry, run_script
+from relaunch.databases.backup_scripts import JOIN, RESTORE, run_entry, run_script
 from relaunch.databases.group import Group, Mode
+from relaunch.databases.member_scripts import last_word
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed, RelaunchError
 from relaunch.servers.ports import Ports

@@ -10,7 +10,8 @@ from typing import Any
 
 from relaunch.bus.messages import CancelRun
 from relaunch.databases.backup_key import PRIVATE
-from relaunch.databases.backup_scripts import RESTORE_SCHEMA, last_word, run_script
+from relaunch.databases.backup_scripts import RESTORE_SCHEMA, run_script
+from relaunch.databases.member_scripts import last_word
 from relaunch.errors import RelaunchError
 from relaunch.workflows.durable import Run, workflow
 

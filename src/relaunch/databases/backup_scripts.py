@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from relaunch.errors import Failed, NotFound
-from relaunch.servers import run_list
-from relaunch.servers.boot import outcome, while_it_runs
-from relaunch.servers.ports import Ports
+from relaunch.databases.member_scripts import run_given
+from relaunch.errors import NotFound
 from relaunch.servers.store import Store
 from relaunch.workflows.durable import Run
 
@@ -31,21 +29,5 @@ async def run_entry(run: Run, args: dict[str, Any], phase: str, name: str, input
 
 
 async def _run(run: Run, args: dict[str, Any], script: dict[str, Any]) -> str:
-    ports: Ports = run.ports
     target = {"server": args.get("server", args["instance"]), "instance": args["instance"], "run_id": args["run_id"]}
-    order = run_list.given_order(ports, script, target)
-    ended = await while_it_runs(ports, args["instance"], ports.agents.run(args["instance"], order, task=run.task))
-    result = outcome(ports, order, ended)
-    output = ports.agents.last_output(order.run_id, 0)
-    if result["state"] != "succeeded":
-        told = [line for line in output.splitlines() if line.strip()]
-        raise Failed(told[-1] if told else str(result["why"]), hint=output)
-    return output
-
-
-def last_word(output: str, marker: str) -> str:
-    """What follows the marker on the last line that begins with it."""
-    for line in reversed(output.splitlines()):
-        if line.startswith(f"{marker} "):
-            return line[len(marker) + 1 :].strip()
-    raise Failed(f"the script did not end with {marker}", hint=output)
+    return await run_given(run, target, script)

@@ -12,8 +12,9 @@ from relaunch.bus.messages import CancelRun
 from relaunch.clouds.cloud import ImageId, LaunchRequest
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_key import PRIVATE
-from relaunch.databases.backup_scripts import BACK_UP, BACK_UP_SCHEMA, CONFIGURE, RESTORE, last_word, run_script
+from relaunch.databases.backup_scripts import BACK_UP, BACK_UP_SCHEMA, CONFIGURE, RESTORE, run_script
 from relaunch.databases.backups import Proof
+from relaunch.databases.member_scripts import last_word
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import wait_connected

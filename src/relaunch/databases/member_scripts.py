@@ -39,8 +39,12 @@ async def answer_of(
 
 async def output_of(run: Run, target: Mapping[str, str], entry: dict[str, Any], inputs: Mapping[str, str]) -> str:
     """The end of the output; Failed with its last line when the script failed. The same run_id again is one run."""
+    return await run_given(run, target, {"name": entry["name"], "entry": entry, "inputs": dict(inputs)})
+
+
+async def run_given(run: Run, target: Mapping[str, str], script: dict[str, Any]) -> str:
+    """The same; script: name, entry (None: the instance's own operational one of that name), inputs."""
     ports: Ports = run.ports
-    script = {"name": entry["name"], "entry": entry, "inputs": dict(inputs)}
     order = run_list.given_order(ports, script, dict(target))
     shown = asyncio.create_task(_show_progress(run, order.run_id))
     try:

@@ -11,7 +11,7 @@ from relaunch.bus.messages import RunScripts, RunState, ScriptResult
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.errors import Failed, NotFound, Unavailable
 from relaunch.servers import run_list
-from relaunch.servers.lifecycle import Event
+from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.workflows.durable import Run
@@ -19,6 +19,7 @@ from relaunch.workflows.durable import Run
 CONNECT_SECONDS = 120.0
 LOOK_AFTER_SECONDS = 3.0  # how often the cloud is asked whether an instance that keeps us waiting still runs
 DECOMMISSION_SECONDS = 180.0
+ASIDE_SECONDS = 30.0  # without an agent, of an instance that was set aside: it does not come back
 
 Answer = TypeVar("Answer")
 
@@ -81,19 +82,24 @@ def settle(ports: Ports, instance_id: str, result: dict[str, Any]) -> str:
 async def while_it_runs(
     ports: Ports, instance_id: str, work: Awaitable[Answer], *, lost_seconds: float | None = None
 ) -> Answer:
-    """The work's answer; Failed as soon as the cloud says that the instance runs no more.
+    """The work's answer; Failed as soon as the cloud says that the instance runs no more, and when it has been set
+    aside and its agent is gone.
 
     Failed also when it has been lost (see `Ports.lost`) for `lost_seconds`; None: it may come back however late.
     """
     task = asyncio.ensure_future(work)
-    last_there = time.monotonic()
+    last_there = last_connected = time.monotonic()
     try:
         while True:
             done, _ = await asyncio.wait({task}, timeout=LOOK_AFTER_SECONDS)
             if done:
                 return task.result()
-            if not ports.agents.connected(instance_id):
+            if ports.agents.connected(instance_id):
+                last_connected = time.monotonic()
+            else:
                 await _must_run(ports, instance_id)
+                if time.monotonic() - last_connected >= ASIDE_SECONDS:
+                    _must_be_in_service(ports, instance_id)
             if instance_id not in ports.lost:
                 last_there = time.monotonic()
             elif lost_seconds is not None and time.monotonic() - last_there >= lost_seconds:
@@ -101,6 +107,12 @@ async def while_it_runs(
                 raise Failed(f"instance {instance_id} has been lost for {lost_seconds:.0f} s: {why}")
     finally:
         task.cancel()
+
+
+def _must_be_in_service(ports: Ports, instance_id: str) -> None:
+    """Nobody brings the agent of one that was set aside back."""
+    if Store(ports.database, ports.clock).instance(instance_id)["state"] == State.SET_ASIDE:
+        raise Failed(f"instance {instance_id} was set aside while it was being waited for, and its agent is gone")
 
 
 async def _must_run(ports: Ports, instance_id: str) -> None:
