@@ -160,7 +160,11 @@ class Database:
         """As `ask`, for what waits while commits wait for an acknowledgement: one session at a time, as one that waits
         there cannot be ended, and each that is given up would take one of the server's connections."""
         if self.stuck:
-            rows = self.ask(f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID = {self.stuck}")
+            # Its number may be another's in a server that was started again: that one is not at what hangs.
+            rows = self.ask(
+                f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID = {self.stuck}"
+                " AND (INFO LIKE 'SHOW MASTER STATUS%' OR INFO LIKE 'FLUSH LOCAL BINARY LOGS%')"
+            )
             if not rows or rows[0][0] != "0":
                 return None
             self.stuck = ""
@@ -173,6 +177,7 @@ class Database:
             text, deadline = b"", time.monotonic() + ANSWER_SECONDS
             while not text.endswith(b"#end\n"):
                 ready, _, _ = select.select([self.client.stdout], [], [], max(0, deadline - time.monotonic()))
+                self.stuck = self.stuck if ready else self.session
                 more = os.read(self.client.stdout.fileno(), 65536) if ready else b""
                 if not more:
                     raise OSError
@@ -180,7 +185,7 @@ class Database:
         except OSError:
             self.client.kill()
             self.client.wait()
-            self.client, self.stuck = None, self.session or self.stuck
+            self.client = None
             return None
         return [line.split("\t") for line in text.decode().splitlines()[:-1]]
 
