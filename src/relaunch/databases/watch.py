@@ -283,7 +283,8 @@ class DatabaseWatch:
 
     async def _tidy(self, stored: StoredGroup) -> None:
         """The slow things, one at a time: members that are missing, instances kept aside long enough."""
-        await launch_missing(self._workflows, stored)
+        if not stored.group.paused:
+            await launch_missing(self._workflows, stored)
         await end_those_kept_long_enough(self._workflows, stored, self._ports.clock.now())
         await asyncio.sleep(TIDY_SECONDS)
 

@@ -217,6 +217,7 @@ def test_the_old_primary_that_returns_writable_is_fenced_and_replaced():
 
     fenced = decided(obeyed(group, well), group)
     assert (fenced.replace, fenced.orders) == ({"s1"}, {})
+    assert decided(obeyed(group, well), replace(group, paused="restore")).replace == frozenset()
 
 
 # switchover
