@@ -479,6 +479,7 @@ def test_back_to_the_older_history(stand: Stand) -> None:
 def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand) -> None:
     sum_of = "SELECT COUNT(*), SUM(CRC32(b)) FROM {}.more"
     until(lambda: told("db", "status", "bak")["mode"] == "sync", "a fresh replica after the restore before", 240)
+    stand.replica = Server(address("bak/db2"))
     stand.primary.sql(
         "CREATE DATABASE other; CREATE TABLE other.t (a INT); INSERT INTO other.t VALUES (1);"
         "CREATE VIEW shop.seen AS SELECT a FROM shop.more; CREATE TRIGGER shop.grows BEFORE INSERT ON shop.more"
