@@ -131,13 +131,9 @@ def _release(case: Case, group: Group) -> dict[str, TakeRole]:
     address = case.primary.address
     for id in active(case):
         word = case.word(id)
-        follows = word is not None and word.receiving and word.acknowledging and word.source == address
-        if (
-            word is not None
-            and follows
-            and case.remembers(id)
-            and case.covers(everything(word, case), primary.executed)
-        ):
+        if word is None or not (word.receiving and word.acknowledging and word.source == address):
+            continue
+        if case.remembers(id) and case.covers(everything(word, case), primary.executed):
             order = wanted_roles(group, case.seen.members)[case.primary.id]
             return {case.primary.id: replace(order, release=primary.executed)}
     return {}

@@ -92,7 +92,9 @@ class Roles:
         mend()
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._fresh, timeout=min(KEEP_SECONDS, self._follow_again))
+                follows = self._wanted is not None and self._wanted.role == "replica"
+                pause = min(KEEP_SECONDS, self._follow_again) if follows else KEEP_SECONDS
+                self._news.wait_for(lambda: self._fresh, timeout=pause)
                 order, fresh, tried = self._wanted, self._fresh, self._tried
                 self._fresh = False
             if order is None or not self._server.joined:
