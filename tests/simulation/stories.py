@@ -203,7 +203,10 @@ def _people(world: World, fault: str, id: str) -> None:
         case "cloud up":
             world.cloud_works = True
         case "allow loss":
-            world.group = replace(world.group, loss_allowed="Ann: an old backup is worse")
+            world.group = replace(
+                world.group, loss_allowed="Ann: an old backup is worse", loss_allowed_at=world.now + world.jump,
+                loss_allowed_seconds=600.0,
+            )  # fmt: skip
         case "maintenance":
             world.maintenance = True
         case "maintenance over":

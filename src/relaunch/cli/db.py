@@ -21,7 +21,7 @@ Deployment = Annotated[str | None, typer.Argument(autocompletion=complete_deploy
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the task.")]
 FACTS = (
     "deployment", "primary", "mode", "reason", "epoch", "durability", "sync_set", "change", "paused", "loss_allowed",
-    "failovers_last_day", "rule", "why",
+    "loss_allowed_until", "failovers_last_day", "rule", "why",
 )  # fmt: skip
 COLUMNS = ["name", "role", "state", "sync=in_sync_set", "lag=lag_seconds", "zone", "address", "version", "error"]
 
@@ -61,6 +61,7 @@ def switchover(
 def failover(
     deployment: Deployment = None,
     allow_data_loss: Annotated[str | None, typer.Option(help="Why writes that no replica has may be lost.")] = None,
+    minutes: Annotated[int, typer.Option(min=1, max=1440, help="For how long that is allowed.")] = 10,
     json: Json = False,
 ) -> None:
     """Allow a failover that is refused because it would lose writes; it needs a reason, and your name is kept."""
@@ -69,7 +70,7 @@ def failover(
             "a failover that loses nothing happens by itself; --allow-data-loss 'WHY' allows one that may lose writes"
         )
     client, path = _group(deployment)
-    _show(client.post(f"{path}/failover", {"reason": allow_data_loss}), json)
+    _show(client.post(f"{path}/failover", {"reason": allow_data_loss, "minutes": minutes}), json)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.checksums import last_checksum, standing
 from relaunch.databases.extra_transactions import extra_pages
-from relaunch.databases.failover import refuse_switchover
+from relaunch.databases.failover import is_well, refuse_switchover
 from relaunch.databases.group import Group, Member, Page, Seen
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
@@ -35,6 +36,10 @@ class SwitchoverAsked(_Body):
 
 class Reason(_Body):
     reason: str = Field(min_length=3, max_length=500)
+
+
+class LossAllowed(Reason):
+    minutes: int = Field(default=10, ge=1, le=1440)
 
 
 @router.get("/databases")
@@ -77,10 +82,23 @@ async def switch_over(request: Request, deployment: str, asked: SwitchoverAsked)
 
 
 @router.post("/databases/{deployment}/failover")
-async def allow_failover(request: Request, deployment: str, asked: Reason) -> dict[str, Any]:
-    """Allow one failover to lose what no replica has; it begins once the primary is found failed."""
+async def allow_failover(request: Request, deployment: str, asked: LossAllowed) -> dict[str, Any]:
+    """Allow one failover to lose what no replica has. It begins once the primary is found failed; the permission ends
+    with it, after `minutes`, or when the primary is found well."""
     request.state.action = "allow failover with loss"
-    return _change(request, deployment, loss_allowed=f"{_who(request)}: {asked.reason}")
+    stored, watch = _group(request, deployment), _watch(request)
+    if is_well(watch.decisions.get(deployment)):
+        raise Conflict(
+            f"the primary of {deployment} is well: nothing has to be lost",
+            hint=f"to make another server the primary: relaunch db switchover {deployment} --to SERVER",
+        )
+    return _change(
+        request,
+        deployment,
+        loss_allowed=f"{_who(request)}: {asked.reason}",
+        loss_allowed_at=watch.seen_now(stored).now,
+        loss_allowed_seconds=asked.minutes * 60.0,
+    )
 
 
 @router.post("/databases/{deployment}/pause")
@@ -114,6 +132,7 @@ def shown(watch: DatabaseWatch, stored: StoredGroup, findings: Sequence[Page] = 
         "change": _change_shown(stored, group),
         "paused": group.paused,
         "loss_allowed": group.loss_allowed,
+        "loss_allowed_until": _until(group),
         "failovers_last_day": len(group.failovers),
         "rule": decision.rule if decision else "",
         "why": decision.why if decision else "",
@@ -178,6 +197,12 @@ def _change_shown(stored: StoredGroup, group: Group) -> dict[str, Any] | None:
         "old": _name(stored, group.change.old),
         "candidate": _name(stored, group.change.candidate),
     }
+
+
+def _until(group: Group) -> str:
+    if not group.loss_allowed:
+        return ""
+    return datetime.fromtimestamp(group.loss_allowed_at + group.loss_allowed_seconds, UTC).isoformat(timespec="seconds")
 
 
 def _name(stored: StoredGroup, member: str | None) -> str | None:

@@ -49,6 +49,10 @@ def begin_switchover(case: Case, to: str) -> Group:
     return replace(group, change=change)
 
 
+def no_loss_allowed(group: Group) -> Group:
+    return replace(group, loss_allowed="", loss_allowed_at=0.0, loss_allowed_seconds=0.0)
+
+
 def go_on(case: Case) -> Outcome:
     """What the change under way needs next."""
     change = case.group.change
@@ -264,7 +268,7 @@ def _promote(case: Case, change: Change) -> Outcome:
     group, candidate = case.group, change.candidate or ""
     order = wanted_roles(group, case.seen.members).get(candidate)
     if order is not None and satisfied(case.member(candidate).report, order):
-        done = replace(group, change=None, loss_allowed="", since=case.seen.now, promoted=case.seen.now)
+        done = replace(no_loss_allowed(group), change=None, since=case.seen.now, promoted=case.seen.now)
         return Outcome(group=done, why=f"{case.names([candidate])} takes writes")
     waited, word = case.elapsed(change.step_began), case.word(candidate)
     slow = change.old in group.sync_set - group.fenced and waited >= FREEZE_SECONDS  # the old one waits, and is well

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, TakeRole
 from relaunch.databases.case import Case, everything
-from relaunch.databases.change import begin_failover, begin_switchover, go_on
+from relaunch.databases.change import begin_failover, begin_switchover, go_on, no_loss_allowed
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
 from relaunch.databases.membership import active, living_primary, lost, lost_for_good, next_transition
 from relaunch.databases.roles import due_orders, one_order_per_epoch, wanted_roles
-from relaunch.databases.rules import LOST_WRITES, Rule, Verdict, judged, refused_by
+from relaunch.databases.rules import DETECTION, LOST_WRITES, Rule, Verdict, judged, refused_by
 
 SWITCHOVER_LAG_SECONDS = 1.0
 LOST_SECONDS = 2.0  # an acknowledgement that has not come for so long, from a replica that has it all, is lost
@@ -27,6 +27,9 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, st
         outcome = go_on(case)
         return _decision(case, outcome.group, f"{group.change.kind}: {group.change.step}", outcome.why, outcome.pages)
     rule = judged(gather(case))
+    over = _permission_over(case, rule)
+    if over:
+        return _decision(case, no_loss_allowed(group), "permission over", over)
     match rule.verdict:
         case Verdict.FINE:
             return _steady(case, rule)
@@ -37,6 +40,11 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, st
             return _steady(case, rule, (page,))
         case Verdict.WAIT:
             return _steady(case, rule)
+
+
+def is_well(decision: Decision | None) -> bool:
+    """Whether the last look found the primary well."""
+    return decision is not None and decision.rule == DETECTION[0].name
 
 
 def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
@@ -71,6 +79,19 @@ def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
     if group.mode is Mode.SYNC and to not in active(case):
         return f"{member.name} is not in the sync set"
     return ""
+
+
+def _permission_over(case: Case, rule: Rule) -> str:
+    """Why the permission to lose writes holds no more, "" while it does or there is none. A failover that has begun
+    with it ends with it."""
+    group = case.group
+    if not group.loss_allowed:
+        return ""
+    if rule.verdict is Verdict.FINE:
+        return f"Nothing has to be lost, as the primary is well again (allowed by {group.loss_allowed})."
+    if case.elapsed(group.loss_allowed_at) < group.loss_allowed_seconds:
+        return ""
+    return f"The time for which a loss was allowed is over (allowed by {group.loss_allowed})."
 
 
 def _steady(case: Case, rule: Rule, pages: tuple[Page, ...] = ()) -> Decision:

@@ -72,6 +72,8 @@ class Group:
     change: Change | None = None
     paused: str = ""  # who said so, and why: no automatic failover
     loss_allowed: str = ""  # who said so, and why: one failover may lose writes that no replica has
+    loss_allowed_at: float = 0.0  # when that was said (UTC, seconds since 1970), and for how long it is so
+    loss_allowed_seconds: float = 0.0
     failovers: tuple[float, ...] = ()
 
 

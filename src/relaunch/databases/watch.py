@@ -345,6 +345,8 @@ def _what_changed(old: Group, new: Group) -> str:
         return f"{old.change.kind} " + ("done" if new.primary != old.change.old else "given up")
     if old.change and new.change and old.change.step != new.change.step:
         return f"{new.change.kind}: {new.change.step}"
+    if old.loss_allowed and not new.loss_allowed:
+        return "no loss is allowed any more"
     if old.mode != new.mode:
         return f"mode {new.mode}"
     if old.sync_set != new.sync_set:

@@ -17,6 +17,10 @@ SYNC = Group(
     required=True, sync_set=frozenset({"s2", "s3"}), starts={"s2": "1", "s3": "1"},
 )  # fmt: skip
 
+LOSS_ALLOWED: dict[str, Any] = {
+    "loss_allowed": "Ann: yesterday is better than nothing", "loss_allowed_at": NOW - 60, "loss_allowed_seconds": 600.0,
+}  # fmt: skip
+
 
 def number_covers(position: str, other: str) -> bool:
     """Positions are numbers here, or `7a` and `7b` when each has what the other lacks."""

@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from looks import DEAF, GONE, LONG_DEAF, NOW, REFUSED, SILENT, STOPPED, SYNC, case, decided, look, member, probe
+from looks import (
+    DEAF,
+    GONE,
+    LONG_DEAF,
+    LOSS_ALLOWED,
+    NOW,
+    REFUSED,
+    SILENT,
+    STOPPED,
+    SYNC,
+    case,
+    decided,
+    look,
+    member,
+    probe,
+)
 
 from relaunch.bus.messages import Probe
 from relaunch.databases.evidence import gather
@@ -124,7 +139,7 @@ def test_three_a_day_are_too_many_although_none_was_within_the_hour():
 def test_a_named_person_may_allow_the_loss(rule: str):
     group, seen = next((group, seen) for name, group, seen in REFUSING if name == rule)
 
-    change = decided(seen, replace(group, loss_allowed="Ann: yesterday is better than nothing")).group.change
+    change = decided(seen, replace(group, **LOSS_ALLOWED)).group.change
 
     assert change is not None and change.step is Step.REVOKE
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from looks import (
     DEAF,
+    LOSS_ALLOWED,
     NOW,
     REFUSED,
     STOPPED,
@@ -159,7 +160,7 @@ def test_a_loss_allowed_when_a_candidate_failed_lets_the_rest_lead_with_less():
     group = promoting()
     less = member("s3", executed="6", received="6", receiving=False)
     dead = look(STOPPED, member("s2", age=9.0, connected=False, cut_off=True), less, **REFUSED, now=NOW + 4)
-    again = replace(decided(dead, group).group, loss_allowed="Ann")
+    again = replace(decided(dead, group).group, **LOSS_ALLOWED)
 
     assert decided(obeyed(again, dead, "s3"), again).group.primary == "s3"
     assert decided(obeyed(again, dead, "s3"), replace(again, loss_allowed="")).group == replace(again, loss_allowed="")
@@ -194,7 +195,7 @@ def test_with_nobody_left_to_acknowledge_the_durability_decides(durability: str)
 
 
 def test_loss_allowed_waits_until_the_old_primary_is_fenced_or_cut_off():
-    group = replace(SYNC, mode=Mode.ASYNC, required=False, loss_allowed="Ann", sync_set=frozenset())
+    group = replace(SYNC, mode=Mode.ASYNC, required=False, sync_set=frozenset(), **LOSS_ALLOWED)
     first = decided(DEAD, group)
     assert first.cut_off == {"s1"}
     seen = obeyed(first.group, DEAD)
@@ -202,6 +203,33 @@ def test_loss_allowed_waits_until_the_old_primary_is_fenced_or_cut_off():
 
     cut = replace(seen, members={**seen.members, "s1": replace(seen.members["s1"], cut_off=True)})
     promoted = decided(cut, first.group).group
+
+    assert promoted.primary == "s2"
+    assert decided(obeyed(promoted, cut), promoted).group.loss_allowed == ""
+
+
+def test_a_permission_to_lose_writes_holds_for_its_time_only():
+    forming = replace(SYNC, mode=Mode.ASYNC, required=False, sync_set=frozenset())
+    allowed = replace(forming, **LOSS_ALLOWED)
+
+    late = decided(DEAD, replace(allowed, loss_allowed_at=NOW - 601))
+    of_tomorrow = decided(DEAD, replace(allowed, loss_allowed_at=NOW + 60))
+
+    assert decided(DEAD, allowed).group.change is not None
+    for over in (late, of_tomorrow):
+        assert over.group == forming and over.rule == "permission over", "and no failover begins"
+
+
+def test_a_permission_to_lose_writes_ends_when_the_primary_is_well():
+    assert decided(look(), replace(SYNC, **LOSS_ALLOWED)).group == SYNC
+
+
+def test_a_failover_that_began_with_a_permission_ends_with_it():
+    allowed = replace(SYNC, mode=Mode.ASYNC, required=False, sync_set=frozenset(), **LOSS_ALLOWED)
+    group = replace(decided(DEAD, allowed).group, loss_allowed_at=NOW - 700)
+    cut = look(replace(STOPPED, cut_off=True), *DEAF, **REFUSED)
+
+    promoted = decided(obeyed(group, cut), group).group
 
     assert promoted.primary == "s2"
     assert decided(obeyed(promoted, cut), promoted).group.loss_allowed == ""

@@ -42,7 +42,7 @@ def full(group: Group) -> Group:
         group, epoch=7, primary="i2", mode=Mode.SYNC, reason="in step", since=12.5, promoted=11.5, required=True,
         sync_set=frozenset({"i1", "i2"}), starts={"i2": "17"}, forgot=frozenset({"i1"}), leaving=frozenset({"i2"}),
         left=frozenset({"i1"}), fenced=frozenset({"i1"}), change=change, paused="ann: disks", loss_allowed="bob: old",
-        failovers=(1.0, 2.0),
+        loss_allowed_at=3.5, loss_allowed_seconds=60.0, failovers=(1.0, 2.0),
     )  # fmt: skip
 
 
