@@ -1,10 +1,12 @@
 """How long can nothing be written when the primary fails, and is an acknowledged write ever lost?
 
-    sudo python bench/failover.py [--runs 20] [--trace] [--only kill,power-off,cut-off,freeze,switchover,controller]
+    sudo python bench/failover.py [--dialect mysql] [--runs 20] [--trace]
+        [--only kill,power-off,cut-off,freeze,switchover,controller]
 
 A real site (front end, primary, two replicas, durability strict). Four writers inside the front end write through its
 own HAProxy and remember every acknowledged write; then the failure; then every one of them must be on the new primary.
-Prints a table and, last, one JSON line; exit status 1 when a limit is missed or a write was lost.
+Prints a table and, last, one JSON line; exit status 1 when a limit is missed or a write was lost. With --trace each run
+tells what happened when: decisions, what the agents did, and what the machine's disk took for a write meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import itertools
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -47,9 +50,13 @@ sites:
   rack.test: {source: {app: rack}, runtime: rails, database: rack}
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}
 """
+TEMPLATES = {"mariadb": "mysql", "mysql": "mysql9"}
+NO_BACKUPS = "backups: {full: never, incremental: never, primary: never, prove: never}"
+PROGRAMS = ("mariadbd", "mysqld")
 TRACE = False
 BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure
 PAGE_SECONDS = 0.02
+DISK_SECONDS = 0.02  # between two looks at the disk
 AFTER_SECONDS = 1.0  # and after writes are back
 LIMITS = {  # median, maximum
     "kill": (1.0, 2.0),
@@ -110,6 +117,12 @@ class Gets:
             time.sleep(PAGE_SECONDS)
 
 
+def deployment(dialect: str) -> str:
+    """Without backups where there are none yet."""
+    text = DEPLOYMENT.replace("template: mysql,", f"template: {TEMPLATES[dialect]},")
+    return text if dialect == "mariadb" else text.replace("durability: strict", f"durability: strict, {NO_BACKUPS}")
+
+
 class Group:
     """The database group as the controller shows it, and what can be done to it."""
 
@@ -136,16 +149,16 @@ class Group:
         until(whole, "primary and two replicas in step", within_seconds=seconds, every_seconds=0.1)
 
     def process(self, member: dict[str, Any]) -> int:
-        """The host's number of the member's mariadbd."""
+        """The host's number of the member's database server."""
         cloud_id = self.client.get(f"/servers/shop/{member['name']}")["cloud_id"]
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if (folder / "comm").read_text().strip() != "mariadbd":
+                if (folder / "comm").read_text().strip() not in PROGRAMS:
                     continue
                 group = cgroups.group_of(int(folder.name))
                 if group is not None and str(cloud_id) in str(group):
                     return int(folder.name)
-        raise RuntimeError(f"no mariadbd of {member['name']} ({cloud_id})")
+        raise RuntimeError(f"no database server of {member['name']} ({cloud_id})")
 
     def act(self, member: dict[str, Any], action: str) -> None:
         self.client.post(f"/servers/shop/{member['name']}/{action}", {})
@@ -204,7 +217,8 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     table = f"ledger_{kind.replace('-', '_')}_{run}"
     old = group.primary()
     front_end = str(client.get("/servers/shop/front1")["private_address"])
-    with writers(client, table) as out, Gets(front_end) as gets:
+    looked = Traced(client, group) if TRACE else None
+    with writers(client, table) as out, Gets(front_end) as gets, looked or contextlib.nullcontext():
         time.sleep(BEFORE_SECONDS)
         began, wall = time.monotonic(), time.time()
         thaw = FAILURES[kind](client, group, old)
@@ -216,8 +230,8 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     group.wait_redundant()
     redundant = time.monotonic() - began
     given = acks(out)
-    if TRACE:
-        trace(client, given, began, wall)
+    if looked:
+        looked.tell(given, began, wall)
     rows = STATE / f"{table}.rows"
     subprocess.run(
         ledger_command(client, table, rows, "--rows"), input=PASSWORD + "\n", text=True, check=True, timeout=60
@@ -230,7 +244,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
         outage_seconds=max(after - before for before, after in itertools.pairwise(around)),
         acknowledged=len(given),
         lost=sum((ack.worker, ack.number) not in there for ack in given),
-        old_primary_late=sum(ack.server == first and ack.moment > new_began for ack in given),
+        old_primary_late=sum(first != last_server and ack.server == first and ack.moment > new_began for ack in given),
         redundant_seconds=redundant,
         gets=gets.asked,
         failed_gets=gets.failed,
@@ -244,19 +258,75 @@ def _back(given: list[Ack], began: float, kind: str) -> bool:
     return any(ack.moment > began + 0.05 and ack.server != given[0].server for ack in given)
 
 
-def trace(client: Client, given: list[Ack], began: float, wall: float) -> None:
-    """What the controller did when, and when writes stopped and came back; seconds from the failure on."""
-    lines = []
-    for entry in client.get("/audit", subject="database:shop", limit=40)["entries"]:
-        moment = datetime.fromisoformat(entry["at"]).timestamp() - wall
-        if moment > -1:
-            detail = entry["detail"]
-            lines.append((moment, f"{entry['action']} ({detail.get('rule', '')}) {detail.get('why', '')}"))
-    moments = [ack.moment for ack in given]
-    gap = max(itertools.pairwise(moments), key=lambda pair: pair[1] - pair[0])
-    lines += [(gap[0] - began, "the last write before the outage"), (gap[1] - began, "the first write after it")]
-    for moment, what in sorted(lines):
-        print(f"    {moment:+7.3f} s  {what}", file=sys.stderr)
+class Traced:
+    """What happened when in one run: the controller's decisions, the agents' logs, the machine's disk."""
+
+    def __init__(self, client: Client, group: Group) -> None:
+        self._client = client
+        names = [each["name"] for each in group.shown()["members"]]
+        self._agents = {name: rehearsal.process_of(client, name, _is_agent) for name in names}
+        self._synced: list[tuple[float, float]] = []  # when it began, how long it took
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sync)
+
+    def __enter__(self) -> Traced:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+
+    def tell(self, given: list[Ack], began: float, wall: float) -> None:
+        """Seconds from the failure on."""
+        moments = [ack.moment for ack in given]
+        gap = max(itertools.pairwise(moments), key=lambda pair: pair[1] - pair[0])
+        lines = [(gap[0] - began, "the last write before the outage"), (gap[1] - began, "the first write after it")]
+        lines += [*self._decided(wall), *self._logged(wall)]
+        for moment, what in sorted(lines):
+            print(f"    {moment:+7.3f} s  {what}", file=sys.stderr)
+        at, took = max(self._synced, key=lambda each: each[1])
+        during = [took for at, took in self._synced if gap[0] < at + took and at < gap[1]]
+        print(
+            f"    the disk: {max(during, default=0.0):.3f} s for the longest sync in the outage,"
+            f" {took:.3f} s (at {at - began:+.3f} s) in the run, {statistics.median(t for _, t in self._synced):.4f} s"
+            " median",
+            file=sys.stderr,
+        )
+
+    def _sync(self) -> None:
+        """What any program on this machine has to wait for its data to be on the disk."""
+        with (STATE / "disk").open("wb") as file:
+            while not self._over.wait(DISK_SECONDS):
+                began = time.monotonic()
+                file.seek(0)
+                file.write(os.urandom(4096))
+                file.flush()
+                os.fsync(file.fileno())
+                self._synced.append((began, time.monotonic() - began))
+
+    def _decided(self, wall: float) -> Iterator[tuple[float, str]]:
+        for entry in self._client.get("/audit", subject="database:shop", limit=40)["entries"]:
+            moment = datetime.fromisoformat(entry["at"]).timestamp() - wall
+            if moment > -1:
+                detail = entry["detail"]
+                why = detail.get("why") or "; ".join(f"{key}: {value}" for key, value in detail.items())
+                yield moment, f"{entry['action']} ({detail.get('rule', '')}) {why}"
+
+    def _logged(self, wall: float) -> Iterator[tuple[float, str]]:
+        words = ["journalctl", "-q", "-u", "relaunch-agent", "-o", "short-unix", f"--since=@{int(wall) - 1}"]
+        for name, agent in self._agents.items():
+            inside = ["nsenter", f"--target={agent}", "--mount", "--root", "--wd=/", *words]
+            with contextlib.suppress(subprocess.SubprocessError):  # it may be gone by now
+                done = subprocess.run(inside, capture_output=True, text=True, timeout=10, check=True)
+                for line in done.stdout.splitlines():
+                    moment, _, text = line.partition(" ")
+                    if "database:" in text:
+                        yield float(moment) - wall, f"{name} {text.partition('database: ')[2]}"
+
+
+def _is_agent(command: list[str]) -> bool:
+    return any(word.endswith("relaunch-agent.pyz") for word in command)
 
 
 def kill(client: Client, group: Group, old: dict[str, Any]) -> None:
@@ -310,13 +380,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--only", default=",".join(FAILURES))
+    parser.add_argument("--dialect", choices=sorted(TEMPLATES), default="mariadb")
     parser.add_argument("--trace", action="store_true", help="tell what happened when in each run")
     args = parser.parse_args()
     TRACE = args.trace
     figures, lost, late, counted = [], 0, 0, 0
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
-        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        rehearsal.finished(client, rehearsal.apply(client, deployment(args.dialect)))
         group = Group(client)
         for kind in args.only.split(","):
             results = []
@@ -342,7 +413,7 @@ def main() -> None:
     figures.append(
         Figure(name="acknowledged by the old primary after the new one began", unit="", values=[late], limit=0)
     )
-    rehearsal.report("Failover and switchover", figures, acknowledged=counted)
+    rehearsal.report(f"Failover and switchover, {args.dialect}", figures, acknowledged=counted)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A controller of the benches' own, apart from everything else on the machine, and what each bench measures with.
 
 State in /var/tmp/relaunch-bench (base image and baked layers stay there between benches, so that the second is quick);
-`python bench/rehearsal.py --purge` removes all of it.
+`python bench/rehearsal.py --purge` removes all of it. Two benches at once need different numbers: with
+RELAUNCH_BENCH_NUMBER=1 state, network, bridge and ports are others. RELAUNCH_BENCH_STATE names another folder.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ sys.path.insert(0, str(PROJECT / "src"))
 from relaunch.cli.client import Client, find_controller  # noqa: E402
 from relaunch.clouds.local import cgroups  # noqa: E402
 
-STATE = Path(os.environ.get("RELAUNCH_BENCH_STATE", "/var/tmp/relaunch-bench"))
-SETTINGS = """network = "198.19.64.0/20"
-bridge = "rlbench0"
-api_port = 7543
-bus_port = 7522
+NUMBER = int(os.environ.get("RELAUNCH_BENCH_NUMBER", "0"))  # up to 5
+STATE = Path(os.environ.get("RELAUNCH_BENCH_STATE", f"/var/tmp/relaunch-bench{NUMBER or ''}"))
+SETTINGS = f"""network = "198.19.{64 + 32 * NUMBER}.0/20"
+bridge = "rlbench{NUMBER}"
+api_port = {7543 + 100 * NUMBER}
+bus_port = {7522 + 100 * NUMBER}
 """
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE)}
 T = TypeVar("T")

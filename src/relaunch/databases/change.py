@@ -181,9 +181,10 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
     ]
     zone = case.member(change.old).zone
 
-    def order(id: str) -> tuple[bool, bool, bool, str]:
+    def order(id: str) -> tuple[bool, bool, int, bool, str]:
         applied = case.covers(pool[id].executed, have[id])
-        return (bool(pool[id].error), not applied, case.member(id).zone != zone, id)
+        behind = sum(not case.covers(pool[id].executed, other.executed) for other in pool.values())
+        return (bool(pool[id].error), not applied, behind, case.member(id).zone != zone, id)
 
     return min(fit, key=order, default=None)
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from relaunch.bus.messages import DatabaseReport, Witnessed
 from relaunch.databases.group import Member, Observer, Seen
+from relaunch.databases.positions import covers_in
 from relaunch.databases.store import StoredGroup
+from relaunch.errors import BadInput
 
 CLOUD_WORD_SECONDS = 2.0  # older than this, what the cloud said is not what is
+REMEMBERED = 80  # positions of a primary, at least so many seconds apart: what its replicas are held against
+APART_SECONDS = 0.25
+
+Covers = Callable[[str, str], bool]
 
 
 @dataclass(slots=True)
@@ -22,19 +29,56 @@ class Heard:
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
     cut_off: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    # of each that was a primary, what it had committed when, oldest first
+    written: dict[str, deque[tuple[float, str]]] = field(default_factory=dict)
+    lags: dict[str, tuple[float, float | None]] = field(default_factory=dict)  # by when the report came
 
     def take(self, instance: str, said: DatabaseReport | Witnessed) -> None:
-        if isinstance(said, DatabaseReport):
-            self.reports[instance] = (said, time.monotonic())
-        else:
-            self.witnessed[instance] = (said, time.monotonic())
+        now = time.monotonic()
+        if isinstance(said, Witnessed):
+            self.witnessed[instance] = (said, now)
+            return
+        self.reports[instance] = (said, now)
+        if said.role == "primary" and said.answers:
+            positions = self.written.setdefault(instance, deque(maxlen=REMEMBERED))
+            if not positions or now - positions[-1][0] >= APART_SECONDS:
+                positions.append((now, said.executed))
+
+    def truthful(self, instance: str, primary: str | None) -> DatabaseReport | None:
+        """Its report, with how far it is behind the primary as found by positions."""
+        report, said = self.reports.get(instance, (None, 0.0))
+        if report is None or primary is None or instance == primary or report.lag_seconds is None:
+            return report
+        known = self.lags.get(instance)
+        if known is None or known[0] != said:
+            positions = self.written.get(primary, ())
+            known = self.lags[instance] = said, lag(report, positions, said, covers_in(report.dialect))
+        return report if known[1] == report.lag_seconds else replace(report, lag_seconds=known[1])
 
     def forget(self, living: set[str]) -> None:
-        for kept in (self.reports, self.witnessed, self.running):
+        for kept in (self.reports, self.witnessed, self.running, self.written, self.lags):
             for gone in set(kept) - living:
                 del kept[gone]
         self.cut_off &= living
         self.held &= living
+
+
+def lag(report: DatabaseReport, positions: Iterable[tuple[float, str]], said: float, covers: Covers) -> float | None:
+    """For how many seconds a replica has lacked something that its primary had; None when it lacks all we know of.
+
+    What the server says of itself counts when it is more. Alone it does not do: MariaDB says 0 until the first
+    transaction since its start is applied, however many wait.
+    """
+    known = [(at, position) for at, position in positions if at <= said]
+    try:
+        missing = [at for at, position in known if not covers(report.executed, position)]
+    except BadInput:
+        return None
+    if report.lag_seconds is None or len(missing) == len(known):
+        return None
+    if not missing:
+        return report.lag_seconds
+    return max(report.lag_seconds, round(said - missing[0], 3))
 
 
 def look(
@@ -50,7 +94,7 @@ def look(
     present = time.monotonic()
     members = {}
     for each in stored.members.values():
-        report, said = heard.reports.get(each.id, (None, present))
+        _, said = heard.reports.get(each.id, (None, present))
         running, asked = heard.running.get(each.id, (None, 0.0))
         members[each.id] = Member(
             id=each.id,
@@ -58,7 +102,7 @@ def look(
             address=each.address,
             zone=each.zone,
             connected=connected.get(each.id, False),
-            report=report,
+            report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
             cloud_running=running if present - asked <= CLOUD_WORD_SECONDS else None,
             cut_off=each.id in heard.cut_off,

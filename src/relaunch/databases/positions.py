@@ -15,4 +15,8 @@ DIALECTS: dict[str, Dialect] = {"mariadb": MariaDB(), "mysql": MySQL()}
 def covers(seen: Seen) -> Callable[[str, str], bool]:
     """Whether the first position holds all of the second, as the group's servers count."""
     names = {member.report.dialect for member in seen.members.values() if member.report is not None}
-    return DIALECTS[min(names, default="mariadb")].covers
+    return covers_in(min(names, default="mariadb"))
+
+
+def covers_in(dialect: str) -> Callable[[str, str], bool]:
+    return DIALECTS[dialect].covers

@@ -13,7 +13,7 @@ from relaunch.databases.dialect import Source
 from relaunch.errors import BadInput, Conflict, RelaunchError, Unavailable
 from relaunch_agent.database.kept import ROLES, KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
-from relaunch_agent.database.session import LocalSession
+from relaunch_agent.database.session import SLOW_SECONDS, LocalSession
 from relaunch_agent.database.severing import mend, severed
 
 KEEP_SECONDS = 0.5  # how often a role is brought back
@@ -38,6 +38,7 @@ class Roles:
         self._fresh = False  # `_wanted` has not been tried yet
         self._promoting: Optional[TakeRole] = None  # a fresh order to be the primary that is not fulfilled yet
         self._release = ""  # what a replica has although its acknowledgement was lost
+        self._asked, self._kept_seconds = 0.0, 0.0  # when for `_wanted`, and how long it took to be on the disk
         self._deadline = 0.0
         self._tried: Optional[asyncio.Future[None]] = None
         self._fenced_because = ""  # by ourselves, until the next order
@@ -58,7 +59,7 @@ class Roles:
             raise BadInput(f"{order.role!r} is no role of a database server")
         if order.epoch < self._kept.epoch:
             raise Conflict(f"epoch {order.epoch} is over: this server has obeyed epoch {self._kept.epoch}")
-        again = self._kept.order
+        again, asked = self._kept.order, time.monotonic()
         self._kept.keep(order)
         if again is self._kept.order and order.role != "primary" and not self._fenced_because:
             return  # in hand already, and kept
@@ -69,6 +70,7 @@ class Roles:
             is_done = bool(order.release) and self._kept.done is self._kept.order
             self._promoting = self._wanted if order.role == "primary" and not is_done else None
             self._release = order.release
+            self._asked, self._kept_seconds = asked, time.monotonic() - asked
             self._deadline = time.monotonic() + order.seconds
             self._fenced_because = ""
             self._news.notify()
@@ -106,8 +108,11 @@ class Roles:
     def _attempt(self, order: TakeRole, fresh: bool) -> None:
         try:
             session = self._open(until=self._deadline if fresh else 0.0)
+            session.slow, was_done = [], self._kept.done is order
             self._become(session, order, fresh)
             self._say("")
+            if not was_done and self._kept.done is order:
+                self._say_how_long(order, session)
         except Unavailable as error:
             # Never by ourselves again: whoever restarted, the controller has to look first.
             self._promoting = None
@@ -206,6 +211,18 @@ class Roles:
         if trouble != self._said:
             print(f"database: {trouble or 'role taken'}", file=sys.stderr, flush=True)
             self._said = trouble
+
+    def _say_how_long(self, order: TakeRole, session: LocalSession) -> None:
+        """For whoever asks later where the time of a failover went."""
+        if not self._asked:  # kept from before our start
+            return
+        parts = [("keeping it", self._kept_seconds), *session.slow]
+        long = "; ".join(f"{what} {took:.3f}" for what, took in parts if took >= SLOW_SECONDS)
+        print(
+            f"database: {order.role} of epoch {order.epoch} in {time.monotonic() - self._asked:.3f} s"
+            f"{f' ({long})' if long else ''}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
     def _answer(self, tried: Optional[asyncio.Future[None]]) -> None:
         if tried is not None:

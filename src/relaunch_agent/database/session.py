@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from typing import Any, Dict, List, Optional
+import time
+from typing import Any, Dict, List, Optional, Tuple
 
 import pymysql
 from pymysql.constants import CLIENT
@@ -16,6 +17,8 @@ from relaunch.errors import Failed, Unavailable
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 KEPT_SECONDS = 31536000  # the server does not end a connection that is silent for less
+SLOW_SECONDS = 0.01
+SLOW_KEPT, SLOW_LETTERS = 8, 60
 TOO_MANY = 1040
 ENDING = (1053, 1927, 3169, 4031)  # shutting down; killed (MariaDB, MySQL); silent for too long
 
@@ -44,6 +47,7 @@ class LocalSession:
         except OSError as error:
             raise Unavailable(f"{path}: {error}") from None
         self._connection = connection
+        self.slow: List[Tuple[str, float]] = []  # the newest statements that took long, without their values; seconds
         self.pid = _peer(connection._sock)
         self.run(f"SET SESSION wait_timeout = {KEPT_SECONDS}, interactive_timeout = {KEPT_SECONDS}")
 
@@ -57,6 +61,7 @@ class LocalSession:
         return int(self._connection.thread_id())
 
     def rows(self, statement: str, *values: Any) -> List[Dict[str, Any]]:
+        began = time.monotonic()
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, values or None)
@@ -66,6 +71,10 @@ class LocalSession:
         except (OSError, struct.error, AttributeError) as error:
             self.close()
             raise Unavailable(f"the database server's answer broke off: {error}") from None
+        finally:
+            took = time.monotonic() - began
+            if took >= SLOW_SECONDS:
+                self.slow = [*self.slow[1 - SLOW_KEPT :], (" ".join(statement.split())[:SLOW_LETTERS], took)]
 
     def run(self, statement: str, *values: Any) -> None:
         self.rows(statement, *values)
