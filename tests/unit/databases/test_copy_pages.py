@@ -98,7 +98,7 @@ def seen(folder: Path) -> dict[str, tuple[object, ...]]:
         status = path.lstat()
         mode = stat.S_IMODE(status.st_mode)
         if path.is_symlink():
-            found[name] = ("link", os.readlink(path))
+            found[name] = ("link", str(path.readlink()))
         elif path.is_dir():
             found[name] = ("folder", mode)
         else:
@@ -233,7 +233,7 @@ def test_a_load_that_broke_off_is_seen_and_goes_on_with_the_same_stream_only(roo
     stream = saved(source, room / "2.map", room / "1.map")
     another = saved(room / "other", room / "3.map", room / "1.map")
 
-    with pytest.raises(script.Fault, match="too early|cannot be loaded"):
+    with pytest.raises(script.Fault, match=r"too early|cannot be loaded"):
         load(room / "copy", stream[: int(len(stream) * share)])
 
     if (room / "copy/.copy-pages/loading").exists():
