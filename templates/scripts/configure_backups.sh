@@ -3,7 +3,7 @@
 # RightScript Name: Configure backups
 # Description: |-
 #   Where backups go and to whom they are encrypted, in a file only root reads; then the program that ships the binary
-#   log, which runs everywhere and works on the primary only.
+#   log, which runs everywhere and works on the primary only. For MariaDB and for MySQL, whichever is here.
 # Inputs:
 #   BACKUP_STORE_ENDPOINT:
 #     Category: Backup
@@ -46,9 +46,16 @@
 #     Default: text:4294967296
 # Attachments:
 # - ship_binlogs.py
+# - binlog_store.py
+# - binlog_server.py
+# - mariadb_binlogs.py
+# - mysql_binlogs.py
+# - gtid_sets.py
 # ...
 set -euo pipefail
 
+dialect=mariadb config=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
+if ! command -v mariadbd >/dev/null; then dialect=mysql config=/etc/mysql/mysql.conf.d/zz-90-relaunch.cnf; fi
 group=${BACKUP_GROUP:-$(relaunch-local get database.group)}
 state=/var/lib/relaunch-backup
 install -d -m 700 "$state"
@@ -83,16 +90,17 @@ RCLONE_TIMEOUT 60s
 VALUES
 } >/etc/relaunch/backup.env
 
-install -D -m 755 "$RS_ATTACH_DIR/ship_binlogs.py" /usr/local/lib/relaunch/ship-binlogs
-cat >/etc/systemd/system/relaunch-ship-binlogs.service <<'FILE'
+install -D -m 644 -t /usr/local/lib/relaunch "$RS_ATTACH_DIR"/{binlog_store,binlog_server,"${dialect}_binlogs",gtid_sets}.py
+install -m 755 "$RS_ATTACH_DIR/ship_binlogs.py" /usr/local/lib/relaunch/ship-binlogs
+cat >/etc/systemd/system/relaunch-ship-binlogs.service <<FILE
 # Written by relaunch: script configure_backups.sh. Change the script, not this file.
 [Unit]
 Description=Ships the binary log of the primary to the object store
-ConditionPathExists=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
-After=mariadb.service
+ConditionPathExists=$config
+After=$dialect.service
 [Service]
 EnvironmentFile=/etc/relaunch/backup.env
-ExecStart=/usr/local/lib/relaunch/ship-binlogs
+ExecStart=/usr/local/lib/relaunch/ship-binlogs $dialect
 Restart=always
 RestartSec=2s
 Nice=5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from mariadb_lab import Authority, MariaDBServer, root_of, until
 
 from relaunch.databases.mariadb import MariaDB
 
-PROGRAM = Path(__file__).parents[2] / "templates/scripts/attachments/ship_binlogs.py"
+ATTACHMENTS = Path(__file__).parents[2] / "templates/scripts/attachments"
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
@@ -40,18 +40,16 @@ def server() -> Iterator[MariaDBServer]:
 def test_what_waits_in_the_server_is_asked_by_one_session_at_a_time(
     server: MariaDBServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("ship_binlogs", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    ship: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ship)
+    monkeypatch.syspath_prepend(str(ATTACHMENTS))
+    asking: Any = importlib.import_module("binlog_server")
     plain = subprocess.Popen
 
     def inside(words: list[str], **how: Any) -> Any:
         """The client of the server's own Debian, by its socket."""
         return plain(["chroot", server.root, words[0], f"--socket={server.inside}/sock", *words[1:]], **how)
 
-    monkeypatch.setattr(ship.subprocess, "Popen", inside)
-    monkeypatch.setattr(ship, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(asking.subprocess, "Popen", inside)
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 1.0)
     session = server.session()
     MariaDB().promote(session, required=False)
     server.make_accounts()
@@ -60,14 +58,14 @@ def test_what_waits_in_the_server_is_asked_by_one_session_at_a_time(
         app = server.client()
         threading.Thread(target=_write, args=(app, text), daemon=True).start()
         until("it waits", lambda: MariaDB().state(session).waiting_commits > 0)
-    database = ship.Database()
+    database = importlib.import_module("mariadb_binlogs").Server()
     assert database.ask("SELECT 7") == [["7"]]
 
     for _ in range(4):
         assert database.ask_where_it_writes("SHOW MASTER STATUS") is None
 
-    asking = "SELECT COUNT(*) AS many FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SHOW MASTER%'"
-    assert session.rows(asking) == [{"many": 1}]
+    how_many = "SELECT COUNT(*) AS many FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SHOW MASTER%'"
+    assert session.rows(how_many) == [{"many": 1}]
     assert database.ask("SELECT 7") == [["7"]], "the rest of the server answers"
     MariaDB().require(session, False)
     until("it answers again", lambda: database.ask_where_it_writes("SHOW MASTER STATUS") is not None)

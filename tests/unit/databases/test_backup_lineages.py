@@ -153,10 +153,11 @@ async def test_the_audit_trail_has_each_change(database: Engine) -> None:
 
 @pytest.mark.parametrize("state", ["store-down", "store-refuses", "store-full", "queue-too-long", "no-database"])
 def test_what_the_shipper_says_is_an_alarm(state: str) -> None:
-    program = Path(__file__).parents[3] / "templates/scripts/attachments/ship_binlogs.py"
+    attachments = Path(__file__).parents[3] / "templates/scripts/attachments"
+    program = "".join((attachments / name).read_text() for name in ("ship_binlogs.py", "binlog_store.py"))
 
     assert alarm_of_tags({"binlogs": state})
-    assert f'"{state.replace("-", " ")}"' in program.read_text()
+    assert f'"{state.replace("-", " ")}"' in program
     assert alarm_of_tags({"binlogs": "ok"}) == alarm_of_tags({}) == ""
 
 

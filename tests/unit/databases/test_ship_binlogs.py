@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).parents[3] / "templates/scripts/attachments/ship_binlogs.py"
+ATTACHMENTS = Path(__file__).parents[3] / "templates/scripts/attachments"
+PARTS = ("ship_binlogs", "binlog_store", "binlog_server", "mariadb_binlogs", "mysql_binlogs", "gtid_sets")
 
 
 @pytest.fixture
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("ship_binlogs", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    monkeypatch.syspath_prepend(str(ATTACHMENTS))
+    for name in PARTS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module: Any = importlib.import_module("ship_binlogs")
+    module.mariadb = importlib.import_module("mariadb_binlogs")
+    module.mysql = importlib.import_module("mysql_binlogs")
     module.STATE = str(tmp_path / "shipping.json")
     module.sealed = lambda data, recipient: data
     return module
@@ -44,7 +48,8 @@ def shipper(ship: Any) -> Any:
             "BACKUP_RECIPIENT": "age1", "BACKUP_ROOT": "store:b/g", "RCLONE_CONFIG_STORE_ENDPOINT": "http://x",
             "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": "a", "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY": "s",
             "RCLONE_CONFIG_STORE_REGION": "r",
-        }
+        },
+        ship.mariadb.Server(),
     )  # fmt: skip
     made.store = Store(ship)
     made.write_state(stream="1-2-db1", lineage="20261122T190000Z-00aa11")
@@ -62,13 +67,14 @@ def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"")
 
 
 def test_a_log_file_tells_when_it_was_made_and_where_it_begins(ship: Any, tmp_path: Path) -> None:
-    created, position = ship.file_begins(log_file(tmp_path, [(0, 1, 5), (0, 2, 9), (7, 1, 3)]))
+    path, server = str(log_file(tmp_path, [(0, 1, 5), (0, 2, 9), (7, 1, 3)])), ship.mariadb.Server()
 
-    assert created == 0x6B034C3B
-    assert ship.gtid_text(position) == "0-2-9,7-1-3"
-    assert ship.starts_before(position, {0: 9, 7: 4})
-    assert not ship.starts_before(position, {0: 9})
-    assert ship.gtid_numbers("0-2-9, 7-1-3") == {0: 9, 7: 3}
+    begins = server.begins(path)
+
+    assert ship.created(path) == 0x6B034C3B
+    assert begins == "0-2-9,7-1-3"
+    assert server.holds_all_after(begins, "0-2-9, 7-1-4")
+    assert not server.holds_all_after(begins, "0-2-9")
 
 
 def test_a_large_piece_is_cut_and_the_cuts_say_so(ship: Any, tmp_path: Path) -> None:
@@ -103,40 +109,38 @@ def test_a_piece_whose_answer_was_lost_is_sent_again_as_it_was_though_the_log_ha
     assert b"".join(made.store.there[name] for name in pieces) == file.read_bytes()
 
 
-class Answers:
-    """A database client that answers by what a statement begins with; another `client` is another start of MariaDB."""
+def answering(ship: Any, **rows: Any) -> Any:
+    """A server that answers by what a statement begins with; another `client` is another start of it."""
+    server = ship.mariadb.Server()
+    server.rows, server.client, server.asked = rows, object(), 0
 
-    def __init__(self, **rows: list[list[str]]) -> None:
-        self.rows, self.client, self.asked = rows, object(), 0
+    def ask(statement: str) -> Any:
+        server.asked += 1
+        return server.rows.get(statement.split(" ")[1].rstrip("("))
 
-    def ask(self, statement: str) -> list[list[str]] | None:
-        self.asked += 1
-        return self.rows.get(statement.split(" ")[1].rstrip("("))
+    server.ask = ask
+    return server
 
 
 def test_the_data_says_which_history_it_is_of_and_is_asked_again_only_after_a_restart(ship: Any) -> None:
-    made = shipper(ship)
-    made.database = Answers(COUNT=[["1"]], id=[["20261122T190000Z-00aa11"]])
-    made.database.rows["COUNT(*)"] = [["1"]]
+    server = answering(ship, id=[["20261122T190000Z-00aa11"]], **{"COUNT(*)": [["1"]]})
 
-    first = [made.lineage_of(writable=True) for _ in range(3)]
-    asked = made.database.asked
-    made.database.client, made.database.rows["id"] = object(), [["20261122T200000Z-00bb22"]]
+    first = [server.lineage_of(writable=True) for _ in range(3)]
+    asked = server.asked
+    server.client, server.rows["id"] = object(), [["20261122T200000Z-00bb22"]]
 
     assert first == ["20261122T190000Z-00aa11"] * 3 and asked == 2
-    assert made.lineage_of(writable=True) == "20261122T200000Z-00bb22"
+    assert server.lineage_of(writable=True) == "20261122T200000Z-00bb22"
 
 
 def test_only_a_server_that_takes_writes_begins_a_history(ship: Any) -> None:
-    made = shipper(ship)
-    made.database = Answers(DATABASE=[["20261122T190000Z-00aa11"]])
-    made.database.rows["COUNT(*)"] = [["0"]]
+    server = answering(ship, DATABASE=[["20261122T190000Z-00aa11"]], **{"COUNT(*)": [["0"]]})
 
-    assert made.lineage_of(writable=False) == ""
-    assert made.lineage_of(writable=True) == "20261122T190000Z-00aa11"
-    made.database.rows.clear()
-    made.database.client = object()
-    assert made.lineage_of(writable=True) is None  # MariaDB does not answer
+    assert server.lineage_of(writable=False) == ""
+    assert server.lineage_of(writable=True) == "20261122T190000Z-00aa11"
+    server.rows.clear()
+    server.client = object()
+    assert server.lineage_of(writable=True) is None  # it does not answer
 
 
 def test_a_new_history_begins_with_the_oldest_log_and_that_is_no_gap(
@@ -146,10 +150,36 @@ def test_a_new_history_begins_with_the_oldest_log_and_that_is_no_gap(
     told: list[str] = []
     made.tell = lambda state, why: told.append(state)
     made.epoch = lambda: 1
-    for reached, gap in ((None, []), ({0: 500}, []), ({0: 400}, ["gap"])):
+    for reached, gap in ((None, []), ("0-1-500", []), ("0-1-400", ["gap"])):
         told.clear()
         made.reached_in_store = lambda reached=reached: reached
 
         assert made.begin_stream([str(file)], "db1") == str(file)
         assert told == gap
     assert all(key.startswith("20261122T190000Z-00aa11/binlogs/") for key in made.store.there)
+
+
+U, V = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"
+SAID = f"""# at 127
+#261128  4:05:49 server id 1  end_log_pos 198 CRC32 0x12345678 	Previous-GTIDs
+# {U}:1-5:prompt:1-2,
+# {V}:1-3
+# at 198
+"""
+
+
+def test_a_log_file_of_mysql_begins_after_what_was_purged_and_what_its_tool_says_came_before(
+    ship: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ship.mysql.Server()
+    server.ask = lambda statement: [[f"{U}:1-7"]]
+    for said, begins in (
+        (SAID, f"{U}:1-7:prompt:1-2,{V}:1-3"),
+        ("Previous-GTIDs\n# [empty]\n# at 158\n", f"{U}:1-7"),  # a clone's first file
+        ("ERROR: not a log", None),
+    ):
+        previous = ship.mysql.said_before(said)
+        monkeypatch.setattr(ship.mysql, "previous_gtids", lambda path, previous=previous: previous)
+        assert server.begins("binlog.000001") == begins
+    assert server.holds_all_after(f"{U}:1-5", f"{U}:1-9")
+    assert not server.holds_all_after(f"{U}:1-5,{V}:1", f"{U}:1-9")
