@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -52,6 +53,7 @@ credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_
 """
 TEMPLATES = {"mariadb": "mysql", "mysql": "mysql9"}
 NO_BACKUPS = "backups: {full: never, incremental: never, primary: never, prove: never}"
+POWER_OFF = signal.SIGRTMIN + 4  # to systemd
 PROGRAMS = ("mariadbd", "mysqld")
 TRACE = False
 BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure
@@ -148,15 +150,35 @@ class Group:
 
         until(whole, "primary and two replicas in step", within_seconds=seconds, every_seconds=0.1)
 
+    def cloud_id(self, member: dict[str, Any]) -> str:
+        return str(self.client.get(f"/servers/shop/{member['name']}")["cloud_id"])
+
+    def put_out(self, old: dict[str, Any], cloud_id: str) -> None:
+        """What was set aside keeps its data, and runs no longer: twenty such would slow the runs to come."""
+        if cloud_id == self.cloud_id(old):
+            return
+        until(
+            lambda: all(task["finished"] for task in self.client.get("/tasks")["tasks"]),
+            f"{old['name']} to be replaced",
+            within_seconds=120,
+            every_seconds=0.2,
+        )
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                group = cgroups.group_of(int(folder.name))
+                is_first = re.search(r"^NSpid:.*\s1$", (folder / "status").read_text(), re.MULTILINE)
+                if group is not None and cloud_id in str(group) and is_first:
+                    os.kill(int(folder.name), POWER_OFF)
+
     def process(self, member: dict[str, Any]) -> int:
         """The host's number of the member's database server."""
-        cloud_id = self.client.get(f"/servers/shop/{member['name']}")["cloud_id"]
+        cloud_id = self.cloud_id(member)
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 if (folder / "comm").read_text().strip() not in PROGRAMS:
                     continue
                 group = cgroups.group_of(int(folder.name))
-                if group is not None and str(cloud_id) in str(group):
+                if group is not None and cloud_id in str(group):
                     return int(folder.name)
         raise RuntimeError(f"no database server of {member['name']} ({cloud_id})")
 
@@ -216,6 +238,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     client.post("/databases/shop/resume", {})  # the budget of failovers is not what is measured here
     table = f"ledger_{kind.replace('-', '_')}_{run}"
     old = group.primary()
+    cloud_id = group.cloud_id(old)
     front_end = str(client.get("/servers/shop/front1")["private_address"])
     looked = Traced(client, group) if TRACE else None
     with writers(client, table) as out, Gets(front_end) as gets, looked or contextlib.nullcontext():
@@ -229,6 +252,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
             time.sleep(AFTER_SECONDS)
     group.wait_redundant()
     redundant = time.monotonic() - began
+    group.put_out(old, cloud_id)
     given = acks(out)
     if looked:
         looked.tell(given, began, wall)
@@ -290,7 +314,7 @@ class Traced:
         print(
             f"    the disk: {max(during, default=0.0):.3f} s for the longest sync in the outage,"
             f" {took:.3f} s (at {at - began:+.3f} s) in the run, {statistics.median(t for _, t in self._synced):.4f} s"
-            " median",
+            f" median; load {os.getloadavg()[0]:.1f}",
             file=sys.stderr,
         )
 
