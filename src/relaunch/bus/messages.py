@@ -206,6 +206,7 @@ class Alive:
 
 
 NO_ACKNOWLEDGEMENT = "no acknowledgement"  # `DatabaseReport.stall`: a commit waits for a replica's word
+UNEXPLAINED = "unexplained"  # `DatabaseReport.stall`: a commit does not end, and no cause is found
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from relaunch.databases.case import Case, everything
 from relaunch.databases.change import begin_failover, begin_switchover, go_on, no_loss_allowed
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
-from relaunch.databases.membership import active, living_primary, lost, lost_for_good, next_transition
+from relaunch.databases.membership import active, living_primary, lost_for_good, next_transition
+from relaunch.databases.pages import page_of, pages_beside
 from relaunch.databases.roles import due_orders, one_order_per_epoch, wanted_roles
 from relaunch.databases.rules import DETECTION, LOST_WRITES, Rule, Verdict, judged, refused_by
 
@@ -36,8 +37,7 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, st
         case Verdict.FAILED:
             return _failed(case, rule)
         case Verdict.PAGE:
-            page = Page(rule=rule.name, text=f"{case.primary.name}, primary of {group.name}: {rule.why}")
-            return _steady(case, rule, (page,))
+            return _steady(case, rule, (page_of(case, rule.name, rule.why),))
         case Verdict.WAIT:
             return _steady(case, rule)
 
@@ -138,7 +138,7 @@ def _decision(case: Case, group: Group, rule: str, why: str, pages: tuple[Page, 
         cut_off=_to_cut_off(case, group),
         replace=_to_replace(case, group),
         hold=hold,
-        pages=(*pages, *_pages(case, group)),
+        pages=(*pages, *pages_beside(case, group)),
     )
 
 
@@ -186,46 +186,3 @@ def _to_replace(case: Case, group: Group) -> frozenset[str]:
         return frozenset()
     fenced = {id for id in group.fenced - group.sync_set if case.member(id).cut_off or _confirmed_fenced(case, id)}
     return frozenset(fenced & case.seen.members.keys())
-
-
-def _pages(case: Case, group: Group) -> tuple[Page, ...]:
-    """What a person should know whatever the primary does."""
-    found = []
-    strangers = {
-        id
-        for id in case.seen.members
-        if id != group.primary
-        and (word := case.word(id))
-        and word.answers
-        and not word.read_only
-        and group.change is None
-    }
-    if strangers:
-        text = f"{case.names(strangers)} takes writes beside the primary of {group.name}; it is being fenced."
-        found.append(Page(rule="second writer", text=text))
-    diverged = _diverged(case)
-    if diverged:
-        text = f"{case.names(diverged)} has writes that the primary of {group.name} lacks, and lacks some of its."
-        found.append(Page(rule="divergence", text=text))
-    away = {id for id in group.sync_set - {group.primary or ""} if lost(case, id)}
-    if away and group.change is None and case.word(group.primary) is not None:
-        text = f"{case.names(away)}, replica of {group.name}, is lost; it is replaced when it stays so."
-        found.append(Page(rule="replica lost", text=text))
-    if group.mode is Mode.BLOCKED and case.elapsed(group.since) >= case.windows.degrade_after:
-        found.append(Page(rule="commits wait", text=f"{group.name} acknowledges no write: {group.reason}."))
-    return tuple(found)
-
-
-def _diverged(case: Case) -> set[str]:
-    primary = case.word(case.group.primary)
-    if primary is None or not primary.answers:
-        return set()
-    words = {id: case.word(id) for id in case.seen.members.keys() - {case.group.primary} - case.group.fenced}
-    return {
-        id
-        for id, word in words.items()
-        if word is not None
-        and word.answers
-        and not case.covers(primary.executed, word.executed)
-        and not case.covers(word.executed, primary.executed)
-    }

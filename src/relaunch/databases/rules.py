@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from relaunch.bus.messages import UNEXPLAINED
 from relaunch.databases.case import Case
 from relaunch.databases.evidence import Evidence
 from relaunch.databases.group import PER_DAY, PER_HOUR, Mode
@@ -95,6 +96,12 @@ def _full(e: Evidence) -> bool:
     )
 
 
+def _in_doubt(e: Evidence) -> bool:
+    if e.own is None:
+        return e.silent_seconds >= GONE_SECONDS and bool(e.sights)
+    return e.own.stall == UNEXPLAINED or (not e.own.answers and e.own.trouble_seconds >= GONE_SECONDS)
+
+
 DETECTION: tuple[Rule, ...] = (
     Rule(
         name="healthy",
@@ -167,9 +174,11 @@ DETECTION: tuple[Rule, ...] = (
     Rule(
         name="explained stall",
         verdict=Verdict.PAGE,
-        why="Commits wait, but why is known (no acknowledgement, a full disk, a long transaction): another primary"
-        " would not help, or lose what only this one has.",
-        holds=lambda e: e.own is not None and e.own.answers and not e.own.read_only and e.own.stall != "",
+        why="Commits wait, but why is known (no acknowledgement, a full disk, a long transaction, others that end):"
+        " another primary would not help, or lose what only this one has.",
+        holds=lambda e: (
+            e.own is not None and e.own.answers and not e.own.read_only and e.own.stall not in ("", UNEXPLAINED)
+        ),
     ),
     Rule(
         name="unexplained stall",
@@ -195,6 +204,13 @@ DETECTION: tuple[Rule, ...] = (
         verdict=Verdict.WAIT,
         why="It answers and is read-only, as after each start: it is told to take writes.",
         holds=lambda e: e.own is not None and e.own.answers and e.own.read_only,
+    ),
+    Rule(
+        name="in doubt",
+        verdict=Verdict.PAGE,
+        why="For a second it has not been heard, has not answered or has committed nothing, but not enough servers have"
+        " seen that for long enough: it may be back at once.",
+        holds=_in_doubt,
     ),
     Rule(
         name="not proven",

@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from relaunch.bus.messages import DatabaseReport, Hold, TakeRole, Witnessed
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.failover import decide
@@ -161,14 +163,36 @@ class DatabaseWatch:
             stored = self._stored[deployment]
             seen = self._seen(stored)
             decision = decide(stored.group, seen, self._windows(stored), covers(seen))
+            detail = in_short(stored, seen)
             if decision.group == stored.group:
-                self._tell_pages(stored, decision)
+                self._tell_pages(stored, decision, detail)
                 self.decisions[deployment] = decision
                 self._act(stored, decision)
                 return
-            self._put(stored, decision, in_short(stored, seen))
+            try:
+                self._put(stored, decision, detail)
+            except SQLAlchemyError as error:  # its disk may be full: nobody is told what is not stored
+                self._not_stored(stored, decision, error)
+                return
             self._act(self._stored[deployment], decision)
         log.error("the group of %s changes without an end", deployment)
+
+    def _not_stored(self, stored: StoredGroup, decision: Decision, error: SQLAlchemyError) -> None:
+        why = str(getattr(error, "orig", None) or error)
+        text = f"What was decided for {stored.group.name} ({decision.rule}) cannot be stored, and is not done: {why}."
+        only = Decision(
+            group=stored.group, rule="not stored", why=text, pages=(Page(rule="not stored", text=text), *decision.pages)
+        )
+        self._tell_pages(stored, only, {})
+        self._stale = True
+        self.decisions[stored.deployment] = only
+
+    def _note(self, action: str, subject: str, result: str, detail: dict[str, Any]) -> None:
+        """In the audit trail; a full disk does not stop what has to be done."""
+        try:
+            self._record(WHO, action, subject, result, detail)
+        except (SQLAlchemyError, OSError) as error:
+            log.error("not in the audit trail: %s %s %s: %s", action, subject, detail, error)
 
     def _seen(self, stored: StoredGroup) -> Seen:
         agents = self._ports.agents
@@ -196,8 +220,8 @@ class DatabaseWatch:
         self._read_again(always=True)
         action = _what_changed(old, new)
         log.warning("%s: %s (%s: %s)", stored.deployment, action, decision.rule, decision.why)
-        self._record(
-            WHO, action, f"database:{stored.deployment}", "done",
+        self._note(
+            action, f"database:{stored.deployment}", "done",
             {"rule": decision.rule, "why": decision.why, "epoch": new.epoch, "mode": str(new.mode), "seen": detail},
         )  # fmt: skip
         if action == "failover done":
@@ -270,7 +294,7 @@ class DatabaseWatch:
             await asyncio.sleep(CLOUD_SECONDS)
             return
         self._heard.cut_off.add(member)
-        self._record(WHO, "cut off", f"server:{each.server}", "done", {"instance": member})
+        self._note("cut off", f"server:{each.server}", "done", {"instance": member})
 
     def _replace(self, stored: StoredGroup, member: str) -> None:
         each = stored.members.get(member)
@@ -324,7 +348,7 @@ class DatabaseWatch:
         self._heard.running[member] = (running, time.monotonic())
         await asyncio.sleep(CLOUD_SECONDS)
 
-    def _tell_pages(self, stored: StoredGroup, decision: Decision) -> None:
+    def _tell_pages(self, stored: StoredGroup, decision: Decision, detail: dict[str, Any]) -> None:
         """A page is told once, when it begins and when it is over."""
         before = self.decisions.get(stored.deployment)
         old: set[Page] = set(before.pages) if before else set()
@@ -332,7 +356,7 @@ class DatabaseWatch:
         for page in decision.pages:
             if page.rule not in rules:
                 log.warning("%s: %s: %s", stored.deployment, page.rule, page.text)
-                self._record(WHO, "page", f"database:{stored.deployment}", "failed", {page.rule: page.text})
+                self._note("page", f"database:{stored.deployment}", "failed", {page.rule: page.text, "seen": detail})
         for over in rules - {page.rule for page in decision.pages}:
             log.info("%s: over: %s", stored.deployment, over)
         self._paging.look(stored.deployment, decision.pages, time.monotonic())

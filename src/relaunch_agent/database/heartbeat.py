@@ -6,13 +6,13 @@ import threading
 import time
 from typing import Callable, Optional, Tuple
 
-from relaunch.bus.messages import NO_ACKNOWLEDGEMENT
+from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, UNEXPLAINED
 from relaunch.databases.dialect import ServerState
 from relaunch.errors import RelaunchError
 from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import LocalServer
 from relaunch_agent.database.session import LocalSession
-from relaunch_agent.database.stalls import WriteSeen, disk, stall
+from relaunch_agent.database.stalls import Progress, WriteSeen, disk, stall
 
 BEAT_SECONDS = 1.0
 LATE_SECONDS = 1.0  # in flight for longer: look why
@@ -35,6 +35,7 @@ class Heartbeat:
         self._why = ""
         self._error = ""
         self._folder = ""
+        self._progress = Progress()
 
     def start(self) -> None:
         threading.Thread(target=self._beat_for_ever, name="database heartbeat", daemon=True).start()
@@ -46,7 +47,7 @@ class Heartbeat:
         if since is None:
             return None
         late = began is not None and now - began > LATE_SECONDS
-        return round(now - since, 3), (self._why or "unexplained") if late else self._error
+        return round(now - since, 3), (self._why or UNEXPLAINED) if late else self._error
 
     @property
     def unacknowledged(self) -> bool:
@@ -56,6 +57,7 @@ class Heartbeat:
     def explain(self, session: LocalSession, state: ServerState) -> None:
         """Called by whoever looks at the server anyway: why is the write in flight not done?"""
         writing, began = self._session, self._began
+        self._progress.look(time.monotonic(), state.executed, self._server.written_bytes())
         if writing is None or began is None or time.monotonic() - began < LATE_SECONDS:
             self._why = ""
             return
@@ -69,6 +71,7 @@ class Heartbeat:
                 state=str(own[0]["state"] or "") if own else "", required=state.required,
                 waiting_commits=state.waiting_commits, free_bytes=free, read_only_disk=read_only,
                 others=[(float(row["seconds"] or 0), str(row["state"] or "")) for row in others],
+                works=self._progress.works(time.monotonic()), commits=self._progress.commits(time.monotonic()),
             )
         )  # fmt: skip
 

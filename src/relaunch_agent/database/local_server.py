@@ -37,6 +37,15 @@ class LocalServer:
         """From a standstill, with something received and not applied: it may be discarded."""
         self.started = f"{' '.join(self.started.split()[:3])} {time.time_ns()}"
 
+    def written_bytes(self) -> Optional[int]:
+        """By its process since its start, in any file or connection; None when the kernel does not tell."""
+        try:
+            lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
+        except OSError:
+            return None
+        found = [int(line.split()[1]) for line in lines if line.startswith(("wchar:", "write_bytes:"))]
+        return sum(found) if found else None
+
     @property
     def joined(self) -> bool:
         """Its data is the group's: before, no role can be taken. The mark lives and dies with the data."""

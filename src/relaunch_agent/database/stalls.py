@@ -6,16 +6,20 @@ import os
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
-from relaunch.bus.messages import NO_ACKNOWLEDGEMENT
+from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, UNEXPLAINED
 
 LONG_SECONDS = 5.0
 FULL_BYTES = 8 * 1024 * 1024
+WORKS_BYTES = 64 * 1024  # written within a second: more than a server does that waits for its disk
+LATELY_SECONDS = 3.0
 ACKNOWLEDGEMENT = ("semi-sync ack", "semisync")
 
 
 @dataclass(frozen=True)
 class WriteSeen:
-    """`state`: what the server says our own write is doing. `others`: (seconds, state) of other statements."""
+    """`state`: what the server says our own write is doing. `others`: (seconds, state) of other statements.
+
+    `works`: its process has written to its disk lately; `commits`: it has committed something."""
 
     state: str = ""
     required: bool = False
@@ -23,6 +27,35 @@ class WriteSeen:
     free_bytes: Optional[int] = None
     read_only_disk: bool = False
     others: Sequence[Tuple[float, str]] = ()
+    works: bool = True
+    commits: bool = False
+
+
+class Progress:
+    """What the server gets done besides the write that is watched. Moments of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._executed = ""
+        self._committed = float("-inf")
+        self._wrote = float("-inf")
+        self._measured: Tuple[float, Optional[int]] = float("-inf"), None
+
+    def look(self, now: float, executed: str, written_bytes: Optional[int]) -> None:
+        """`written_bytes`: None when nobody tells; then it is taken to work, as being slow is no failure."""
+        if executed != self._executed:
+            self._committed, self._executed = now if self._executed else float("-inf"), executed
+        began, before = self._measured
+        if now - began < 1.0 and before is not None:
+            return
+        if written_bytes is None or (before is not None and written_bytes - before >= WORKS_BYTES * (now - began)):
+            self._wrote = now
+        self._measured = now, written_bytes
+
+    def works(self, now: float) -> bool:
+        return now - self._wrote < LATELY_SECONDS
+
+    def commits(self, now: float) -> bool:
+        return now - self._committed < LATELY_SECONDS
 
 
 def stall(seen: WriteSeen) -> str:
@@ -36,10 +69,12 @@ def stall(seen: WriteSeen) -> str:
         return NO_ACKNOWLEDGEMENT
     if "lock" in state:
         return f"waits for a lock: {seen.state}"
+    if seen.commits:
+        return "overloaded: other writes end"
     longest = max(seen.others, default=(0.0, ""))
-    if longest[0] >= LONG_SECONDS:
+    if longest[0] >= LONG_SECONDS and seen.works:  # on a disk that hangs every commit is long, and nothing is written
         return f"long transaction: {longest[0]:.0f} s {longest[1]}".rstrip()
-    return "unexplained"
+    return UNEXPLAINED
 
 
 def disk(folder: str) -> Tuple[Optional[int], bool]:

@@ -8,7 +8,7 @@ import pymysql
 import pytest
 
 from relaunch_agent.database.lease import Lease
-from relaunch_agent.database.stalls import WriteSeen, stall
+from relaunch_agent.database.stalls import Progress, WriteSeen, stall
 from relaunch_agent.database.witness import outcome_of
 
 
@@ -23,10 +23,36 @@ from relaunch_agent.database.witness import outcome_of
         (WriteSeen(state="Waiting for backup lock"), "waits for a lock: Waiting for backup lock"),
         (WriteSeen(others=[(1.0, "x"), (60.0, "Updating")]), "long transaction: 60 s Updating"),
         (WriteSeen(others=[(1.0, "Updating")], free_bytes=10**10), "unexplained"),
+        (
+            WriteSeen(others=[(60.0, "Commit")], works=False),
+            "unexplained",
+        ),  # its disk hangs, and so everybody's commits
+        (WriteSeen(others=[(60.0, "Commit")], commits=True), "overloaded: other writes end"),
     ],
 )
 def test_why_a_write_stalls(seen: WriteSeen, why: str) -> None:
     assert stall(seen) == why
+
+
+def test_a_server_works_while_it_writes_a_lot_and_not_when_its_disk_hangs() -> None:
+    progress = Progress()
+    for second in range(10):
+        progress.look(100.0 + second, "0-1-7", second * 10**6)
+        progress.look(100.01 + second, "0-1-7", second * 10**6)  # another look at once says nothing new
+        assert progress.works(100.02 + second) == (second > 0)
+    for second in range(10):
+        progress.look(110.0 + second, "0-1-7", 9 * 10**6 + second * 1000)
+
+    assert not progress.works(119.0) and not progress.commits(119.0)
+    progress.look(120.0, "0-1-8", 9 * 10**6)
+    assert progress.commits(120.5)
+
+
+def test_where_nobody_tells_what_is_written_a_server_is_taken_to_work() -> None:
+    progress = Progress()
+    progress.look(100.0, "0-1-7", None)
+
+    assert progress.works(100.5)
 
 
 def over(lease: Lease, now: float, *, holds: bool = True, heard: float = 0.0, acknowledged: bool = False) -> bool:

@@ -57,19 +57,22 @@ DETECTED: tuple[tuple[str, str, Seen], ...] = (
      look(member("s1", age=60.0, connected=False, cloud=False))),
     ("frozen for 4 s", "frozen",
      look(member("s1", answers=False, trouble="frozen", trouble_seconds=4.0), *LONG_DEAF, **SILENT)),
-    ("frozen for 1 s", "not proven",
+    ("frozen for 1 s", "in doubt",
      look(member("s1", answers=False, trouble="frozen", trouble_seconds=1.0), *DEAF, **TIMEOUT_SHORT)),
-    ("overloaded: its agent gets no answer, replicas receive", "not proven",
+    ("overloaded: its agent gets no answer, replicas receive", "in doubt",
      look(member("s1", answers=False, trouble="frozen", trouble_seconds=9.0), **SILENT)),
     ("vanished", "silence", look(GONE, *LONG_DEAF, **SILENT)),
-    ("vanished 1 s ago", "not proven", look(member("s1", age=1.6, connected=False), *DEAF, **TIMEOUT_SHORT)),
+    ("vanished 1 s ago", "in doubt", look(member("s1", age=1.6, connected=False), *DEAF, **TIMEOUT_SHORT)),
     ("started again with less than replicas have", "lost writes", look(member("s1", read_only=True, executed="6"))),
     ("started again", "started again", look(member("s1", read_only=True))),
     ("its disk is gone", "disk lost", look(member("s1", stall="read-only file system", write_seconds=11.0))),
     ("disk full", "explained stall", look(member("s1", stall="disk full", write_seconds=60.0))),
     ("a huge transaction", "explained stall", look(member("s1", stall="long transaction", write_seconds=60.0))),
     ("no replica acknowledges", "explained stall", look(member("s1", stall="no acknowledgement", write_seconds=60.0))),
-    ("stalled for 11 s", "unexplained stall", look(member("s1", write_seconds=11.0))),
+    ("stalled for 11 s", "unexplained stall", look(member("s1", stall="unexplained", write_seconds=11.0))),
+    ("overloaded: it commits, slowly", "explained stall",
+     look(member("s1", stall="overloaded: other writes end", write_seconds=60.0))),
+    ("stalled for 4 s", "in doubt", look(member("s1", stall="unexplained", write_seconds=4.0))),
     ("stalled for 9 s", "healthy", look(member("s1", write_seconds=9.0))),
     ("only we reach it", "unreachable", look(*VERY_DEAF, **LONG)),
     ("only we reach it since 4 s", "not proven", look(*LONG_DEAF, **SILENT)),
@@ -88,6 +91,17 @@ def test_what_is_seen_reaches_its_rule(story: str, rule: str, seen: Seen):
     assert begins == (found.verdict is Verdict.FAILED)
     if found.verdict is Verdict.PAGE:
         assert rule in [page.rule for page in decision.pages]
+
+
+def test_what_is_wrong_with_a_primary_or_a_replica_that_go_on_is_a_page():
+    broken = member("s2", applying=False, error="Duplicate entry '7' for key 'PRIMARY'")
+
+    decision = decided(look(broken, **FULL))
+
+    assert decision.group == SYNC and decision.rule == "healthy"
+    pages = {page.rule: page.text for page in decision.pages}
+    assert "Duplicate entry" in pages["replica broken"] and "f1, f2" in pages["out of connections"]
+    assert decided(look()).pages == ()
 
 
 def test_every_rule_is_reached():

@@ -1,0 +1,85 @@
+"""What a person should know of a group, whatever is decided about its primary. Pure."""
+
+from __future__ import annotations
+
+from relaunch.bus.messages import DatabaseReport
+from relaunch.databases.case import Case
+from relaunch.databases.group import Group, Mode, Page
+from relaunch.databases.membership import lost
+
+FULL = "full of connections"
+
+
+def page_of(case: Case, rule: str, why: str) -> Page:
+    """Of a rule about the primary, with its agent's own words where it has any."""
+    own = case.word(case.group.primary)
+    said = (own.stall or own.trouble) if own is not None else ""
+    text = f"{case.primary.name}, primary of {case.group.name}: {why}{f' Its agent says: {said}.' if said else ''}"
+    return Page(rule=rule, text=text)
+
+
+def pages_beside(case: Case, group: Group) -> tuple[Page, ...]:
+    """`group`: as it is to be stored now."""
+    name, found = group.name, []
+    if group.change is None:
+        if strangers := _strangers(case, group):
+            text = f"{case.names(strangers)} takes writes beside the primary of {name}; it is being fenced."
+            found.append(Page(rule="second writer", text=text))
+        if away := _away(case, group):
+            text = f"{case.names(away)}, replica of {name}, is lost; it is replaced when it stays so."
+            found.append(Page(rule="replica lost", text=text))
+        found += _of_replicas(case, group)
+        found += _of_connections(case)
+    if diverged := _diverged(case):
+        text = f"{case.names(diverged)} has writes that the primary of {name} lacks, and lacks some of its."
+        found.append(Page(rule="divergence", text=text))
+    if group.mode is Mode.BLOCKED and case.elapsed(group.since) >= case.windows.degrade_after:
+        found.append(Page(rule="commits wait", text=f"{name} acknowledges no write: {group.reason}."))
+    return tuple(found)
+
+
+def _strangers(case: Case, group: Group) -> set[str]:
+    words = {id: case.word(id) for id in case.seen.members.keys() - {group.primary}}
+    return {id for id, word in words.items() if word is not None and word.answers and not word.read_only}
+
+
+def _away(case: Case, group: Group) -> set[str]:
+    if case.word(group.primary) is None:
+        return set()
+    return {id for id in group.sync_set - {group.primary or ""} if lost(case, id)}
+
+
+def _of_replicas(case: Case, group: Group) -> list[Page]:
+    """One that receives and does not apply acknowledges all the same, and could never lead."""
+    found = []
+    for id in sorted(case.seen.members.keys() - {group.primary} - group.fenced):
+        word = case.word(id)
+        if word is None or not word.answers or word.role != "replica" or word.applying or not word.error:
+            continue
+        text = f"{case.member(id).name}, replica of {group.name}, does not apply what it receives: {word.error}."
+        found.append(Page(rule="replica broken", text=text))
+    return found
+
+
+def _of_connections(case: Case) -> list[Page]:
+    """A primary that is well but for that: its agent has a connection of its own, whoever else comes has none."""
+    primary, own = case.group.primary or "", case.word(case.group.primary)
+    if own is None or not own.answers:
+        return []
+    observers = [each for each in case.seen.observers if each.connected and each.heard_seconds <= case.windows.fresh]
+    full = [each.name for each in observers if (probe := each.probes.get(primary)) and probe.outcome == FULL]
+    if not full:
+        return []
+    return [page_of(case, "out of connections", f"It has no connection left for {', '.join(full)}.")]
+
+
+def _diverged(case: Case) -> set[str]:
+    primary = case.word(case.group.primary)
+    if primary is None or not primary.answers:
+        return set()
+    words = {id: case.word(id) for id in case.seen.members.keys() - {case.group.primary} - case.group.fenced}
+    return {id for id, word in words.items() if word is not None and word.answers and _differ(case, primary, word)}
+
+
+def _differ(case: Case, one: DatabaseReport, other: DatabaseReport) -> bool:
+    return not case.covers(one.executed, other.executed) and not case.covers(other.executed, one.executed)

@@ -1,0 +1,137 @@
+"""The watch around the pure decision: what is stored first, what a full disk stops and what not."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from looks import DEAF, REFUSED, SYNC, look, member
+from sqlalchemy.exc import OperationalError
+
+from relaunch.bus.messages import TakeRole, Witnessed
+from relaunch.clock import SystemClock
+from relaunch.databases.store import GroupStore
+from relaunch.databases.watch import DatabaseWatch
+from relaunch.errors import Unavailable
+from relaunch.records.engine import open_database
+from relaunch.servers.deployments import read_deployment
+from relaunch.servers.store import Store
+
+FILE = """
+deployment: shop
+servers:
+  front1: {template: front-end, zone: a}
+  front2: {template: front-end, zone: a}
+  db1: {template: mysql, zone: a}
+  db2: {template: mysql, zone: b}
+  db3: {template: mysql, zone: a}
+database: {primary: db1, replicas: [db2, db3], durability: strict}
+"""
+FULL = OperationalError("UPDATE", {}, Exception("database or disk is full"))
+
+
+class Agents:
+    """All are there; none answers an order."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, TakeRole]] = []
+
+    def connected(self, instance: str) -> bool:
+        return True
+
+    async def take_role(self, instance: str, order: TakeRole) -> Any:
+        self.orders.append((instance, order))
+        raise Unavailable("no answer")
+
+    async def order(self, instance: str, order: Any, **_: Any) -> Any:
+        raise Unavailable("no answer")
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A group of s1, s2 and s3 in mode sync, watched; `records` is the audit trail."""
+    engine, clock = open_database(f"sqlite:///{tmp_path}/controller.db", program="test"), SystemClock()
+    store = Store(engine, clock)
+    names = ("db1", "db2", "db3", "front1", "front2")
+    ids = dict(zip(names, ("s1", "s2", "s3", "f1", "f2"), strict=True))
+    store.put_deployment(read_deployment(FILE), new_id="d", new_server_ids={name: f"v-{name}" for name in names})
+    for name, id in ids.items():
+        store.add_instance(
+            id, server_id=f"v-{name}", purpose="serve", zone="a", image_id="x", run_list={}, sealed_inputs=""
+        )
+        store.change_instance(id, state="operational", private_address=f"@{id}")
+    store.set_initialised("v-db1")
+    groups = GroupStore(engine)
+    groups.put(groups.group("shop"), SYNC)
+    agents, records = Agents(), []
+    tasks = SimpleNamespace(unfinished=lambda: [], running_on=lambda _: None, count=lambda _: 0)
+    ports = SimpleNamespace(database=engine, clock=clock, agents=agents, switchovers={}, cloud=None)
+    watch = DatabaseWatch(
+        ports, SimpleNamespace(tasks=tasks), record=lambda *words: records.append(words), changed=lambda: None
+    )
+    yield SimpleNamespace(watch=watch, agents=agents, records=records, groups=groups)
+    engine.dispose()
+
+
+def told(world, seen) -> None:
+    """Everybody says what is seen here, and the watch looks once."""
+
+    async def once() -> None:
+        world.watch.poke()
+        for each in seen.members.values():
+            world.watch.seen(each.id, each.report)
+        for each in seen.observers:
+            probes = {f"@{id}": probe for id, probe in each.probes.items()}
+            world.watch.seen(each.id, Witnessed(probes=probes))
+        world.watch._read_again()
+        world.watch._look_at("shop")
+        await asyncio.sleep(0.01)
+        await world.watch.stop()
+
+    asyncio.run(once())
+
+
+DEAD = look(member("s1", answers=False, trouble="stopped", trouble_seconds=0.5), *DEAF, **REFUSED)
+
+
+def test_a_failover_is_stored_and_then_ordered(world):
+    told(world, DEAD)
+
+    assert world.groups.group("shop").group.change is not None
+    assert {instance: order.role for instance, order in world.agents.orders} == {
+        "s1": "fenced", "s2": "revoked", "s3": "revoked",
+    }  # fmt: skip
+
+
+def test_what_the_controllers_full_disk_does_not_store_is_not_ordered_but_told(world, monkeypatch):
+    def put(*_: Any) -> None:
+        raise FULL
+
+    monkeypatch.setattr(world.watch._store, "put", put)
+    told(world, DEAD)
+
+    assert world.agents.orders == []
+    assert world.groups.group("shop").group == SYNC
+    (page, *_) = world.watch.decisions["shop"].pages
+    assert page.rule == "not stored" and "disk is full" in page.text
+
+
+def test_an_audit_trail_that_cannot_be_written_stops_nothing(world):
+    def full(*_: Any) -> None:
+        raise FULL
+
+    world.watch._record = full
+    told(world, DEAD)
+
+    assert {instance for instance, _ in world.agents.orders} == {"s1", "s2", "s3"}
+
+
+def test_a_page_is_in_the_audit_trail_with_what_was_seen(world):
+    told(world, look(member("s1", stall="disk full", write_seconds=60.0)))
+
+    who, action, subject, result, detail = next(each for each in world.records if each[1] == "page")
+    assert (who, subject, result) == ("relaunch", "database:shop", "failed")
+    assert "disk full" in detail["explained stall"]
+    assert detail["seen"]["primary"] == "db1"
