@@ -185,6 +185,21 @@ async def test_a_primary_alone_fences_itself(group: list[Member]) -> None:
     assert 4 < time.monotonic() - cut < 9
 
 
+async def test_replicas_that_are_connected_and_silent_do_not_keep_a_primary_alone_from_fencing_itself(
+    group: list[Member],
+) -> None:
+    one, two, three = await form(group)
+    await one.tell(group, mode="sync", primary=one)
+    for replica in (two, three):
+        replica.server.signal(19)
+    await one.stand.stop_bus()
+    cut = time.monotonic()
+    until("it is read-only", lambda: one.sql("SELECT @@read_only AS r") == [{"r": 1}], seconds=14)
+    assert 4 < time.monotonic() - cut < 11
+    for replica in (two, three):
+        replica.server.signal(18)
+
+
 async def test_a_primary_with_its_replicas_carries_on_without_the_controller(group: list[Member]) -> None:
     one, _, _ = await form(group)
     await one.tell(group, mode="sync", primary=one)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
+from relaunch.databases.dialect import ServerState
+
 LEASE_SECONDS = 6.0
 
 
@@ -13,9 +17,15 @@ class Lease:
         self._renewed = now
 
     def is_over(self, now: float, *, holds: bool, controller_heard: float, acknowledged: bool) -> bool:
-        """`holds`: it is a primary that takes writes in mode SYNC. `acknowledged`: a replica that acknowledges is
-        connected: without it no write can be answered, with it no other server can be promoted."""
+        """`holds`: it is a primary that takes writes in mode SYNC. `acknowledged`: it hears a replica that acknowledges,
+        without which no write can be answered, and with which no other server can be promoted."""
         if not holds or acknowledged:
             self._renewed = now
         self._renewed = max(self._renewed, controller_heard)
         return now - self._renewed >= LEASE_SECONDS
+
+
+def hears_replica(state: Optional[ServerState], *, waits: bool) -> bool:
+    """`waits`: the heartbeat's row has been waiting for an acknowledgement. A replica that was silently cut off counts
+    as connected until TCP gives up, a quarter of an hour later: what it acknowledges is what tells."""
+    return state is not None and bool(state.acknowledgers) and not waits

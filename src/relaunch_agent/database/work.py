@@ -10,7 +10,7 @@ from relaunch.bus.messages import DatabaseReport, TakeRole
 from relaunch.errors import Conflict
 from relaunch_agent.database.heartbeat import Heartbeat
 from relaunch_agent.database.kept import KeptRole
-from relaunch_agent.database.lease import Lease
+from relaunch_agent.database.lease import Lease, hears_replica
 from relaunch_agent.database.local_server import LocalServer
 from relaunch_agent.database.reporting import Reporter
 from relaunch_agent.database.roles import Roles
@@ -87,9 +87,9 @@ class DatabaseWork:
             await asyncio.sleep(LEASE_LOOK_SECONDS)
             state = self._reporter.state
             holds = self._mode == "sync" and self._is_primary and state is not None and not state.read_only
-            acknowledged = state is not None and bool(state.acknowledgers)
             over = self._lease.is_over(
-                time.monotonic(), holds=holds, controller_heard=self._link.heard_at, acknowledged=acknowledged
-            )
+                time.monotonic(), holds=holds, controller_heard=self._link.heard_at,
+                acknowledged=hears_replica(state, waits=self._heartbeat.unacknowledged),
+            )  # fmt: skip
             if over:
                 self._roles.fence("neither the controller nor a replica that acknowledges was heard for 6 s")

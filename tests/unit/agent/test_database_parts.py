@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 
 import pymysql
 import pytest
 
-from relaunch_agent.database.lease import Lease
+from relaunch.databases.dialect import ServerState
+from relaunch_agent.database.lease import Lease, hears_replica
 from relaunch_agent.database.stalls import Progress, WriteSeen, stall
 from relaunch_agent.database.witness import outcome_of
 
@@ -72,6 +74,18 @@ def test_either_the_controller_or_a_replica_renews_it() -> None:
     assert not over(lease, 120.0, acknowledged=True)
     assert not over(lease, 125.9, heard=109.0)
     assert over(lease, 126.0, heard=109.0)
+
+
+def test_a_replica_is_heard_by_what_it_acknowledges_not_by_being_connected() -> None:
+    """Found by reading: cut off silently, it stays connected for a quarter of an hour, and the lease never ended."""
+    state = ServerState(
+        version="11.8", server_id=1, read_only=False, executed="", received="", acknowledgers=("198.18.0.2",)
+    )
+
+    assert hears_replica(state, waits=False)
+    assert not hears_replica(state, waits=True)
+    assert not hears_replica(replace(state, acknowledgers=()), waits=False)
+    assert not hears_replica(None, waits=False)
 
 
 def test_it_counts_only_from_when_it_holds() -> None:

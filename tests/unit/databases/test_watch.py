@@ -131,7 +131,7 @@ def test_an_audit_trail_that_cannot_be_written_stops_nothing(world):
 def test_a_page_is_in_the_audit_trail_with_what_was_seen(world):
     told(world, look(member("s1", stall="disk full", write_seconds=60.0)))
 
-    who, action, subject, result, detail = next(each for each in world.records if each[1] == "page")
+    who, _, subject, result, detail = next(each for each in world.records if each[1] == "page")
     assert (who, subject, result) == ("relaunch", "database:shop", "failed")
     assert "disk full" in detail["explained stall"]
     assert detail["seen"]["primary"] == "db1"
