@@ -17,8 +17,8 @@ class Lease:
         self._renewed = now
 
     def is_over(self, now: float, *, holds: bool, controller_heard: float, acknowledged: bool) -> bool:
-        """`holds`: it is a primary that takes writes in mode SYNC. `acknowledged`: it hears a replica that acknowledges,
-        without which no write can be answered, and with which no other server can be promoted."""
+        """`holds`: it is a primary that takes writes in mode SYNC. `acknowledged`: it hears a replica that does so;
+        without one no write can be answered, with one no other server can be promoted."""
         if not holds or acknowledged:
             self._renewed = now
         self._renewed = max(self._renewed, controller_heard)
