@@ -74,6 +74,18 @@ def failover(
 
 
 @app.command()
+def adopt(
+    reason: Annotated[str, typer.Argument(help="Why: it is kept with your name.")],
+    primary: Annotated[str, typer.Option(help="The server that has the newest data, and is to lead.")],
+    deployment: Annotated[str | None, typer.Option(autocompletion=complete_deployment)] = None,
+    json: Json = False,
+) -> None:
+    """Say who leads, when the controller's store is an older copy than what the servers have obeyed."""
+    client, path = _group(deployment)
+    _show(client.post(f"{path}/adopt", {"primary": primary, "reason": reason}), json)
+
+
+@app.command()
 def pause(
     reason: Annotated[str, typer.Argument(help="Why: it is shown to everybody.")],
     deployment: Annotated[str | None, typer.Option(autocompletion=complete_deployment)] = None,

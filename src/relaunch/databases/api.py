@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from relaunch.databases.case import Case
 from relaunch.databases.checksums import last_checksum, standing
 from relaunch.databases.extra_transactions import extra_pages
 from relaunch.databases.failover import is_well, refuse_switchover
-from relaunch.databases.group import Group, Member, Page, Seen
+from relaunch.databases.group import PRESETS, Group, Member, Page, Seen
+from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known
+from relaunch.databases.positions import covers
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import BadInput, Conflict, NotFound
@@ -40,6 +44,12 @@ class Reason(_Body):
 
 class LossAllowed(Reason):
     minutes: int = Field(default=10, ge=1, le=1440)
+
+
+class Adoption(Reason):
+    """`primary`: the server that has the newest data, and is to lead."""
+
+    primary: str
 
 
 @router.get("/databases")
@@ -99,6 +109,26 @@ async def allow_failover(request: Request, deployment: str, asked: LossAllowed) 
         loss_allowed_at=watch.seen_now(stored).now,
         loss_allowed_seconds=asked.minutes * 60.0,
     )
+
+
+@router.post("/databases/{deployment}/adopt")
+async def adopt(request: Request, deployment: str, asked: Adoption) -> dict[str, Any]:
+    """Say who leads, when the controller's store is an older copy than what the servers have obeyed. Members that are
+    not heard are fenced, cut off and replaced: what only these have is kept aside, not in the group."""
+    request.state.action = "adopt database group"
+    stored, watch = _group(request, deployment), _watch(request)
+    seen = watch.seen_now(stored)
+    case = Case(group=stored.group, seen=seen, windows=PRESETS[stored.preset], position_covers=covers(seen))
+    if not is_overtaken(case):
+        raise Conflict(f"the store knows the group of {deployment} as its servers do: nothing is to be adopted")
+    leads = _candidate(stored, asked.primary)
+    why_not = why_not_known(case, leads)
+    if why_not:
+        raise Conflict(f"{stored.members[leads].server} cannot lead: {why_not}")
+    group = replace(known_again(case, leads), reason=f"{_who(request)}: {asked.reason}")
+    GroupStore(request.app.state.ports.database).put(stored, group)
+    watch.poke()
+    return shown(watch, _group(request, deployment))
 
 
 @router.post("/databases/{deployment}/pause")

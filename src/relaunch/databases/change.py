@@ -177,6 +177,7 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
         if all(case.covers(have[id], other) for other in have.values())
         and (bool(case.group.loss_allowed) or case.covers(have[id], change.position))
         and not report.delayed
+        and not case.member(id).going
         and report.answers
     ]
     zone = case.member(change.old).zone

@@ -11,6 +11,7 @@ from relaunch.databases.change import begin_failover, begin_switchover, go_on, n
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
 from relaunch.databases.membership import active, living_primary, lost_for_good, next_transition
+from relaunch.databases.overtaken import OVERTAKEN, is_overtaken, known_again, why_not_known
 from relaunch.databases.pages import page_of, pages_beside
 from relaunch.databases.roles import due_orders, one_order_per_epoch, wanted_roles
 from relaunch.databases.rules import DETECTION, LOST_WRITES, Rule, Verdict, judged, refused_by
@@ -24,6 +25,8 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, st
     case = Case(group=group, seen=seen, windows=windows, position_covers=covers)
     if group.primary is None:
         return Decision(group=group, rule="no primary", why="The group has no primary yet.")
+    if is_overtaken(case):
+        return _overtaken(case)
     if group.change is not None:
         outcome = go_on(case)
         return _decision(case, outcome.group, f"{group.change.kind}: {group.change.step}", outcome.why, outcome.pages)
@@ -40,6 +43,18 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, st
             return _steady(case, rule, (page_of(case, rule.name, rule.why),))
         case Verdict.WAIT:
             return _steady(case, rule)
+
+
+def _overtaken(case: Case) -> Decision:
+    """Nothing is ordered, cut off or replaced by a store that is older than what its servers have obeyed."""
+    unknown = why_not_known(case)
+    if not unknown:
+        return _decision(case, known_again(case), OVERTAKEN, "What all servers say is taken for what is.")
+    text = (
+        f"The servers of {case.group.name} have obeyed later orders than the controller's store knows: it is an older"
+        f" copy. Nothing is ordered, as {unknown}. If that stays so, a person says who leads: relaunch db adopt."
+    )
+    return Decision(group=case.group, rule=OVERTAKEN, why=text, pages=(Page(rule=OVERTAKEN, text=text),))
 
 
 def is_well(decision: Decision | None) -> bool:
@@ -63,6 +78,7 @@ def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
             "the primary does not take writes now: this is no case for a switchover",
         ),
         (word is None or not word.answers, f"{member.name} does not answer"),
+        (member.going, f"{member.name} is being terminated"),
     )
     for refuses, why in checks:
         if refuses:

@@ -89,6 +89,7 @@ class Member:
     report: DatabaseReport | None = None
     report_seconds: float = 0.0  # since its agent said so
     cloud_running: bool | None = None  # what the cloud says: None when it does not answer
+    going: bool = False  # its instance is being terminated: it acknowledges until it says otherwise, and never leads
     cut_off: bool = False  # by us, confirmed by the cloud: nothing it sends arrives anywhere
 
 

@@ -12,6 +12,7 @@ from relaunch.databases.group import Member, Observer, Seen
 from relaunch.databases.positions import covers_in
 from relaunch.databases.store import StoredGroup
 from relaunch.errors import BadInput
+from relaunch.servers.lifecycle import State
 
 CLOUD_WORD_SECONDS = 2.0  # older than this, what the cloud said is not what is
 REMEMBERED = 80  # positions of a primary, at least so many seconds apart: what its replicas are held against
@@ -105,6 +106,7 @@ def look(
             report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
             cloud_running=running if present - asked <= CLOUD_WORD_SECONDS else None,
+            going=each.state is State.DECOMMISSIONING,
             cut_off=each.id in heard.cut_off,
         )
     ids = {each.address: each.id for each in stored.members.values()}

@@ -77,7 +77,8 @@ def lost_for_good(case: Case) -> set[str]:
     if group.change is not None or group.paused or living_primary(case) is None or not _sees_enough(case):
         return set()
     ids = case.seen.members.keys() - {group.primary} - group.fenced
-    return {id for id in ids if not _on_its_way(case, id) and lost_seconds(case, id) >= case.windows.replace_after}
+    ids = {id for id in ids if not _on_its_way(case, id) and not case.member(id).going}
+    return {id for id in ids if lost_seconds(case, id) >= case.windows.replace_after}
 
 
 def _on_its_way(case: Case, id: str) -> bool:
@@ -149,7 +150,7 @@ def _let_go(case: Case) -> Group | None:
     group = case.group
     if living_primary(case) is None:
         return None
-    away = {id for id in active(case) if lost(case, id) or id in group.fenced}
+    away = {id for id in active(case) if lost(case, id) or id in group.fenced or case.member(id).going}
     if not away:
         return None
     if active(case) - away:
@@ -158,7 +159,8 @@ def _let_go(case: Case) -> Group | None:
         return replace(
             _without_waiting(case, f"no replica since {case.names(away)} was lost"), leaving=group.leaving | away
         )
-    if all(lost_seconds(case, id) >= case.windows.replace_after or id in group.fenced for id in away):
+    surely = group.fenced | {id for id in away if case.member(id).going}
+    if all(lost_seconds(case, id) >= case.windows.replace_after or id in surely for id in away):
         blocked = _in_mode(case, Mode.BLOCKED, f"commits wait: {case.names(away)} was lost")
         return replace(blocked, leaving=group.leaving | away)
     return None
@@ -207,6 +209,7 @@ def _join(case: Case) -> Group | None:
         for id in case.seen.members
         if id not in group.sync_set | group.fenced | {group.primary or ""}
         and not case.member(id).cut_off
+        and not case.member(id).going
         and (word := case.word(id)) is not None
         and word.epoch == group.epoch
         and _in_good_order(case, word)
@@ -309,8 +312,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(
         name="replica lost",
-        why="A member of the sync set lost for `degrade_after` is told to acknowledge no more. Was it the last one:"
-        " `available` goes on asynchronously, stored before the primary is told; `strict` waits.",
+        why="A member of the sync set lost for `degrade_after`, or being terminated, is told to acknowledge no more."
+        " Was it the last one: `available` goes on asynchronously, stored before the primary is told; `strict` waits.",
         made=_let_go,
     ),
     Transition(

@@ -19,6 +19,7 @@ from relaunch.servers.store import spec_from
 COLUMNS = frozenset({"name", "epoch", "primary", "durability", "initialised"})  # the rest is kept in `state`
 SETS = frozenset({"sync_set", "forgot", "leaving", "left", "fenced"})
 IN_GROUP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
+GOING = (*IN_GROUP, State.DECOMMISSIONING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,13 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
     spec = spec_from(row["spec"])
     wanted = spec.database.members if spec.database else ()
     by_id = {each["server_id"]: each for each in servers}
-    mine = [each for each in servers if each["name"] in wanted or each["server_id"] == row["primary_server_id"]]
+    group = _group(row, spec.database.durability if spec.database else "available", by_id)
+    # Whoever may acknowledge is one of the group until it surely does not, whatever the file says and whoever ends it.
+    mine = [
+        each
+        for each in servers
+        if each["name"] in wanted or each["server_id"] == row["primary_server_id"] or each["instance"] in group.sync_set
+    ]
     members = {
         each["instance"]: StoredMember(
             id=each["instance"],
@@ -174,7 +181,7 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             state=State(each["state"]),
         )
         for each in mine
-        if each["instance"] and each["state"] in IN_GROUP
+        if each["instance"] and each["state"] in (GOING if each["instance"] in group.sync_set else IN_GROUP)
     }
     others = {
         each["instance"]: each
@@ -185,11 +192,13 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
         deployment_id=row["deployment_id"],
         deployment=row["deployment"],
         version=row["version"],
-        group=_group(row, spec.database.durability if spec.database else "available", by_id),
+        group=group,
         members=members,
         front_ends={key: each["name"] for key, each in others.items() if _has_proxy(each["run_list"])},
         others={key: each["name"] for key, each in others.items()},
-        empty=tuple(f"{row['deployment']}/{each['name']}" for each in mine if _is_empty(each)),
+        empty=tuple(
+            f"{row['deployment']}/{each['name']}" for each in mine if each["name"] in wanted and _is_empty(each)
+        ),
         asides=tuple(
             Aside(id=each["id"], server=f"{row['deployment']}/{name}", until=each["aside_until"])
             for each in asides

@@ -21,6 +21,7 @@ from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.failover import decide
 from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windows
 from relaunch.databases.looking import Heard, in_short, look
+from relaunch.databases.overtaken import OVERTAKEN
 from relaunch.databases.paging import Paging, Tell
 from relaunch.databases.positions import covers
 from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member
@@ -227,6 +228,9 @@ class DatabaseWatch:
         if action == "failover done":
             name = stored.members[new.primary or ""].server
             self._paging.at_once(stored.deployment, f"failover: {name} is the primary now ({decision.why})")
+        if decision.rule == OVERTAKEN:
+            text = f"the controller's store is an older copy: {new.name} was taken as its servers say it is"
+            self._paging.at_once(stored.deployment, text)
         self._changed()
 
     # acting

@@ -102,3 +102,21 @@ def test_the_file_says_how_patient_failover_is(database):
 
     assert (before, store.group("shop").preset) == ("normal", "careful")
     assert set(FAILOVER_PRESETS) == set(PRESETS)
+
+
+def test_one_that_may_acknowledge_is_a_member_while_it_is_ended_and_when_the_file_has_it_no_more(database):
+    servers, store = Store(database, SystemClock()), GroupStore(database)
+    servers.set_initialised("s1")
+    servers.change_instance("i2", state="decommissioning")
+    assert set(store.group("shop").members) == {"i1"}
+
+    store.put(store.group("shop"), replace(store.group("shop").group, sync_set=frozenset({"i2"})))
+    assert set(store.group("shop").members) == {"i1", "i2"}
+
+    alone = read_deployment(FILE.replace(", replicas: [db2], durability: strict", ""))
+    servers.put_deployment(alone, new_id="d", new_server_ids={"db1": "s1", "db2": "s2"})
+    assert set(store.group("shop").members) == {"i1", "i2"}
+    assert store.group("shop").empty == ()
+
+    servers.change_instance("i2", state="terminated")
+    assert set(store.group("shop").members) == {"i1"}

@@ -152,3 +152,28 @@ def test_a_group_without_data_orders_its_first_primary_only():
 
     assert set(decision.orders) == {"s1"}
     assert decided(look(STOPPED, *DEAF, f1=probe("refused", 9.0)), group).group.change is None
+
+
+def test_a_replica_that_is_being_terminated_stays_in_the_sync_set_until_it_says_that_it_acknowledges_no_more():
+    """Found by reading: it counted as cut off while its decommission scripts ran, and it acknowledged all the same."""
+    going = replace(member("s3"), going=True)
+    first = decided(look(going))
+    assert first.group.leaving == {"s3"} and first.group.sync_set == {"s2", "s3"}
+    assert first.orders["s3"] == TakeRole(epoch=first.group.epoch, role="replica", source="@s1", acknowledge=False)
+    assert decided(look(going), first.group).group == first.group, "it has not answered"
+
+    stopped = replace(member("s3", epoch=first.group.epoch, acknowledging=False), going=True)
+    left = decided(look(stopped), first.group).group
+
+    assert left.left == {"s3"} and left.epoch > first.group.epoch
+    removed = decided(obeyed(left, look(stopped)), left).group
+    assert removed.sync_set == {"s2"}
+    assert decided(obeyed(removed, look(stopped)), removed).group == removed, "and it does not join again"
+
+
+def test_the_last_replica_going_is_stored_before_anybody_is_told():
+    going, one = replace(member("s3"), going=True), replace(SYNC, sync_set=frozenset({"s3"}))
+    seen = look(going, members={"s1": member("s1"), "s3": going})
+
+    assert decided(seen, one).group.mode is Mode.BLOCKED
+    assert decided(seen, replace(one, durability="available")).group.mode is Mode.ASYNC

@@ -1,0 +1,93 @@
+"""A stored group that its servers have overtaken: the store was put back from an older copy, they obeyed later orders.
+
+Whatever follows from such a store may be wrong: the primary it names, who may acknowledge, who is fenced. So nothing is
+ordered, cut off or replaced until the group is known again: by what all of its servers say, or by a named person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from relaunch.databases.case import Case
+from relaunch.databases.group import Group, Mode
+
+OVERTAKEN = "the store is older"
+
+
+def is_overtaken(case: Case) -> bool:
+    return _latest(case) > case.group.epoch
+
+
+def why_not_known(case: Case, primary: str | None = None) -> str:
+    """Why the group does not follow from what its servers say, "" when it does. `primary`: who leads, a person says."""
+    silent = {id for id in case.seen.members if (word := case.word(id)) is None or not word.answers}
+    if primary is not None:
+        return f"{case.names([primary])} does not answer" if primary in silent | {""} else ""
+    if silent:
+        return f"{case.names(silent)} is not heard, and may be the one that leads"
+    leads = _leads(case)
+    if leads is None:
+        return "it is not one server that takes writes by the latest orders"
+    address = case.member(leads).address
+    others = case.seen.members.keys() - {leads}
+    astray = {id for id in others if not _is_held(case, id) and not _follows(case, id, address)}
+    if astray:
+        return f"{case.names(astray)} does not follow {case.names([leads])}"
+    own = case.word(leads)
+    strangers = set(own.acknowledgers if own else ()) - {each.address for each in case.seen.members.values()}
+    if strangers:
+        return f"{', '.join(sorted(strangers))} follows {case.names([leads])} too, and is not in the store"
+    return ""
+
+
+def known_again(case: Case, primary: str | None = None) -> Group:
+    """At an epoch above all: that primary goes on, and whoever may acknowledge is in the sync set, to be proven anew.
+    Members that are not heard are fenced. Only when `why_not_known` is "" for the same."""
+    leads = primary or _leads(case)
+    own = case.word(leads)
+    assert leads is not None and own is not None
+    words = {id: case.word(id) for id in case.seen.members.keys() - {leads}}
+    fenced = {id for id, word in words.items() if word is None or word.role == "fenced"}
+    heirs = {id: word.started for id, word in words.items() if word is not None and id not in fenced}
+    return replace(
+        case.group,
+        epoch=_latest(case) + 1,
+        primary=leads,
+        mode=Mode.BLOCKED if own.required else Mode.ASYNC,
+        required=own.required,
+        reason="the store was older than what the servers have obeyed",
+        since=case.seen.now,
+        promoted=case.seen.now,
+        sync_set=frozenset(heirs),
+        starts=heirs,
+        forgot=frozenset(heirs),
+        leaving=frozenset(),
+        left=frozenset(),
+        fenced=frozenset(fenced),
+        change=None,
+        loss_allowed="",
+    )
+
+
+def _latest(case: Case) -> int:
+    return max((each.report.epoch for each in case.seen.members.values() if each.report is not None), default=0)
+
+
+def _leads(case: Case) -> str | None:
+    """The one that takes writes by the latest orders, when nobody else does."""
+    writable = {id for id in case.seen.members if (word := case.word(id)) is not None and not word.read_only}
+    if len(writable) != 1:
+        return None
+    (found,) = writable
+    word = case.word(found)
+    return found if word is not None and word.role == "primary" and word.epoch == _latest(case) else None
+
+
+def _is_held(case: Case, id: str) -> bool:
+    word = case.word(id)
+    return word is not None and word.read_only and word.role == "fenced"
+
+
+def _follows(case: Case, id: str, address: str) -> bool:
+    word = case.word(id)
+    return word is not None and word.read_only and word.role == "replica" and word.source == address

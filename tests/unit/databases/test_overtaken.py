@@ -1,0 +1,73 @@
+"""A store that was put back from an older copy: its servers have obeyed later orders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from looks import NOW, SYNC, case, decided, look, member
+
+from relaunch.databases.group import Change, Group, Member, Mode, Seen, Step
+from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
+
+# Stored: s1 leads at epoch 5. Since then it has failed and been fenced, and s2 leads at epoch 9.
+LEADING: dict[str, Any] = {"epoch": 9, "role": "primary", "read_only": False, "source": "", "required": True}
+LEADS = member("s2", **LEADING, acknowledgers=["@s3"])
+FOLLOWS = member("s3", epoch=9, source="@s2", started="4")
+FENCED = member("s1", epoch=9, role="fenced", read_only=True)
+LATER = look(FENCED, LEADS, FOLLOWS)
+MOVING = Change(
+    kind="failover", step=Step.REVOKE, old="s1", candidate=None, rule="silence", began=NOW - 9, step_began=NOW - 9
+)
+
+
+def test_what_all_servers_say_is_taken_for_what_is():
+    decision = decided(LATER, replace(SYNC, change=MOVING))
+    group = decision.group
+
+    assert decision.rule == OVERTAKEN
+    assert (group.primary, group.epoch, group.change) == ("s2", 10, None)
+    assert (group.mode, group.required) == (Mode.BLOCKED, True), "no failover before a replica has proven itself"
+    assert (group.sync_set, group.forgot, group.fenced) == ({"s3"}, {"s3"}, {"s1"})
+    assert {id: order.role for id, order in decision.orders.items()} == {
+        "s1": "fenced",
+        "s2": "primary",
+        "s3": "replica",
+    }
+
+
+UNKNOWN: tuple[tuple[str, Seen], ...] = (
+    ("db2 is not heard", look(FENCED, member("s2", age=9.0, connected=False, epoch=9), FOLLOWS)),
+    ("db1 is not heard", look(member("s1", unheard=True), LEADS, FOLLOWS)),
+    ("not one server that takes writes", look(FENCED, member("s2", epoch=9, role="fenced"), FOLLOWS)),
+    ("not one server that takes writes by", look(member("s1", epoch=5), LEADS, FOLLOWS)),
+    ("db3 does not follow db2", look(FENCED, LEADS, member("s3", epoch=9, source="@s1"))),
+    ("@s7 follows db2 too", look(FENCED, member("s2", **{**LEADING, "acknowledgers": ["@s3", "@s7"]}), FOLLOWS)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("why", "seen"), UNKNOWN, ids=[each[0] for each in UNKNOWN])
+@pytest.mark.parametrize(
+    "group", [SYNC, replace(SYNC, change=MOVING, fenced=frozenset({"s3"}))], ids=["steady", "moving"]
+)
+def test_as_long_as_that_is_not_known_nothing_is_done(why: str, seen: Seen, group: Group):
+    decision = decided(seen, group)
+
+    assert decision.group == group
+    assert not decision.orders and not decision.cut_off and not decision.replace and not decision.hold
+    (page,) = decision.pages
+    assert page.rule == OVERTAKEN and why in page.text
+
+
+def test_a_person_says_who_leads_and_who_is_not_heard_is_fenced():
+    lost: Member = member("s1", unheard=True)
+    look_now = case(look(lost, LEADS, FOLLOWS))
+
+    assert why_not_known(look_now, "s2") == ""
+    assert known_again(look_now, "s2").fenced == {"s1"}
+    assert why_not_known(look_now, "s1") == "db1 does not answer"
+
+
+def test_a_store_that_is_not_older_is_left_alone():
+    assert decided(look(member("s3", epoch=4))).rule == "healthy"
