@@ -287,6 +287,18 @@ def test_what_an_old_primary_alone_has_is_read_and_never_applied() -> None:
     assert "!" not in relaunch("db", "checksum", "shop")
 
 
+def test_a_replica_that_somebody_wrote_to_is_replaced() -> None:
+    until(in_step, "both in step")
+    wrote = shown(replica())["instance"]
+
+    sql(replica(), "CREATE TABLE rack.of_its_own (a INT)")
+
+    until(lambda: shown(replica())["instance"] != wrote, "another in its place", 60)
+    until(in_step, "the fresh one in step", 240)
+    assert sql(replica(), "SHOW TABLES IN rack LIKE 'of_its_own'") == ""
+    assert "divergence" in relaunch("audit", "--subject", "database:shop")
+
+
 def test_a_replica_comes_and_goes() -> None:
     said = relaunch("db", "add-replica", "shop", "--memory", "768M")
     assert "+  db3: {template: mysql, zone: a, memory: 768M}" in said

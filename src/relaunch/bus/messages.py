@@ -223,6 +223,7 @@ class DatabaseReport:
     version: str = ""
     read_only: bool = True
     executed: str = ""
+    history: str = ""
     received: str = ""
     source: str = ""
     receiving: bool = False

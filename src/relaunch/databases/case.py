@@ -9,15 +9,24 @@ from relaunch.bus.messages import DatabaseReport
 from relaunch.databases.group import Group, Member, Seen, Windows
 from relaunch.errors import BadInput
 
+Covers = Callable[[str, str], bool]  # positions
+Parted = Callable[[DatabaseReport, DatabaseReport], bool]
+
+
+def never_parted(one: DatabaseReport, other: DatabaseReport) -> bool:
+    return False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """`position_covers`: whether the first position holds all of the second, in the group's dialect."""
+    """In the group's dialect: `position_covers`: whether the first position holds all of the second;
+    `histories_parted`: whether two servers will never have the same data again."""
 
     group: Group
     seen: Seen
     windows: Windows
-    position_covers: Callable[[str, str], bool]
+    position_covers: Covers
+    histories_parted: Parted = never_parted
 
     def member(self, id: str | None) -> Member:
         """One that is not listed has no instance any more, so nothing it sends arrives anywhere."""
@@ -46,6 +55,17 @@ class Case:
             return self.position_covers(position, other)
         except BadInput:
             return False
+
+    def parted(self, one: DatabaseReport, other: DatabaseReport) -> bool:
+        """As `histories_parted`; of what nobody can read nothing is sure."""
+        try:
+            return self.histories_parted(one, other)
+        except BadInput:
+            return False
+
+    def has_all_of(self, follower: DatabaseReport, primary: DatabaseReport) -> bool:
+        """Applied or not, all that the primary has committed."""
+        return self.covers(everything(follower, self), primary.executed) and not self.parted(primary, follower)
 
     def elapsed(self, moment: float) -> float:
         """Seconds since; a moment to come is of a clock that was wrong, and long ago."""

@@ -174,7 +174,7 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
     fit = [
         id
         for id, report in pool.items()
-        if all(case.covers(have[id], other) for other in have.values())
+        if all(case.covers(have[id], have[other]) and not case.parted(report, pool[other]) for other in pool)
         and (bool(case.group.loss_allowed) or case.covers(have[id], change.position))
         and not report.delayed
         and not case.member(id).going
@@ -196,8 +196,12 @@ def _back(case: Case, change: Change) -> Group | None:
     if old is None or old.epoch != case.group.epoch or not _stands_still(old):
         return None
     position = everything(old, case)
-    others = [everything(report, case) for id in _others(case, change) if (report := case.obeyed(id)) is not None]
-    if not all(case.covers(position, other) for other in others) or not case.covers(position, change.position):
+    others = [report for id in _others(case, change) if (report := case.obeyed(id)) is not None]
+    if any(case.parted(old, other) for other in others):
+        return None
+    if not all(case.covers(position, everything(other, case)) for other in others) or not case.covers(
+        position, change.position
+    ):
         return None
     return _stepped(case, replace(change, step=Step.GO_BACK, candidate=change.old, position=position))
 

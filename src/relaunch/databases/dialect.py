@@ -49,6 +49,7 @@ class ServerState:
     required: bool = False  # as a primary it waits for an acknowledgement, without an end and also with no replica
     acknowledgers: Sequence[str] = ()  # addresses of the replicas connected to it that acknowledge
     waiting_commits: int = 0  # that wait for an acknowledgement at this moment
+    history: str = ""  # whose writes it has committed, and up to which: what `executed` does not tell
     arrived: str = ""  # another text as soon as anything, heartbeats included, has come from the source
 
 
@@ -60,6 +61,11 @@ class Dialect(Protocol):
     # positions: pure
     def covers(self, position: str, other: str) -> bool:
         """Whether `position` holds all of `other`. Equal positions cover each other; BadInput when unreadable."""
+        ...
+
+    def parted(self, executed: str, history: str, other: str, other_history: str) -> bool:
+        """Whether one of two servers ends with a write that the other has passed by without: they will never be the
+        same again. False while that is not sure; BadInput when unreadable."""
         ...
 
     # the server

@@ -144,6 +144,9 @@ def _ahead(case: Case) -> tuple[str, ...]:
         sorted(
             case.member(id).name
             for id, word in words.items()
-            if word is not None and word.answers and not case.covers(own.executed, everything(word, case))
+            if word is not None
+            and word.answers
+            and not case.covers(own.executed, everything(word, case))
+            and not case.parted(own, word)  # what that one has besides is its own, and was never acknowledged
         )
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, TakeRole
-from relaunch.databases.case import Case, everything
+from relaunch.databases.case import Case, Covers, Parted, never_parted
 from relaunch.databases.change import begin_failover, begin_switchover, go_on, no_loss_allowed
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
@@ -20,9 +19,9 @@ SWITCHOVER_LAG_SECONDS = 1.0
 LOST_SECONDS = 2.0  # an acknowledgement that has not come for so long, from a replica that has it all, is lost
 
 
-def decide(group: Group, seen: Seen, windows: Windows, covers: Callable[[str, str], bool]) -> Decision:
-    """`covers(position, other)`: whether the first holds all of the second. Store the group, then give the orders."""
-    case = Case(group=group, seen=seen, windows=windows, position_covers=covers)
+def decide(group: Group, seen: Seen, windows: Windows, covers: Covers, parted: Parted = never_parted) -> Decision:
+    """As `Case` has them. Store the group, then give the orders."""
+    case = Case(group=group, seen=seen, windows=windows, position_covers=covers, histories_parted=parted)
     if group.primary is None:
         return Decision(group=group, rule="no primary", why="The group has no primary yet.")
     if is_overtaken(case):
@@ -170,7 +169,7 @@ def _release(case: Case, group: Group) -> dict[str, TakeRole]:
         word = case.word(id)
         if word is None or not (word.receiving and word.acknowledging and word.source == address):
             continue
-        if case.remembers(id) and case.covers(everything(word, case), primary.executed):
+        if case.remembers(id) and case.has_all_of(word, primary):
             order = wanted_roles(group, case.seen.members)[case.primary.id]
             return {case.primary.id: replace(order, release=primary.executed)}
     return {}

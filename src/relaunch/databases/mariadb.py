@@ -18,6 +18,7 @@ SETTLE_SECONDS = 1.0  # for what was received to be applied before the source ch
 ACCESS_DENIED = 1045
 STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS read_only,
  @@gtid_binlog_pos AS binlog_position, @@gtid_slave_pos AS slave_position,
+ @@gtid_binlog_state AS binlog_state,
  @@rpl_semi_sync_master_enabled AS enabled, @@rpl_semi_sync_master_timeout AS timeout_ms,
  @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_slave_enabled AS acknowledges"""
 SEMI_SYNC = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl_semi_sync%'"
@@ -47,8 +48,30 @@ class MariaDB:
     # positions
 
     def covers(self, position: str, other: str) -> bool:
+        """By numbers, as within one history each is given once: the same number by another server is another one."""
         have = _domains(position)
-        return all(have.get(domain, (0, 0))[1] >= number for domain, (_, number) in _domains(other).items())
+        for domain, (server, number) in _domains(other).items():
+            own_server, own_number = have.get(domain, (0, -1))
+            if own_number < number or (own_number == number and own_server != server):
+                return False
+        return True
+
+    def parted(self, executed: str, history: str, other: str, other_history: str) -> bool:
+        ours, theirs = _domains(executed), _domains(other)
+        for domain in ours.keys() & theirs.keys():
+            if ours[domain][1] >= theirs[domain][1]:
+                longer, shorter, (server, number) = history, other_history, theirs[domain]
+            else:
+                longer, shorter, (server, number) = other_history, history, ours[domain]
+            if ours[domain][1] == theirs[domain][1] and ours[domain][0] != theirs[domain][0]:
+                return True
+            known = _last_of(longer, domain, server)
+            if known is not None and known < number:
+                return True
+            # One seeded later does not know who wrote before; but what a replica wrote itself, nobody else ever has.
+            if known is None and longer and shorter.partition(":")[0] == str(server):
+                return True
+        return False
 
     # the server
 
@@ -63,6 +86,8 @@ class MariaDB:
             server_id=int(server["server_id"]),
             read_only=_is_on(server["read_only"]),
             executed=executed,
+            # What a server was seeded with is not in its binary log.
+            history=f"{server['server_id']}:{server['binlog_state'] or ''},{server['slave_position'] or ''}",
             received=_union(executed, str(replica.get("Gtid_IO_Pos") or "")),
             source=str(replica.get("Master_Host") or ""),
             receiving=replica.get("Slave_IO_Running") == "Yes",
@@ -214,6 +239,12 @@ def _domains(position: str) -> Dict[int, Tuple[int, int]]:
         if sequence >= found.get(domain, (0, -1))[1]:
             found[domain] = (server, sequence)
     return found
+
+
+def _last_of(history: str, domain: int, server: int) -> Optional[int]:
+    """The number of that server's last write in it. `history`: SERVER:GTIDS, whose it is and the last of each."""
+    found = [_domains(text)[domain] for text in history.partition(":")[2].split(",") if text.startswith(f"{domain}-")]
+    return max((number for by, number in found if by == server), default=None)
 
 
 def _union(one: str, other: str) -> str:

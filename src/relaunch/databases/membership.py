@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from relaunch.bus.messages import DatabaseReport
-from relaunch.databases.case import Case, everything, raised
+from relaunch.databases.case import Case, raised
 from relaunch.databases.group import Group, Mode
 
 MOST_LAG_SECONDS = 2.0  # what is not applied yet is applied before a replica leads: the outage lasts longer by that
@@ -111,9 +111,19 @@ def settled(case: Case) -> bool:
         word = case.word(id)
         if word is None or word.started != case.group.starts.get(id):
             continue
-        if case.covers(everything(word, case), primary.executed):
+        if case.has_all_of(word, primary):
             return True
     return False
+
+
+def parted_from_primary(case: Case) -> frozenset[str]:
+    """Replicas with a write of their own that the primary has passed by without: they will never be the same again."""
+    primary = living_primary(case)
+    if primary is None or case.group.change is not None:
+        return frozenset()
+    others = case.seen.members.keys() - {case.group.primary} - case.group.fenced
+    words = {id: case.word(id) for id in others}
+    return frozenset(id for id, word in words.items() if word and word.answers and case.parted(primary, word))
 
 
 # transitions
@@ -150,7 +160,8 @@ def _let_go(case: Case) -> Group | None:
     group = case.group
     if living_primary(case) is None:
         return None
-    away = {id for id in active(case) if lost(case, id) or id in group.fenced or case.member(id).going}
+    useless = group.fenced | parted_from_primary(case) | {id for id in active(case) if case.member(id).going}
+    away = {id for id in active(case) if lost(case, id) or id in useless}
     if not away:
         return None
     if active(case) - away:
@@ -159,8 +170,7 @@ def _let_go(case: Case) -> Group | None:
         return replace(
             _without_waiting(case, f"no replica since {case.names(away)} was lost"), leaving=group.leaving | away
         )
-    surely = group.fenced | {id for id in away if case.member(id).going}
-    if all(lost_seconds(case, id) >= case.windows.replace_after or id in surely for id in away):
+    if all(lost_seconds(case, id) >= case.windows.replace_after or id in useless for id in away):
         blocked = _in_mode(case, Mode.BLOCKED, f"commits wait: {case.names(away)} was lost")
         return replace(blocked, leaving=group.leaving | away)
     return None
@@ -207,7 +217,7 @@ def _join(case: Case) -> Group | None:
     joining = {
         id: word.started
         for id in case.seen.members
-        if id not in group.sync_set | group.fenced | {group.primary or ""}
+        if id not in group.sync_set | group.fenced | {group.primary or ""} | parted_from_primary(case)
         and not case.member(id).cut_off
         and not case.member(id).going
         and (word := case.word(id)) is not None
@@ -286,7 +296,8 @@ def _forget_the_replaced(case: Case) -> Group | None:
 
 def _give_up(case: Case) -> Group | None:
     """One of the sync set only when it has surely left that: until then it may be needed."""
-    lost_ones = lost_for_good(case) - case.group.sync_set
+    parted = frozenset() if case.group.paused else parted_from_primary(case)
+    lost_ones = (lost_for_good(case) | parted) - case.group.sync_set
     return replace(case.group, fenced=case.group.fenced | lost_ones) if lost_ones else None
 
 
@@ -312,8 +323,9 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(
         name="replica lost",
-        why="A member of the sync set lost for `degrade_after`, or being terminated, is told to acknowledge no more."
-        " Was it the last one: `available` goes on asynchronously, stored before the primary is told; `strict` waits.",
+        why="A member of the sync set lost for `degrade_after`, being terminated, or with writes of its own that the"
+        " primary lacks, is told to acknowledge no more. Was it the last one: `available` goes on asynchronously,"
+        " stored before the primary is told; `strict` waits.",
         made=_let_go,
     ),
     Transition(
@@ -363,7 +375,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(
         name="replica given up",
-        why="A replica outside of the sync set, lost for `replace_after`, is fenced; a fresh one takes its place.",
+        why="A replica outside of the sync set, lost for `replace_after` or with writes of its own that the primary"
+        " lacks, is fenced; a fresh one takes its place.",
         made=_give_up,
     ),
     Transition(

@@ -224,6 +224,10 @@ class MySQL:
     def covers(self, position: str, other: str) -> bool:
         return without(other, position) == ""
 
+    def parted(self, executed: str, history: str, other: str, other_history: str) -> bool:
+        """Sets of GTIDs tell it by themselves: neither covers the other."""
+        return False
+
     def state(self, session: Session) -> ServerState:
         return _state(session)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from relaunch.bus.messages import DatabaseReport
 from relaunch.databases.case import Case
 from relaunch.databases.group import Group, Mode, Page
-from relaunch.databases.membership import lost
+from relaunch.databases.membership import lost, parted_from_primary
 
 FULL = "full of connections"
 
@@ -78,7 +78,8 @@ def _diverged(case: Case) -> set[str]:
     if primary is None or not primary.answers:
         return set()
     words = {id: case.word(id) for id in case.seen.members.keys() - {case.group.primary} - case.group.fenced}
-    return {id for id, word in words.items() if word is not None and word.answers and _differ(case, primary, word)}
+    answering = {id: word for id, word in words.items() if word is not None and word.answers}
+    return {id for id, word in answering.items() if _differ(case, primary, word)} | parted_from_primary(case)
 
 
 def _differ(case: Case, one: DatabaseReport, other: DatabaseReport) -> bool:

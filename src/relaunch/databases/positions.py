@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from relaunch.bus.messages import DatabaseReport
 from relaunch.databases.dialect import Dialect
 from relaunch.databases.group import Seen
 from relaunch.databases.mariadb import MariaDB
@@ -16,6 +17,13 @@ def covers(seen: Seen) -> Callable[[str, str], bool]:
     """Whether the first position holds all of the second, as the group's servers count."""
     names = {member.report.dialect for member in seen.members.values() if member.report is not None}
     return covers_in(min(names, default="mariadb"))
+
+
+def parted(seen: Seen) -> Callable[[DatabaseReport, DatabaseReport], bool]:
+    """Whether two of the group's servers will never have the same data again."""
+    names = {member.report.dialect for member in seen.members.values() if member.report is not None}
+    dialect = DIALECTS[min(names, default="mariadb")]
+    return lambda one, other: dialect.parted(one.executed, one.history, other.executed, other.history)
 
 
 def covers_in(dialect: str) -> Callable[[str, str], bool]:

@@ -23,7 +23,7 @@ from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windo
 from relaunch.databases.looking import Heard, in_short, look
 from relaunch.databases.overtaken import OVERTAKEN
 from relaunch.databases.paging import Paging, Tell
-from relaunch.databases.positions import covers
+from relaunch.databases.positions import covers, parted
 from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
@@ -163,7 +163,7 @@ class DatabaseWatch:
         for _ in range(MOST_TURNS):
             stored = self._stored[deployment]
             seen = self._seen(stored)
-            decision = decide(stored.group, seen, self._windows(stored), covers(seen))
+            decision = decide(stored.group, seen, self._windows(stored), covers(seen), parted(seen))
             detail = in_short(stored, seen)
             if decision.group == stored.group:
                 self._tell_pages(stored, decision, detail)

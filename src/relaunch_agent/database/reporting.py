@@ -23,7 +23,7 @@ DEAD_LOOK_SECONDS = 0.1
 TELL_SECONDS = 0.25
 REPORT_SECONDS = 0.5
 SILENT_SECONDS = 1.2  # without an answer, the server counts as one that does not
-UNCHANGED = ("executed", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
+UNCHANGED = ("executed", "history", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
 
 
 class Reporter:
@@ -106,9 +106,9 @@ class Reporter:
         head = dataclasses.replace(head, started=self._started)
         writes = self._heartbeat.seen() if head.role == "primary" and not state.read_only else None
         return dataclasses.replace(
-            head, version=state.version, read_only=state.read_only, executed=state.executed, received=state.received,
-            source=state.source, receiving=state.receiving, applying=state.applying, error=state.error,
-            lag_seconds=state.lag_seconds, delayed=state.delayed,
+            head, version=state.version, read_only=state.read_only, executed=state.executed, history=state.history,
+            received=state.received, source=state.source, receiving=state.receiving, applying=state.applying,
+            error=state.error, lag_seconds=state.lag_seconds, delayed=state.delayed,
             received_seconds=None if self._arrived_at is None else round(now - self._arrived_at, 3),
             acknowledging=state.acknowledging, required=state.required, acknowledgers=list(state.acknowledgers),
             write_seconds=writes[0] if writes else None, stall=writes[1] if writes else "",

@@ -28,6 +28,11 @@ def number_covers(position: str, other: str) -> bool:
     return mine >= its and (not other.endswith(("a", "b")) or position == other)
 
 
+def parted(one: DatabaseReport, other: DatabaseReport) -> bool:
+    """Whose history is another text than the other's."""
+    return one.history != other.history
+
+
 def member(id: str, *, age: float = 0.1, connected: bool = True, cloud: bool | None = None, **said: Any) -> Member:
     if id == "s1":
         usual: dict[str, Any] = {"role": "primary", "read_only": False, "required": True, "write_seconds": 0.3}
@@ -61,11 +66,11 @@ def look(*members: Member, f1: Probe | None = None, f2: Probe | None = None, **m
 
 
 def decided(seen: Seen, group: Group = SYNC, **windows: float) -> Decision:
-    return decide(group, seen, Windows(**windows), number_covers)
+    return decide(group, seen, Windows(**windows), number_covers, parted)
 
 
 def case(seen: Seen, group: Group = SYNC) -> Case:
-    return Case(group=group, seen=seen, windows=Windows(), position_covers=number_covers)
+    return Case(group=group, seen=seen, windows=Windows(), position_covers=number_covers, histories_parted=parted)
 
 
 def obeyed(group: Group, seen: Seen, *ids: str, **said: Any) -> Seen:

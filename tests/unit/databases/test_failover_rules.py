@@ -64,6 +64,8 @@ DETECTED: tuple[tuple[str, str, Seen], ...] = (
     ("vanished", "silence", look(GONE, *LONG_DEAF, **SILENT)),
     ("vanished 1 s ago", "in doubt", look(member("s1", age=1.6, connected=False), *DEAF, **TIMEOUT_SHORT)),
     ("started again with less than replicas have", "lost writes", look(member("s1", read_only=True, executed="6"))),
+    ("started again beside a replica with writes of its own", "started again",
+     look(member("s1", read_only=True), member("s3", executed="9", received="9", history="own"))),
     ("started again", "started again", look(member("s1", read_only=True))),
     ("its disk is gone", "disk lost", look(member("s1", stall="read-only file system", write_seconds=11.0))),
     ("disk full", "explained stall", look(member("s1", stall="disk full", write_seconds=60.0))),

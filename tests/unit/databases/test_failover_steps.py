@@ -92,6 +92,29 @@ def test_positions_that_do_not_cover_each_other_stop_it_and_page():
     assert any("divergence" in page.text for page in decision.pages)
 
 
+def test_of_two_with_other_histories_none_leads_however_long_they_are():
+    seen = look(STOPPED, DEAF[0], member("s3", received="9", receiving=False, history="own"), **REFUSED)
+    group = begun(seen)
+    late = replace(obeyed(group, seen), now=NOW + 5)
+
+    decision = decided(late, group)
+
+    assert decision.group == group
+    assert any("divergence" in page.text for page in decision.pages)
+
+
+def test_an_old_primary_whose_history_is_another_one_does_not_go_on():
+    group = begun(look(STOPPED, *DEAF, **REFUSED))
+    back = obeyed(group, look(member("s1", read_only=True), *(member(id, answers=False) for id in ("s2", "s3"))), "s1")
+    back = replace(back, now=NOW + 5)
+    assert decided(back, group).group.change.step is Step.GO_BACK
+
+    other = replace(back.members["s2"], report=replace(back.members["s2"].report, epoch=group.epoch, history="own"))
+    back = replace(back, members={**back.members, "s2": other})
+
+    assert decided(back, group).group == group
+
+
 def test_a_replica_that_restarted_in_the_middle_is_not_believed():
     group = begun()
     seen = obeyed(group, DEAD)

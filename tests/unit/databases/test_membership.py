@@ -77,6 +77,36 @@ def test_a_frozen_last_replica_is_let_go_although_its_connection_stands():
     assert decided(seen, replace(ONE, durability="available")).group.mode is Mode.ASYNC
 
 
+def test_a_replica_with_writes_of_its_own_leaves_and_is_replaced():
+    own = look(member("s3", history="own", acknowledging=False))
+
+    leaving = decided(own)
+    assert leaving.group.leaving == {"s3"} and "divergence" in {page.rule for page in leaving.pages}
+    left = decided(obeyed(leaving.group, own), leaving.group).group
+    out = decided(obeyed(left, own), left).group
+    assert out.sync_set == {"s2"}
+    fenced = decided(obeyed(out, own), out).group
+    assert fenced.fenced == {"s3"}
+    assert decided(obeyed(fenced, own), fenced).replace == {"s3"}
+
+
+@pytest.mark.parametrize("durability", ["available", "strict"])
+def test_the_only_replica_with_writes_of_its_own_promises_nothing(durability: str):
+    group = replace(SYNC, sync_set=frozenset({"s3"}), starts={"s3": "1"}, durability=durability)
+    own = look(members={"s1": member("s1"), "s3": member("s3", history="own")})
+
+    decision = decided(own, group)
+
+    assert decision.group.mode is (Mode.ASYNC if durability == "available" else Mode.BLOCKED)
+    assert decision.group.leaving == {"s3"}
+
+
+def test_a_replica_with_writes_of_its_own_does_not_join():
+    seen = look(member("s1", required=False), *(member(id, history="own") for id in ("s2", "s3")))
+
+    assert decided(seen, FORMING).group.sync_set == frozenset()
+
+
 def test_strict_goes_on_waiting_for_its_last_replica():
     seen = look(member("s1", acknowledgers=[], stall="no acknowledgement"), LOST)
 
