@@ -47,6 +47,7 @@ from relaunch.databases import (
     imports_api,
     switchover,  # noqa: F401  the workflow registers itself when imported
 )
+from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.dns.knot import KnotServer, host_resolver
@@ -217,10 +218,11 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     base.output.subscribe(activity.changed)
     hub.subscribe(activity.changed)
     workflows.subscribe(activity.changed)
-    pager = Pager(settings.alert_command, base.clock)
-    databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit, pager)
+    alarm = Alarm(Pager(settings.alert_command, base.clock).tell)
+    in_background(stack, alarm.tell_for_ever(), "alarm")
+    databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit, alarm)
 
-    keeper = BackupKeeper(ports, workflows, pager.tell)
+    keeper = BackupKeeper(ports, workflows, alarm)
     stack.push_async_callback(keeper.stop)
     keeper.start()
     refusals = Refusals(base.audit, base.clock)
@@ -272,12 +274,12 @@ async def _start_acting(
     workflows: Workflows,
     upgrades: AgentUpgrades,
     audit: Audit,
-    pager: Pager,
+    alarm: Alarm,
 ) -> DatabaseWatch:
     """Bus, reconcilers and workflows, in the order in which they need each other."""
     watch = ServerWatch(ports, workflows)
     sites = SiteReconciler(ports, lost=lambda: watch.lost)
-    databases = DatabaseWatch(ports, workflows, record=audit.record, changed=sites.poke, tell=pager.tell)
+    databases = DatabaseWatch(ports, workflows, record=audit.record, changed=sites.poke, alarm=alarm)
 
     def heard(event: AgentEvent) -> None:
         match event:

@@ -12,14 +12,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.case import Case
-from relaunch.databases.checksums import last_checksum, standing
-from relaunch.databases.extra_transactions import extra_pages
 from relaunch.databases.failover import is_well, refuse_switchover
 from relaunch.databases.group import PRESETS, Group, Member, Page, Seen
 from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known
 from relaunch.databases.positions import covers
 from relaunch.databases.store import GroupStore, StoredGroup
-from relaunch.databases.watch import DatabaseWatch
+from relaunch.databases.watch import DatabaseWatch, findings
 from relaunch.errors import BadInput, Conflict, NotFound
 from relaunch.servers.orders import Orders
 from relaunch.servers.store import new_id
@@ -64,9 +62,7 @@ async def list_databases(request: Request) -> dict[str, Any]:
 async def show_database(request: Request, deployment: str) -> dict[str, Any]:
     """One group: mode, members with roles and positions, an unfinished change, and what a person should know."""
     stored = _group(request, deployment)
-    database = request.app.state.ports.database
-    findings = (*standing(last_checksum(database, deployment), stored), *extra_pages(database, stored))
-    return shown(_watch(request), stored, findings)
+    return shown(_watch(request), stored, findings(request.app.state.ports.database, stored))
 
 
 @router.post("/databases/{deployment}/switchover", status_code=202)
@@ -145,8 +141,8 @@ async def resume(request: Request, deployment: str) -> dict[str, Any]:
     return _change(request, deployment, paused="", loss_allowed="", failovers=())
 
 
-def shown(watch: DatabaseWatch, stored: StoredGroup, findings: Sequence[Page] = ()) -> dict[str, Any]:
-    """Plain; members in the order of their names. findings: what is to be known besides what the watch sees."""
+def shown(watch: DatabaseWatch, stored: StoredGroup, besides: Sequence[Page] = ()) -> dict[str, Any]:
+    """Plain; members in the order of their names. besides: what is to be known besides what the watch sees."""
     group, seen = stored.group, watch.seen_now(stored)
     decision = watch.decisions.get(stored.deployment)
     return {
@@ -166,7 +162,7 @@ def shown(watch: DatabaseWatch, stored: StoredGroup, findings: Sequence[Page] = 
         "failovers_last_day": len(group.failovers),
         "rule": decision.rule if decision else "",
         "why": decision.why if decision else "",
-        "pages": [dataclasses.asdict(page) for page in (*(decision.pages if decision else ()), *findings)],
+        "pages": [dataclasses.asdict(page) for page in (*(decision.pages if decision else ()), *besides)],
         "members": sorted((_member(group, seen, each) for each in seen.members.values()), key=lambda one: one["name"]),
         "set_aside": [dataclasses.asdict(aside) for aside in stored.asides],
     }

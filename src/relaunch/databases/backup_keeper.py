@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from relaunch.databases import backup_restore, backup_schema, backup_steps  # noqa: F401  they register themselves
-from relaunch.databases.backup_alarm import Alarm, Tell, alarm_of_tags
+from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
+from relaunch.databases.backup_colour import Colours, alarm_of_tags
 from relaunch.databases.backup_shown import shown_backups, shown_known
 from relaunch.databases.backups import (
     NEVER_SHIPPED,
@@ -43,14 +44,14 @@ WHO = "relaunch"
 class BackupKeeper:
     """Looks at every deployment with a database; what people order goes through here, too.
 
-    `tell` reaches a person when backups stay red.
+    `alarm` reaches a person when backups stay red.
     """
 
-    def __init__(self, ports: Ports, workflows: Workflows, tell: Tell | None = None) -> None:
+    def __init__(self, ports: Ports, workflows: Workflows, alarm: Alarm) -> None:
         self._ports = ports
         self._workflows = workflows
         self._store = Store(ports.database, ports.clock)
-        self._alarm = Alarm(ports.database, ports.clock, tell)
+        self._colours = Colours(ports.database, ports.clock, alarm)
         self._tried: dict[str, datetime] = {}
         self._loop: asyncio.Task[None] | None = None
 
@@ -281,7 +282,7 @@ class BackupKeeper:
         lineage = self.lineage(deployment)
         wrong = self._alarming(deployment, lineage)
         if lineage is None:
-            await self._alarm.say(deployment, wrong)
+            self._colours.say(deployment, wrong)
             return
         catalogue, spec = self.catalogue(deployment), self._spec(deployment)
         schedule = schedule_of(spec.backups)
@@ -289,10 +290,10 @@ class BackupKeeper:
             await catalogue.refresh((lineage,))
             known = await catalogue.known(lineage)
         except RelaunchError as error:
-            await self._alarm.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
+            self._colours.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
             return
         not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED) if now - begun(lineage) < YOUNG else ()
-        await self._alarm.say(deployment, (*wrong, *status(known, schedule, now).reasons), hushed=not_yet)
+        self._colours.say(deployment, (*wrong, *status(known, schedule, now).reasons), hushed=not_yet)
         if self._workflows.tasks.running_on(subject(deployment)) is not None:
             return
         wanted = due(

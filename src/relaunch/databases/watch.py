@@ -14,15 +14,18 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from relaunch.bus.messages import DatabaseReport, Hold, TakeRole, Witnessed
 from relaunch.clouds.cloud import InstanceId, InstanceState
+from relaunch.databases.alarm import Alarm
+from relaunch.databases.checksums import last_checksum, standing
+from relaunch.databases.extra_transactions import extra_pages
 from relaunch.databases.failover import decide
 from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windows
 from relaunch.databases.looking import Heard, in_short, look
 from relaunch.databases.overtaken import OVERTAKEN
-from relaunch.databases.paging import Paging, Tell
 from relaunch.databases.positions import covers, parted
 from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -38,6 +41,7 @@ SAME_ORDER_SECONDS = 0.2  # the same order to the same member is not given more 
 CLOUD_SECONDS = 0.5  # how often the cloud is asked about a member that is in doubt
 HOLD_SECONDS = 4.0
 TIDY_SECONDS = 10.0
+STAYS_SECONDS = 20.0  # a page is one for so long before a person is told
 MOST_TURNS = 20  # decisions after each other that each changed something: more is a fault of ours
 WHO = "relaunch"
 
@@ -52,7 +56,7 @@ class _Given:
 
 
 class DatabaseWatch:
-    """`record` writes the audit trail, `changed` is told when a group's stored state has changed, `tell` tells a
+    """`record` writes the audit trail, `changed` is told when a group's stored state has changed, `alarm` tells a
     person of failovers and of pages that stay."""
 
     def __init__(
@@ -62,13 +66,14 @@ class DatabaseWatch:
         *,
         record: Record,
         changed: Callable[[], None],
-        tell: Tell | None = None,
+        alarm: Alarm,
     ) -> None:
         self._ports = ports
         self._workflows = workflows
         self._record = record
         self._changed = changed
-        self._paging = Paging(tell)
+        self._alarm = alarm
+        self._findings: dict[str, tuple[Page, ...]] = {}  # of each deployment, besides what its agents say
         self._store = GroupStore(ports.database)
         self._heard = Heard()
         self._stored: dict[str, StoredGroup] = {}
@@ -88,7 +93,6 @@ class DatabaseWatch:
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self._look_again_and_again(), name="database watch")
-        self._tasks.add(asyncio.create_task(self._paging.tell_for_ever(), name="database pages"))
 
     async def stop(self) -> None:
         given = [each.task for each in self._orders.values()]
@@ -227,10 +231,10 @@ class DatabaseWatch:
         )  # fmt: skip
         if action == "failover done":
             name = stored.members[new.primary or ""].server
-            self._paging.at_once(stored.deployment, f"failover: {name} is the primary now ({decision.why})")
+            self._alarm.at_once(_subject(stored), f"failover: {name} is the primary now ({decision.why})")
         if decision.rule == OVERTAKEN:
             text = f"the controller's store is an older copy: {new.name} was taken as its servers say it is"
-            self._paging.at_once(stored.deployment, text)
+            self._alarm.at_once(_subject(stored), text)
         self._changed()
 
     # acting
@@ -310,7 +314,8 @@ class DatabaseWatch:
         await asyncio.sleep(TIDY_SECONDS)
 
     async def _tidy(self, stored: StoredGroup) -> None:
-        """The slow things, one at a time: members that are missing, instances kept aside long enough."""
+        """The slow things, one at a time: members that are missing, instances kept aside long enough, findings."""
+        self._findings[stored.deployment] = findings(self._ports.database, stored)
         if not stored.group.paused:
             await launch_missing(self._workflows, stored)
         await end_those_kept_long_enough(self._workflows, stored, self._ports.clock.now())
@@ -363,7 +368,19 @@ class DatabaseWatch:
                 self._note("page", f"database:{stored.deployment}", "failed", {page.rule: page.text, "seen": detail})
         for over in rules - {page.rule for page in decision.pages}:
             log.info("%s: over: %s", stored.deployment, over)
-        self._paging.look(stored.deployment, decision.pages, time.monotonic())
+        wrong: dict[str, str] = {}
+        for page in (*decision.pages, *self._findings.get(stored.deployment, ())):
+            wrong[page.rule] = "; ".join(filter(None, (wrong.get(page.rule), page.text)))
+        self._alarm.look(_subject(stored), wrong, time.monotonic(), stays=STAYS_SECONDS)
+
+
+def findings(database: Engine, stored: StoredGroup) -> tuple[Page, ...]:
+    """What is to be known besides what the agents say: by comparing, and by reading what was set aside."""
+    return (*standing(last_checksum(database, stored.deployment), stored), *extra_pages(database, stored))
+
+
+def _subject(stored: StoredGroup) -> str:
+    return f"database of {stored.deployment}"
 
 
 def _what_changed(old: Group, new: Group) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -15,8 +17,9 @@ from sqlalchemy.engine import Engine
 
 from relaunch.clock import SetClock
 from relaunch.controller.pager import Pager
-from relaunch.databases.backup_alarm import Alarm, alarm_of_tags
+from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
+from relaunch.databases.backup_colour import Colours, alarm_of_tags
 from relaunch.databases.backups import Known, Proof, Retention, begun, of_lineage, to_go
 from relaunch.records.schema import audit, metadata
 from relaunch.storage.memory import MemoryStore
@@ -114,37 +117,28 @@ def test_a_proof_of_another_history_says_nothing_of_this_one() -> None:
     assert begun("") == datetime.fromtimestamp(0, UTC)
 
 
-async def test_a_person_is_told_of_what_stays_red_once_and_of_its_end(database: Engine) -> None:
+async def test_a_person_is_told_of_what_stays_red_but_not_of_what_was_never_there_yet(database: Engine) -> None:
     told: list[tuple[str, str, tuple[str, ...]]] = []
 
     async def tell(subject: str, state: str, reasons: tuple[str, ...]) -> None:
         told.append((subject, state, reasons))
 
-    clock = SetClock(NOW)
-    alarm = Alarm(database, clock, tell)
-    for reasons, minutes in ((("a",), 0), ((), 1), (("a",), 2), (("a", "b"), 3), (("b",), 4.5), (("b",), 9), ((), 10)):
+    clock, alarm = SetClock(NOW), Alarm(tell)
+    colours = Colours(database, clock, alarm)
+    for minutes in (0, 1, 2, 3):
         clock.at = NOW + timedelta(minutes=minutes)
-        await alarm.say("shop", reasons)
+        colours.say("shop", ("never", "a"), hushed=("never",))
+    colours.say("shop", ("never",), hushed=("never",))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(alarm.tell_for_ever(), 0.02)
 
-    assert told == [("backups of shop", "alert", ("b",)), ("backups of shop", "over", ())]
-    told.clear()
-    clock.at = NOW + timedelta(hours=1)
-    for reasons, minutes in (
-        (("never", "a"), 0),
-        (("never", "a"), 3),
-        (("never", "a", "b"), 4),
-        (("never", "b", "a"), 7),
-    ):
-        clock.at = NOW + timedelta(minutes=60 + minutes)
-        await alarm.say("other", reasons, hushed=("never",))
-    await alarm.say("other", ("never",), hushed=("never",))
-    assert [(state, reasons) for _, state, reasons in told] == [("alert", ("a",)), ("alert", ("b",)), ("over", ())]
+    assert told == [("backups of shop", "alert", ("a",)), ("backups of shop", "over", ("a",))]
 
 
-async def test_the_audit_trail_has_each_change(database: Engine) -> None:
-    alarm = Alarm(database, SetClock(NOW), None)
+def test_the_audit_trail_has_each_change(database: Engine) -> None:
+    colours = Colours(database, SetClock(NOW), Alarm(None))
     for reasons in (("a",), (), ("a",), ("a", "b"), ("b",), ("b",), ()):
-        await alarm.say("shop", reasons)
+        colours.say("shop", reasons)
 
     with database.connect() as connection:
         said = [row.action for row in connection.execute(select(audit.c.action))]

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 from looks import DEAF, REFUSED, SYNC, look, member
+from sqlalchemy import insert, update
 from sqlalchemy.exc import OperationalError
 
 from relaunch.bus.messages import TakeRole, Witnessed
 from relaunch.clock import SystemClock
+from relaunch.databases.alarm import Alarm
 from relaunch.databases.store import GroupStore
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import Unavailable
+from relaunch.records import schema
 from relaunch.records.engine import open_database
 from relaunch.servers.deployments import read_deployment
 from relaunch.servers.store import Store
@@ -49,6 +52,14 @@ class Agents:
         raise Unavailable("no answer")
 
 
+class Said(Alarm):
+    """Remembers what was said to be wrong at the last look."""
+
+    def look(self, subject, wrong, now, *, stays):
+        self.wrong = {subject: dict(wrong)}
+        super().look(subject, wrong, now, stays=stays)
+
+
 @pytest.fixture
 def world(tmp_path):
     """A group of s1, s2 and s3 in mode sync, watched; `records` is the audit trail."""
@@ -68,10 +79,15 @@ def world(tmp_path):
     agents, records = Agents(), []
     tasks = SimpleNamespace(unfinished=lambda: [], running_on=lambda _: None, count=lambda _: 0)
     ports = SimpleNamespace(database=engine, clock=clock, agents=agents, switchovers={}, cloud=None)
+    alarm = Said(None)
     watch = DatabaseWatch(
-        ports, SimpleNamespace(tasks=tasks), record=lambda *words: records.append(words), changed=lambda: None
+        ports,
+        SimpleNamespace(tasks=tasks),
+        record=lambda *words: records.append(words),
+        changed=lambda: None,
+        alarm=alarm,
     )
-    yield SimpleNamespace(watch=watch, agents=agents, records=records, groups=groups)
+    yield SimpleNamespace(watch=watch, agents=agents, records=records, groups=groups, alarm=alarm, engine=engine)
     engine.dispose()
 
 
@@ -135,3 +151,26 @@ def test_a_page_is_in_the_audit_trail_with_what_was_seen(world):
     assert (who, subject, result) == ("relaunch", "database:shop", "failed")
     assert "disk full" in detail["explained stall"]
     assert detail["seen"]["primary"] == "db1"
+
+
+def test_what_a_comparison_found_reaches_the_alarm_until_the_replica_is_replaced(world):
+    found = {"differences": [{"replica": "db2", "table": "rack.big"}], "instances": {"db2": "s2"}}
+    with world.engine.begin() as connection:
+        connection.execute(
+            insert(schema.tasks).values(
+                id="checksum-1", kind="checksum", title="", subject="database:shop", state="succeeded", who="ann",
+                created="2026-11-22T18:00:00", finished="2026-11-22T18:59:59", result=found,
+            )
+        )  # fmt: skip
+
+    told(world, look())
+    told(world, look())
+
+    assert world.alarm.wrong["database of shop"]["replica differs"].startswith("db2 differs from the primary in")
+
+    with world.engine.begin() as connection:
+        connection.execute(update(schema.tasks).values(result={**found, "instances": {"db2": "one before"}}))
+    told(world, look())
+    told(world, look())
+
+    assert "replica differs" not in world.alarm.wrong["database of shop"]
