@@ -60,6 +60,8 @@ server_id = $((third * 256 + fourth))
 gtid_mode = ON
 enforce_gtid_consistency = ON
 log_bin = binlog
+# Rows are logged, not statements: so a trigger or function may do what differs from server to server.
+log_bin_trust_function_creators = ON
 binlog_expire_logs_seconds = 604800
 relay_log = relay
 replica_parallel_workers = 4

@@ -25,7 +25,12 @@
 set -euo pipefail
 
 if [ -z "${KNOWN_POSITIONS:-}" ]; then
-  echo "POSITIONS $(mariadb -N -B -e "SELECT CONCAT(@@gtid_binlog_state, '/', @@gtid_slave_pos)" | jq -cR '{positions: .}')"
+  if command -v mariadb >/dev/null; then
+    known=$(mariadb -N -B -e "SELECT CONCAT(@@gtid_binlog_state, '/', @@gtid_slave_pos)")
+  else
+    known=$(mysql -N -B -e "SELECT REPLACE(@@global.gtid_executed, '\n', '')")
+  fi
+  echo "POSITIONS $(jq -cn --arg positions "$known" '{$positions}')"
   exit
 fi
 export KNOWN_POSITIONS EXTRA_BYTES

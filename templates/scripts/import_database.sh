@@ -42,6 +42,7 @@
 # - import_account.sh
 # - import_dump.py
 # ...
+# shellcheck disable=SC2154  # variables come from import_account.sh
 set -euo pipefail
 # shellcheck source=attachments/import_account.sh disable=SC1091
 . "$RS_ATTACH_DIR/import_account.sh"
@@ -67,7 +68,7 @@ clean() {
     elif [ -n "$saved" ]; then
       [ -e "$saved" ] || stop_with "What was in $schema before is in $saved on the former primary: bring it here by hand."
       echo "Bringing back what $schema was before"
-      zstd -dc "$saved" | mariadb --binary-mode
+      zstd -dc "$saved" | "$client" --binary-mode
     fi
     sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")"
   done 8< <(sql "SELECT name, saved FROM relaunch.import_loading")
@@ -105,11 +106,9 @@ for schema in "${schemas[@]}"; do
   [[ $schema =~ ^[A-Za-z0-9_$-]{1,64}$ ]] || stop_with "A schema called $schema cannot be imported: letters, digits, _ \$ - only."
   [ "$schema" != relaunch ] || stop_with "The schema relaunch is ours: import the others, or rename it."
 done
-known=$(sql "SELECT collation_name FROM information_schema.collation_character_set_applicability
-  UNION SELECT full_collation_name FROM information_schema.collation_character_set_applicability" 2>/dev/null ||
-  sql "SELECT collation_name FROM information_schema.collation_character_set_applicability")
+known=$(collations)
 unknown=$(comm -23 <(fact '.collations[]' | tr '[:upper:]' '[:lower:]' | sort -u) <(tr '[:upper:]' '[:lower:]' <<<"$known" | sort -u) | paste -sd' ')
-[ -z "$unknown" ] || stop_with "This server does not know the collations $unknown. Change them there, or in the dump (utf8mb4_0900_ai_ci to utf8mb4_uca1400_ai_ci)."
+[ -z "$unknown" ] || stop_with "This server does not know the collations $unknown. Change them there, or in the dump: utf8mb4_0900_ai_ci is MySQL's, utf8mb4_uca1400_ai_ci MariaDB's, utf8mb4_unicode_ci both know."
 free=$(df -B1 --output=avail /var/lib/mysql | tail -1)
 [ "$free" -gt $(($(fact .bytes) * 2)) ] ||
   stop_with "The dump has $(($(fact .bytes) / 1000000)) MB of text, and of the disk only $((free / 1000000)) MB are free: twice as much is needed."
@@ -151,7 +150,7 @@ for schema in "${schemas[@]}"; do
   if [[ " ${full[*]} " == *" $schema "* ]]; then
     saved=$folder/before-$schema-$(date -u +%Y%m%dT%H%M%SZ).sql.zst
     echo "Saving what is in $schema to $saved"
-    mariadb-dump --single-transaction --routines --events --triggers --hex-blob --databases "$schema" | zstd -q -3 -o "$saved"
+    "$dumper" "${dump_words[@]}" --databases "$schema" | zstd -q -3 -o "$saved"
   fi
   sql "INSERT INTO relaunch.import_loading VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP())"
   sql "DROP DATABASE IF EXISTS \`$schema\`"
@@ -165,6 +164,6 @@ for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 
 sql "DELETE FROM relaunch.import_loading"
 sql "DROP USER relaunch_import@localhost"
-jq -nc --argjson facts "$(cat "$folder/facts")" --arg schemas "${schemas[*]}" --arg position "$(sql "SELECT @@gtid_binlog_pos")" \
+jq -nc --argjson facts "$(cat "$folder/facts")" --arg schemas "${schemas[*]}" --arg position "$(own_position)" \
   '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts.tables, bytes: $facts.bytes, $position} | tojson)' -r
 echo "Back up now: relaunch db backup $(relaunch-local get server.deployment)"

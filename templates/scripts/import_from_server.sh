@@ -2,8 +2,9 @@
 # ---
 # RightScript Name: Import from a server
 # Description: |-
-#   Brings schemas from a MariaDB server that is not ours: a look at it, a consistent copy, its binary log followed from
-#   there (attachment import_follow.py, service relaunch-import), the cut-over with both sides compared, or all undone.
+#   Brings schemas from a server that is not ours, MariaDB to MariaDB or MySQL to MySQL: a look at it, a consistent copy,
+#   its binary log followed from there (attachment import_follow.py, service relaunch-import), the cut-over with both
+#   sides compared, or all undone.
 # Inputs:
 #   DB_USER:
 #     Category: Database
@@ -68,7 +69,11 @@
 # - import_account.sh
 # - import_dump.py
 # - import_follow.py
+# - import_snapshot.py
+# - import_source.sh
+# - sql_session.py
 # ...
+# shellcheck disable=SC2154  # variables come from import_account.sh
 set -euo pipefail
 # shellcheck source=attachments/import_account.sh disable=SC1091
 . "$RS_ATTACH_DIR/import_account.sh"
@@ -80,20 +85,18 @@ read -ra schemas <<<"$IMPORT_SCHEMAS"
 list=$(for schema in "${schemas[@]}"; do printf ',%s' "$(quoted "$schema")"; done)
 list=${list#,}
 
-login() {  # FILE: how to get in there. Encrypted when it can be; its certificate is not checked, nobody here knows it.
-  install -m 600 /dev/stdin "$1" <<FILE
+# shellcheck source=attachments/import_source.sh disable=SC1091
+. "$RS_ATTACH_DIR/import_source.sh"
+install -m 600 /dev/stdin "$work/source.cnf" <<FILE
 [client]
 host = $(in_file "$IMPORT_HOST")
 port = $IMPORT_PORT
 user = $(in_file "$IMPORT_USER")
 password = $(in_file "$IMPORT_PASSWORD")
-disable-ssl-verify-server-cert
+$(tls_options)
 [mysql]
 connect_timeout = 10
 FILE
-}
-login "$work/source.cnf"
-there() { mariadb --defaults-extra-file="$work/source.cnf" -N -B -e "$1"; }
 number() { awk 'END {print $1 + 0}'; }
 lines() { jq -R . | jq -sc 'map(select(. != ""))'; }
 
@@ -103,26 +106,20 @@ look() {
     jq -nc --arg error "$(cat "$work/error")" '"FACTS " + ({there: null, $error} | tojson)' -r
     return
   }
-  if [[ $version != *[Mm]aria* ]]; then
-    jq -nc --arg version "$version" '"FACTS " + ({there: {$version}} | tojson)' -r
+  sql "$(settings_sql)" >"$work/here"
+  if [[ $version == *[Mm]aria* && $client != mariadb || $version != *[Mm]aria* && $client = mariadb ]]; then
+    jq -nc --arg version "$version" --slurpfile here "$work/here" '"FACTS " + ({there: {$version}, here: $here[0]} | tojson)' -r
     return
   fi
   there "SELECT collation_name FROM information_schema.columns WHERE table_schema IN ($list) AND collation_name IS NOT NULL
     UNION SELECT table_collation FROM information_schema.tables WHERE table_schema IN ($list) AND table_collation IS NOT NULL" |
     sort -u >"$work/used"
-  sql "SELECT full_collation_name FROM information_schema.collation_character_set_applicability" 2>/dev/null >"$work/known" ||
-    sql "SELECT collation_name FROM information_schema.collation_character_set_applicability" >"$work/known"
-  there "SHOW MASTER STATUS" >"$work/position" 2>"$work/error" || true
-  there "SELECT JSON_OBJECT('version', $(quoted "$version"), 'server_id', @@server_id, 'log_bin', @@log_bin + 0,
-    'binlog_format', @@binlog_format, 'binlog_row_image', @@binlog_row_image, 'gtid_domain_id', @@gtid_domain_id,
-    'sql_mode', @@sql_mode, 'lower_case_table_names', @@lower_case_table_names + 0, 'expire_logs_days', @@expire_logs_days + 0,
-    'event_scheduler', @@event_scheduler)" >"$work/there"
-  sql "SELECT JSON_OBJECT('version', VERSION(), 'server_id', @@server_id, 'sql_mode', @@sql_mode,
-    'lower_case_table_names', @@lower_case_table_names + 0, 'read_only', @@read_only + 0,
-    'gtid_domain_id', @@gtid_domain_id)" >"$work/here"
+  collations >"$work/known"
+  position_there >"$work/position" 2>/dev/null || true
+  there "$(settings_sql)" >"$work/there"
   jq -nc --slurpfile there "$work/there" --slurpfile here "$work/here" \
     --argjson schemas "$(there "SELECT schema_name FROM information_schema.schemata WHERE schema_name IN ($list)" | lines)" \
-    --argjson bytes "$(there "SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema IN ($list)" | number)" \
+    --argjson bytes "$(there "$fresh SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema IN ($list)" | number)" \
     --argjson free "$(df -B1 --output=avail /var/lib/mysql | number)" \
     --argjson odd "$(there "SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') FROM information_schema.tables
       WHERE table_schema IN ($list) AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'" | lines)" \
@@ -133,8 +130,8 @@ look() {
     --argjson unknown "$(comm -23 "$work/used" <(sort -u "$work/known") | lines)" \
     --argjson grants "$(there "SHOW GRANTS" | sed -E "s/ IDENTIFIED .*//" | lines)" \
     --argjson full "$(sql "SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_schema IN ($list)" | lines)" \
-    --argjson replicas "$(there "SHOW SLAVE HOSTS" 2>/dev/null | cut -f1 | lines)" \
-    --arg position "$(head -1 "$work/position" | cut -f1,2 | tr '\t' ' ')" \
+    --argjson replicas "$(followers_there | cut -f1 | lines)" \
+    --arg position "$(tr '\t' ' ' <"$work/position")" \
     --arg cipher "$(there "SHOW SESSION STATUS LIKE 'Ssl_cipher'" | cut -f2)" \
     --arg stage "$(sql "SELECT stage FROM relaunch.import_source" 2>/dev/null || true)" \
     '"FACTS " + ({there: $there[0], here: $here[0], $schemas, $bytes, $free, $odd, $keyless, $events, $unknown, $grants, $full,
@@ -163,9 +160,7 @@ copy() {
       default_collation_name) FROM information_schema.schemata WHERE schema_name = $(quoted "$schema")")"
   done
   import_account "$work/loader.cnf" "${schemas[@]}"
-  # One transaction that sees one moment, and where the binary log stood at that moment: nothing is locked there.
-  mariadb-dump --defaults-extra-file="$work/source.cnf" --single-transaction --master-data=2 --quick --routines --events --triggers \
-    --hex-blob --max-allowed-packet=1G --databases "${schemas[@]}" |
+  dump_there |
     python3 "$RS_ATTACH_DIR/import_dump.py" copy "\`$DB_USER\`@\`%\`" "$work/loader.cnf" | tee "$work/copied"
   stood=$(sed -n 's/^STOOD //p' "$work/copied")
   [ -n "$stood" ] || stop_with "The copy does not say where the other server's binary log stood."
@@ -191,7 +186,7 @@ default-character-set = utf8mb4
 FILE
   if [ "$(sql "SELECT @@read_only")" = 0 ]; then
     import_account "$work/any.cnf" "${schemas[@]}"
-    mariadb <<SQL
+    "$client" <<SQL
 ALTER USER relaunch_import@localhost IDENTIFIED BY '$password';
 GRANT SELECT, UPDATE ON relaunch.import_source TO relaunch_import@localhost;
 SQL
@@ -205,7 +200,7 @@ SQL
 # Written by relaunch: script import_from_server.sh. Change the script, not this file.
 [Unit]
 Description=Follow a server that is imported from, where this group takes writes
-After=mariadb.service
+After=mariadb.service mysql.service
 [Service]
 ExecStart=/usr/bin/python3 -I /usr/local/lib/relaunch-import-follow.py
 Restart=always
@@ -218,7 +213,6 @@ FILE
   systemctl restart relaunch-import
 }
 
-position_there() { there "SHOW MASTER STATUS" | head -1 | cut -f1,2; }
 position_here() { sql "SELECT file, position FROM relaunch.import_source WHERE name = 'import'"; }
 
 reached() {  # FILE POSITION FILE POSITION: whether the first is not before the second. Names of log files have equal length.
@@ -236,7 +230,7 @@ status() {
 
 # Accounts that may write to these schemas, when we may lock accounts there; whoever may write everywhere is told to stop.
 lock() {
-  local accounts account id names
+  local accounts account id names=()
   there "SHOW GRANTS" | grep -E "^GRANT (ALL PRIVILEGES|.*CREATE USER).* ON \*\.\*" >/dev/null || return 0
   accounts=$(there "SELECT DISTINCT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.db WHERE db IN ($list) OR REPLACE(db, '\\\\_', '_') IN ($list)" 2>/dev/null) || return 0
   accounts=$(grep -vxF "$(there "SELECT CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))")" <<<"$accounts" || true)
@@ -244,8 +238,8 @@ lock() {
   # Noted here first: whoever has to undo it must know.
   sql "UPDATE relaunch.import_source SET locked = $(quoted "$accounts") WHERE name = 'import'"
   while read -r account; do there "ALTER USER $account ACCOUNT LOCK"; done <<<"$accounts"
-  names=$(while read -r account; do echo "${account%%@*}"; done <<<"$accounts" | sort -u | paste -sd,)
-  for id in $(there "SELECT id FROM information_schema.processlist WHERE user IN ($names)"); do
+  mapfile -t names < <(sed "s/^'//; s/'@.*//" <<<"$accounts" | sort -u)
+  for id in $(sessions_there "${names[@]}"); do
     there "KILL CONNECTION $id" 2>/dev/null || true
   done
   echo "Locked there: $(paste -sd' ' <<<"$accounts")"
@@ -268,11 +262,11 @@ sums() {  # PROGRAM-FOR-SQL OUTPUT
 }
 compare() {
   there "SET SESSION group_concat_max_len = 100000000; SELECT CONCAT('SET time_zone = ''+00:00''; SELECT ''', c.table_schema, '.', c.table_name,
-    ''', COUNT(*), COALESCE(BIT_XOR(CAST(CONV(LEFT(MD5(CONCAT_WS(''#'', ', GROUP_CONCAT(
+    ''', COUNT(*), COALESCE(BIT_XOR(CAST(CONV(LEFT(SHA2(CONCAT_WS(''#'', ', GROUP_CONCAT(
       IF(c.data_type IN ('char', 'varchar', 'tinytext', 'text', 'mediumtext', 'longtext', 'enum', 'set', 'json', 'bit', 'binary', 'varbinary',
         'tinyblob', 'blob', 'mediumblob', 'longblob', 'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring',
-        'multipolygon', 'geometrycollection'), CONCAT('COALESCE(HEX(\`', c.column_name, '\`), ''~'')'), CONCAT('COALESCE(\`', c.column_name, '\`, ''~'')'))
-      ORDER BY c.ordinal_position), ')), 16), 16, 10) AS UNSIGNED)), 0) FROM \`', c.table_schema, '\`.\`', c.table_name, '\`')
+        'multipolygon', 'geometrycollection', 'geomcollection', 'vector'), CONCAT('COALESCE(HEX(\`', c.column_name, '\`), ''~'')'), CONCAT('COALESCE(\`', c.column_name, '\`, ''~'')'))
+      ORDER BY c.ordinal_position), '), 256), 16), 16, 10) AS UNSIGNED)), 0) FROM \`', c.table_schema, '\`.\`', c.table_name, '\`')
     FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
     WHERE t.table_type = 'BASE TABLE' AND c.table_schema IN ($list) GROUP BY c.table_schema, c.table_name" >"$work/statements"
   local kind

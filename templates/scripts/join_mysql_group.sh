@@ -39,6 +39,7 @@
 #     Default: text:0
 # Attachments:
 # - database_group.sh
+# - mysql_logins.sh
 # ...
 # shellcheck disable=SC2034,SC2154  # variables are given to database_group.sh, and come from it
 set -euo pipefail
@@ -46,6 +47,8 @@ set -euo pipefail
 client=mysql
 # shellcheck source=attachments/database_group.sh disable=SC1091
 . "$RS_ATTACH_DIR/database_group.sh"
+# shellcheck source=attachments/mysql_logins.sh disable=SC1091
+. "$RS_ATTACH_DIR/mysql_logins.sh"
 
 if [ "${#REPLICATION_PASSWORD}" -gt 32 ]; then
   echo "REPLICATION_PASSWORD has ${#REPLICATION_PASSWORD} characters; MySQL takes 32 for following a server." >&2
@@ -61,15 +64,13 @@ accounts() {
   local user password replication schema
   user=$(quoted "$DB_USER") password=$(quoted "$DB_PASSWORD") replication=$(quoted "$REPLICATION_PASSWORD")
   cat <<SQL
-CREATE USER IF NOT EXISTS $user@'%';
-ALTER USER $user@'%' IDENTIFIED WITH caching_sha2_password BY $password REQUIRE SSL;
-CREATE USER IF NOT EXISTS 'replication'@'%';
-ALTER USER 'replication'@'%' IDENTIFIED WITH caching_sha2_password BY $replication REQUIRE SSL;
+CREATE USER IF NOT EXISTS $user@'%' IDENTIFIED WITH caching_sha2_password BY $password REQUIRE SSL;
+CREATE USER IF NOT EXISTS 'replication'@'%' IDENTIFIED WITH caching_sha2_password BY $replication REQUIRE SSL;
 GRANT REPLICATION SLAVE ON *.* TO 'replication'@'%';
 -- A clone is a copy of everything: the password alone does not do, a certificate of ours must come with it.
-CREATE USER IF NOT EXISTS 'seed'@'%';
-ALTER USER 'seed'@'%' IDENTIFIED WITH caching_sha2_password BY $replication REQUIRE ISSUER $(quoted "$(issuer)");
-GRANT BACKUP_ADMIN, PROCESS, REPLICATION CLIENT ON *.* TO 'seed'@'%';
+CREATE USER IF NOT EXISTS 'seed'@'%' IDENTIFIED WITH caching_sha2_password BY $replication;
+ALTER USER 'seed'@'%' REQUIRE ISSUER $(quoted "$(issuer)");
+GRANT SELECT, BACKUP_ADMIN, PROCESS, REPLICATION CLIENT ON *.* TO 'seed'@'%';
 -- Other servers of the deployment look whether this one answers: their certificate is what lets them in.
 CREATE USER IF NOT EXISTS 'relaunch_probe'@'%';
 ALTER USER 'relaunch_probe'@'%' REQUIRE ISSUER $(quoted "$(issuer)");
@@ -84,6 +85,17 @@ GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CR
   CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$schema\`.* TO $user@'%';
 SQL
   done
+}
+
+# Nothing where it is taken already: two are while passwords are changed, and neither may be lost then.
+passwords() {
+  bring_to "$DB_USER" "$DB_PASSWORD"
+  bring_to replication "$REPLICATION_PASSWORD"
+  bring_to seed "$REPLICATION_PASSWORD"
+}
+
+bring_to() {  # USER PASSWORD
+  if ! lets_in "$1" "$2"; then echo "ALTER USER $(quoted "$1")@'%' IDENTIFIED BY $(quoted "$2");"; fi
 }
 
 data=/var/lib/mysql

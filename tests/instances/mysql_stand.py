@@ -32,7 +32,7 @@ STATE = Path(os.environ.get("RELAUNCH_MYSQL_TEST_STATE", "/var/tmp/relaunch-test
 NUMBER = int(os.environ.get("RELAUNCH_MYSQL_TEST_NUMBER", "40"))
 SETTINGS = (
     f'network = "198.19.{NUMBER}.0/24"\nbridge = "rlt-my{NUMBER}"\n'
-    f"api_port = {17700 + 2 * NUMBER}\nbus_port = {17701 + 2 * NUMBER}\n"
+    f"api_port = {17500 + 6 * NUMBER}\nbus_port = {17502 + 6 * NUMBER}\n"
 )
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
 PASSWORD = "a password of no worth"  # of the app

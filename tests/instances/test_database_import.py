@@ -14,15 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
+from foreign_writer import Writer
 
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_IMPORT_TEST_STATE", "/var/tmp/relaunch-test-import"))
@@ -158,44 +158,6 @@ class Foreign:
             self.process.wait()
 
 
-@dataclass
-class Writer:
-    """The application: a transaction each few milliseconds, with a note of each one that was acknowledged."""
-
-    acknowledged: list[int] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-    last: float = 0.0
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._write, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join(20)
-
-    def _write(self) -> None:
-        try:
-            self._write_until_told()
-        except pymysql.err.MySQLError:
-            return  # locked out: what a cut-over does
-
-    def _write_until_told(self) -> None:
-        with pymysql.connect(host=HOST, port=PORT, user="app", password="app", charset="utf8mb4") as connection:
-            while not self._over.wait(0.02):
-                with connection.cursor() as cursor:
-                    row = "INSERT INTO shop.ledger (amount, note, raw) VALUES (%s, %s, %s)"
-                    cursor.execute(row, (1.5, "it's ä \\ \n", b"\x00\xff'\n"))
-                    number = int(cursor.lastrowid)
-                    cursor.execute("UPDATE shop.ledger SET note = 'changed' WHERE id = %s", (number // 2,))
-                    cursor.execute("INSERT INTO other.noise VALUES (%s)", (number,))
-                    connection.commit()
-                self.acknowledged.append(number)
-                self.last = time.time()
-
-
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
     keep = bool(os.environ.get("RELAUNCH_TEST_KEEP"))
@@ -322,7 +284,7 @@ def test_cancelled_nothing_stays(foreign: Foreign, tmp_path: Path) -> None:
 
 def test_cut_over_only_once_nobody_writes(foreign: Foreign, tmp_path: Path) -> None:
     foreign.grant()
-    writer = Writer()
+    writer = Writer(HOST, PORT)
     writer.start()
     relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
 
@@ -357,7 +319,7 @@ def test_through_a_failover_every_acknowledged_write_arrives_and_accounts_are_lo
     foreign: Foreign, tmp_path: Path
 ) -> None:
     foreign.grant(", CREATE USER, CONNECTION ADMIN, PROCESS")
-    writer = Writer()
+    writer = Writer(HOST, PORT)
     writer.start()
     relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
     old = primary()

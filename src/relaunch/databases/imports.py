@@ -16,6 +16,9 @@ MYSQL_PORT = 3306
 ROOM = 1.5  # the copy's rows, and what they write into the binary log on the way
 MEMBERS_NUMBERS = 4_000_000_000  # from here on are the numbers by which members follow
 GRANTS = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "REPLICATION SLAVE", "BINLOG MONITOR")
+MYSQL_GRANTS = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "LOCK TABLES", "REPLICATION SLAVE", "REPLICATION CLIENT")
+OLDEST_MYSQL = (5, 7)
+DUMP = "relaunch db import --from-dump"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +78,42 @@ def judge(facts: Mapping[str, Any], source: Source) -> Verdict:
     there, here = facts["there"], facts.get("here", {})
     if there is None:
         return Verdict(problems=(f"{source.shown} does not let us in: {facts.get('error', '')}".strip(),), warnings=())
-    version = str(there["version"])
-    if "mariadb" not in version.lower():
-        return Verdict(
-            problems=(
-                f"{source.shown} is MySQL ({version}): its binary log is none that MariaDB can follow. "
-                "Import it by a dump: mysqldump --single-transaction --routines --events --triggers, then "
-                "relaunch db import --from-dump",
-            ),
-            warnings=(),
-        )
+    unlike = _unlike(source, str(there["version"]), str(here.get("version", "")))
+    if unlike:
+        return Verdict(problems=(unlike,), warnings=())
     return Verdict(problems=tuple(_problems(facts, there, here, source)), warnings=tuple(_warnings(facts, there, here)))
+
+
+def _unlike(source: Source, theirs: str, ours: str) -> str:
+    """Why a server of that version cannot be followed by one of ours; empty when it can."""
+    if _is_mariadb(ours) and not _is_mariadb(theirs):
+        return (
+            f"{source.shown} is MySQL ({theirs}): its binary log is none that MariaDB can follow. Import it by a dump: "
+            f"mysqldump --single-transaction --routines --events --triggers, then {DUMP}"
+        )
+    if _is_mariadb(theirs) and not _is_mariadb(ours):
+        return (
+            f"{source.shown} is MariaDB ({theirs}): its binary log is none that MySQL can follow. Import it by a dump: "
+            f"mariadb-dump --single-transaction --routines --events --triggers, then {DUMP}; or give the deployment "
+            "servers of the template mysql, which is MariaDB"
+        )
+    if _is_mariadb(theirs):
+        return ""
+    number = _series(theirs)
+    if number < OLDEST_MYSQL:
+        return f"{source.shown} is MySQL {theirs}, too old to be followed: import it by a dump ({DUMP})"
+    if number > _series(ours):
+        return f"{source.shown} is MySQL {theirs}, newer than ours, {ours}: import it by a dump ({DUMP})"
+    return ""
+
+
+def _is_mariadb(version: str) -> bool:
+    return "mariadb" in version.lower()
+
+
+def _series(version: str) -> tuple[int, int]:
+    found = re.match(r"([0-9]+)\.([0-9]+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _problems(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[str, Any], source: Source) -> list[str]:
@@ -95,15 +123,18 @@ def _problems(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[
         found.append(f"there is no schema {', '.join(missing)}, or {source.user} may not see it")
     if not int(there["log_bin"]):
         found.append("its binary log is off: log_bin in its settings, and a restart, or import by a dump")
-    elif there["binlog_format"] != "ROW":
+    elif there.get("binlog_format", "ROW") != "ROW":
         found.append(f"its binlog_format is {there['binlog_format']}: SET GLOBAL binlog_format = ROW, and reconnect")
     if there["binlog_row_image"] not in ("FULL", "FULL_NODUP"):
         found.append(f"its binlog_row_image is {there['binlog_row_image']}: SET GLOBAL binlog_row_image = FULL")
-    lacking = missing_grants(facts["grants"], source.schemas)
+    if int(there.get("binlog_transaction_compression", 0)):
+        found.append("its binlog_transaction_compression is ON: SET GLOBAL binlog_transaction_compression = OFF")
+    needed = GRANTS if _is_mariadb(str(there["version"])) else MYSQL_GRANTS
+    lacking = missing_grants(facts["grants"], source.schemas, needed)
     if lacking:
-        found.append(f"{source.user} lacks {', '.join(lacking)}: GRANT {', '.join(GRANTS)} ON *.* TO {source.user}")
+        found.append(f"{source.user} lacks {', '.join(lacking)}: GRANT {', '.join(needed)} ON *.* TO {source.user}")
     elif int(there["log_bin"]) and not facts["position"]:
-        found.append("it does not say where its binary log stands (SHOW MASTER STATUS)")
+        found.append("it does not say where its binary log stands (SHOW MASTER STATUS, SHOW BINARY LOG STATUS)")
     if facts["unknown"]:
         found.append(f"our servers do not know the collations {', '.join(facts['unknown'])}")
     if int(facts["bytes"]) * ROOM > int(facts["free"]):
@@ -154,8 +185,8 @@ def _warnings(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[
     return found
 
 
-def missing_grants(grants: Sequence[str], schemas: Sequence[str]) -> list[str]:
-    """Of GRANTS, those that none of the lines gives on everything; or, for tables' rights, on each of the schemas."""
+def missing_grants(grants: Sequence[str], schemas: Sequence[str], needed: Sequence[str] = GRANTS) -> list[str]:
+    """Those that none of the lines gives on everything; or, for tables' rights, on each of the schemas."""
     given: dict[str, set[str]] = {}
     for line in grants:
         found = re.match(r"GRANT (.+?) ON (?:`?([^`]+?)`?)\.\* TO ", line)
@@ -167,10 +198,10 @@ def missing_grants(grants: Sequence[str], schemas: Sequence[str]) -> list[str]:
         names = {right, "REPLICATION CLIENT"} if right == "BINLOG MONITOR" else {right}
         return bool(given.get(where, set()) & (names | {"ALL PRIVILEGES"}))
 
-    of_server = ("REPLICATION SLAVE", "BINLOG MONITOR")
+    of_server = ("REPLICATION SLAVE", "BINLOG MONITOR", "REPLICATION CLIENT")
     return [
         right
-        for right in GRANTS
+        for right in needed
         if not has(right, "*") and (right in of_server or not all(has(right, schema) for schema in schemas))
     ]
 

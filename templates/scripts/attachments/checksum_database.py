@@ -9,13 +9,15 @@ next piece begins when each replica has done the one before: so none falls behin
 replica could not run would stop its replication, so a table is looked at on every replica first.
 """
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
+import threading
 import time
 
-from sql_session import Session, SqlError, options_file
+from sql_session import IS_MARIADB, Session, SqlError, checked_tls, options_file
 
 SYSTEM = "('mysql', 'sys', 'information_schema', 'performance_schema', 'relaunch')"
 # Of these a key's order is not that of its values as texts or numbers that a variable can hold.
@@ -24,7 +26,7 @@ FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 1000, 100, 5_000_000
 LONGEST_SECONDS = 2.0  # of one piece, then it is tried again smaller
 TRIES = 10
 AGAIN = (1205, 1213)  # it waited too long for a lock, or was chosen in a deadlock
-TOO_LONG = (1969, 3024)
+TOO_LONG = (1969, 3024, 1317)
 SAY_SECONDS = 2.0
 SHOWN = 20  # pieces of a table that differ, named one by one
 
@@ -74,8 +76,9 @@ class Table:
 
     def sum(self):
         """The same number wherever the same rows are, whatever their order."""
-        values = ",".join(f"QUOTE(CAST({name(column)} AS BINARY))" for column in self.columns)
-        return f"COALESCE(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS(',', {values})), 15), 16, 10) AS UNSIGNED)), 0)"
+        values = ",".join(f"COALESCE(HEX(CAST({name(column)} AS BINARY)), '-')" for column in self.columns)
+        # SHA2, as MySQL has no MD5 any more.
+        return f"COALESCE(SUM(CAST(CONV(LEFT(SHA2(CONCAT_WS(',', {values}), 256), 15), 16, 10) AS UNSIGNED)), 0)"
 
     def beyond(self, sign, variable):
         """Rows after (>) or up to (<=) the key in the variables @VARIABLE0, @VARIABLE1, …"""
@@ -99,9 +102,10 @@ class Comparison:
         self.began = time.monotonic()
 
     def prepare(self):
+        limit = f"max_statement_time = {LONGEST_SECONDS}" if IS_MARIADB else "information_schema_stats_expiry = 0"
         for statement in (
-            "SET SESSION binlog_format = STATEMENT, time_zone = '+00:00', innodb_lock_wait_timeout = 1,"
-            f" max_statement_time = {LONGEST_SECONDS}",
+            "SET SESSION binlog_format = STATEMENT, time_zone = '+00:00', innodb_lock_wait_timeout = 1",
+            f"SET SESSION {limit}",
             "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             "CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4",
             "CREATE TABLE IF NOT EXISTS relaunch.checksums (id VARCHAR(64) NOT NULL, table_schema VARCHAR(64) NOT NULL,"
@@ -114,7 +118,9 @@ class Comparison:
         self.note_position()
 
     def note_position(self):
-        self.last = self.primary.value("SELECT @@last_gtid") or self.last
+        """MySQL does not tell a session's last transaction: then everybody's until now."""
+        last = self.primary.value("SELECT @@last_gtid") if IS_MARIADB else self.primary.position()
+        self.last = last or self.last
 
     def all_tables(self):
         found = self.primary.rows(
@@ -144,7 +150,7 @@ class Comparison:
         structure = table.read_structure(self.primary)
         unlike = [each for each in self.replicas if self.structure_on(self.replicas[each], table) != structure]
         if unlike:  # a change of the table may be on its way
-            self.last = self.primary.value("SELECT @@gtid_binlog_pos") or self.last
+            self.last = self.primary.position() or self.last
             self.wait_for_replicas()
             structure = table.read_structure(self.primary)
             unlike = [each for each in unlike if self.structure_on(self.replicas[each], table) != structure]
@@ -218,7 +224,8 @@ class Comparison:
         for attempt in range(TRIES):
             began = time.monotonic()
             try:
-                self.primary.rows(statement)
+                with self.limited():
+                    self.primary.rows(statement)
             except SqlError as error:
                 if error.number not in AGAIN or attempt == TRIES - 1:
                     raise
@@ -231,6 +238,23 @@ class Comparison:
             return took
         raise AssertionError("unreachable: the last attempt raises")
 
+    @contextlib.contextmanager
+    def limited(self):
+        """MySQL's own limit is for reading statements alone: there another session ends what takes too long."""
+        if IS_MARIADB:
+            yield
+            return
+        number = self.primary.value("SELECT CONNECTION_ID()")
+        timer = threading.Timer(LONGEST_SECONDS, end_statement, [number])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            with contextlib.suppress(SqlError):  # what came too late for the statement meets this one
+                self.primary.rows("DO 0")
+
     def wait_for_replicas(self, position=None):
         """Until each has executed up to this position; SqlError names the one that does not come."""
         position = self.last if position is None else position
@@ -238,7 +262,7 @@ class Comparison:
             return
         for replica, session in self.replicas.items():
             end = time.monotonic() + self.wait_seconds
-            while session.value(f"SELECT MASTER_GTID_WAIT({quoted(position)}, {SAY_SECONDS})") != "0":
+            while not session.has_come_to(position, SAY_SECONDS):
                 if time.monotonic() > end:
                     raise SqlError(f"{replica} has not come to {position} within {self.wait_seconds:g} s")
                 self.say(f"waiting for {replica}, which lags", at_once=True)
@@ -283,6 +307,13 @@ class Comparison:
         return f", about {took * (self.all_bytes - self.done_bytes) / self.done_bytes:.0f} s to go"
 
 
+def end_statement(number):
+    session = Session()
+    with contextlib.suppress(SqlError):
+        session.rows(f"KILL QUERY {number}")
+    session.close()
+
+
 def main():
     replicas = dict(each.split("=", 1) for each in os.environ["CHECKSUM_REPLICAS"].split())
     if not replicas:
@@ -298,9 +329,8 @@ def main():
                 host=address,
                 user="seed",
                 password=os.environ["REPLICATION_PASSWORD"],
-                ssl_ca="/etc/relaunch/tls/ca.crt",
-                ssl_verify_server_cert="ON",
                 connect_timeout=10,
+                **checked_tls(),
             )
             sessions[replica] = Session(options)
             sessions[replica].rows("SET time_zone = '+00:00'")

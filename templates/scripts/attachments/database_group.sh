@@ -3,7 +3,8 @@
 #
 # What joining a group is in every dialect; meant to be sourced by a script that sets:
 #   client    the command that runs SQL here as root, with all rights
-#   accounts  a function that prints the statements which make the accounts, or bring them to the present passwords
+#   accounts  a function that prints the statements which make the accounts
+#   passwords a function that prints the statements which bring them to the present passwords, if any are needed
 # shellcheck disable=SC2154,SC2034
 set -euo pipefail
 
@@ -24,11 +25,15 @@ issuer() { openssl x509 -noout -issuer -nameopt compat -in /etc/relaunch/tls/ser
 
 # Not when they are made already: a write waits for the replica, and a primary must come up without one.
 ensure_accounts() {
-  local wanted sum status=0
+  local wanted sum changes status=0
   wanted=$(accounts)
   sum=$(sha256sum <<<"$wanted")
   if [ "$(cat "$joined.accounts" 2>/dev/null)" = "$sum" ]; then return; fi
   timeout 60 "$client" <<<"$wanted" || status=$?
+  if [ "$status" = 0 ]; then
+    changes=$(passwords)
+    timeout 60 "$client" <<<"$changes" || status=$?
+  fi
   if [ "$status" != 0 ]; then
     [ "$status" != 124 ] || echo "No replica acknowledged the accounts within 60 s (durability strict). Is one running?" >&2
     exit 1

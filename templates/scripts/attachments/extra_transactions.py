@@ -1,26 +1,31 @@
 #!/usr/bin/env python3
 # Written by relaunch: attachment of the script extra_transactions.sh. Change it there.
-"""Prints, by mariadb-binlog, the transactions of the binary log that the present primary does not have.
+"""Prints, by mariadb-binlog or mysqlbinlog, the transactions of the binary log that the present primary does not have.
 
-A transaction is known when the present primary has it or a later one of the same origin: the server that wrote it
-first, in its replication domain. Newest files first, back to one that holds a known one: what is missing is at the end.
+On MySQL it says so itself: its set of GTIDs. On MariaDB a transaction is known when the present primary has it or a
+later one of the same origin: the server that wrote it first, in its replication domain. Newest files first, back to one
+that holds a known one: what is missing is at the end.
 """
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 FOLDER = "/var/lib/mysql"
 KEPT = "/var/lib/relaunch-extra"
 NAME = re.compile(r"binlog\.[0-9]+$")
-TRANSACTION = re.compile(r"\bGTID ([0-9]+)-([0-9]+)-([0-9]+)\b")
+OF_MARIADB = re.compile(r"\bGTID ([0-9]+-[0-9]+-[0-9]+)\b")
+OF_MYSQL = re.compile(r"SET @@SESSION\.GTID_NEXT= '([0-9a-f-]{36}:[0-9a-z_:]+)'")
+A_GTID = re.compile(r"\t(?:Anonymous_|Tagged_)?GTID\b", re.I)
+PROMPT = ":relaunch_prompt:"  # an empty transaction, by which the agent asks for a lost acknowledgement
 SCHEMA = re.compile(r"\bTable_map: `([^`]+)`\.")
 AT = re.compile(r"^# at [0-9]+$")
 
 
-class Known:
+class KnownToMariaDB:
     """`text`: the last transaction of each origin in the primary's log, a slash, and the last it took from another
     server, of any origin: what it had when it was promoted."""
 
@@ -34,14 +39,40 @@ class Known:
             domain, _, number = map(int, each.strip().split("-"))
             self.applied[domain] = number
 
-    def has(self, domain, server, number):
+    def has(self, gtid):
+        domain, server, number = map(int, gtid.split("-"))
         return number <= self.origins.get((domain, server), self.applied.get(domain, 0))
 
 
+class KnownToMySQL:
+    """`text`: the primary's gtid_executed, `uuid[:tag]:1-5:7[:tag:1-3],uuid…`."""
+
+    def __init__(self, text):
+        self.intervals = {}
+        for part in filter(None, "".join(text.lower().split()).split(",")):
+            uuid, *fields = part.split(":")
+            tag = ""
+            for field in fields:
+                if field[0].isdigit():
+                    first, _, last = field.partition("-")
+                    self.intervals.setdefault((uuid, tag), []).append((int(first), int(last or first)))
+                else:
+                    tag = field
+
+    def has(self, gtid):
+        uuid, *tag, number = gtid.lower().split(":")
+        known = self.intervals.get((uuid, "".join(tag)), [])
+        return any(first <= int(number) <= last for first, last in known)
+
+
+def known_to_primary(text):
+    return (KnownToMySQL if ":" in text else KnownToMariaDB)(text)
+
+
 def events(file):
-    """Lists of lines, one for each event, as mariadb-binlog tells them; a log cut short ends where it ends."""
+    """Lists of lines, one for each event; a log cut short ends where it ends."""
     reader = subprocess.Popen(
-        ["mariadb-binlog", "--base64-output=decode-rows", "-v", file],
+        [shutil.which("mariadb-binlog") or "mysqlbinlog", "--base64-output=decode-rows", "-v", file],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -59,31 +90,38 @@ def events(file):
     reader.wait()
 
 
+def begun_by(event):
+    """The GTID of the transaction that begins with this event; None for any other event."""
+    found = next((match for line in event[:3] if (match := OF_MARIADB.search(line))), None)
+    if found is None and any(A_GTID.search(line) for line in event[:2]):
+        found = next((match for line in event if (match := OF_MYSQL.match(line))), None)
+    return found and found[1]
+
+
 def look_into(file, known):
     """[(GTID, lines)] of the transactions that are not known, oldest first; and whether one is."""
     found, lines, saw_known = [], None, False
     for event in events(file):
-        begun = next((match for line in event[:3] if (match := TRANSACTION.search(line))), None)
-        if begun is not None:
-            domain, server, number = map(int, begun.groups())
+        gtid = begun_by(event)
+        if gtid is not None:
             lines = None
-            if known.has(domain, server, number):
+            if known.has(gtid):
                 saw_known = True
             else:
                 lines = []
-                found.append((f"{domain}-{server}-{number}", lines))
+                found.append((gtid, lines))
         if lines is not None:
             lines += event
     return found, saw_known
 
 
-def is_ours(lines):
+def is_ours(gtid, lines):
     """A heartbeat or the like: of rows in the schema relaunch alone. Nobody misses it."""
-    return {match[1] for line in lines if (match := SCHEMA.search(line))} == {"relaunch"}
+    return PROMPT in gtid or {match[1] for line in lines if (match := SCHEMA.search(line))} == {"relaunch"}
 
 
 def main():
-    known = Known(os.environ["KNOWN_POSITIONS"])
+    known = known_to_primary(os.environ["KNOWN_POSITIONS"])
     limit = int(os.environ.get("EXTRA_BYTES") or 3_500_000)
     files = sorted(file for file in os.listdir(FOLDER) if NAME.match(file))
     if not files:
@@ -91,7 +129,7 @@ def main():
     found, own = [], 0
     for file in reversed(files):
         here, saw_known = look_into(os.path.join(FOLDER, file), known)
-        theirs = [(file, gtid, lines) for gtid, lines in here if not is_ours(lines)]
+        theirs = [(file, gtid, lines) for gtid, lines in here if not is_ours(gtid, lines)]
         own += len(here) - len(theirs)
         found[:0] = theirs
         if saw_known:

@@ -1,11 +1,38 @@
 #!/bin/bash
 # Written by relaunch: attachment import_account.sh of the scripts that import. Change it there.
 #
-# The account that imported data is written with, and the schemas it is written to. Meant to be sourced.
+# The account that imported data is written with, and the schemas it is written to; on MariaDB and on MySQL. Meant to be
+# sourced.
+# shellcheck disable=SC2034  # what is set here is for whoever sources it
 set -euo pipefail
 
+dump_words=(--single-transaction --routines --events --triggers --hex-blob)
+if command -v mariadb >/dev/null; then
+  client=mariadb
+  dumper=mariadb-dump
+  # SUPER: to make triggers and functions that do not say they are deterministic.
+  import_rights="SUPER, SET USER, BINLOG REPLAY"
+else
+  client=mysql
+  dumper=mysqldump
+  dump_words+=(--set-gtid-purged=OFF --no-tablespaces --skip-column-statistics)
+  # No SUPER: with it a session survives a fence.
+  import_rights="SET_ANY_DEFINER, REPLICATION_APPLIER, SESSION_VARIABLES_ADMIN"
+fi
+
 stop_with() { echo "$*" >&2; exit 1; }
-sql() { mariadb -N -B -e "$1"; }
+sql() { "$client" -N -B -e "$1"; }
+
+own_position() {
+  if [ "$client" = mariadb ]; then sql "SELECT @@gtid_binlog_pos"; else sql "SELECT REPLACE(@@global.gtid_executed, '\n', '')"; fi
+}
+
+collations() {  # that this server knows; some of MariaDB's have two names
+  sql "SELECT collation_name FROM information_schema.collation_character_set_applicability"
+  if [ "$client" = mariadb ]; then
+    sql "SELECT full_collation_name FROM information_schema.collation_character_set_applicability" 2>/dev/null || true
+  fi
+}
 
 quoted() {  # a string for SQL
   local value=${1//\\/\\\\}
@@ -29,10 +56,9 @@ import_account() {  # FILE SCHEMA…
   {
     echo "CREATE USER IF NOT EXISTS relaunch_import@localhost;"
     echo "ALTER USER relaunch_import@localhost IDENTIFIED BY '$password';"
-    # SUPER: to make triggers and functions that do not say they are deterministic.
-    echo "GRANT SUPER, SET USER, BINLOG REPLAY ON *.* TO relaunch_import@localhost;"
+    echo "GRANT $import_rights ON *.* TO relaunch_import@localhost;"
     for schema in "$@"; do echo "GRANT ALL PRIVILEGES ON \`${schema//_/\\_}\`.* TO relaunch_import@localhost;"; done
-  } | mariadb
+  } | "$client"
   install -m 600 /dev/stdin "$file" <<FILE
 [client]
 user = relaunch_import

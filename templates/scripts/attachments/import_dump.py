@@ -2,7 +2,7 @@
 
     import_dump.py fetch SHA256 FILE              from the controller, with this server's own credential
     import_dump.py look FILE                      facts as JSON
-    import_dump.py load FILE DEFINER CNF [SCHEMA] through `mariadb`; SCHEMA replaces the dump's only one
+    import_dump.py load FILE DEFINER CNF [SCHEMA] through the client; SCHEMA replaces the dump's only one
     import_dump.py copy DEFINER CNF < DUMP        the same from standard input; prints where the source's log stood
 
 What is loaded is the dump but for what belongs to another server: accounts and grants, its system schemas, settings of
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -47,6 +48,13 @@ FOREIGN = re.compile(
     rb"SET\s+@@(?:SESSION\.)?SQL_LOG_BIN|SET\s+@MYSQLDUMP_TEMP_LOG_BIN|SET\s+(?:SESSION\s+)?SQL_LOG_BIN)",
     re.I,
 )
+CLIENT = shutil.which("mariadb") or "mysql"
+ONLY_MARIADB = re.compile(rb"\s*/\*M!.*\*/\s*;?\s*$")  # MySQL takes it for an empty statement, which is an error
+SETTING = re.compile(rb"SET\s+(?:@OLD_SQL_MODE=@@SQL_MODE, )?(?:sql_mode|collation_connection)\s*=", re.I)
+OTHER_MODES = re.compile(
+    rb"\b(?:NO_AUTO_CREATE_USER|NO_FIELD_OPTIONS|NO_KEY_OPTIONS|NO_TABLE_OPTIONS|IGNORE_BAD_TABLE_OPTIONS),?", re.I
+)
+OTHER_COLLATIONS = re.compile(rb"\butf8mb4_uca1400_(?:nopad_)?(ai_ci|as_ci|as_cs)\b", re.I)
 COMMENT_START = re.compile(rb"/\*[!M]+\d*\s*")
 ROWS = re.compile(rb"(?:INSERT|REPLACE)\s", re.I)
 STOOD = re.compile(rb"(?:MASTER|SOURCE)_LOG_FILE='([^']+)', (?:MASTER|SOURCE)_LOG_POS=(\d+)")
@@ -68,6 +76,13 @@ def opened(path):
 def ended_well(process):
     if process is not None and process.wait() != 0:
         raise SystemExit("The file is damaged: " + process.stderr.read().decode("utf-8", "replace").strip())
+
+
+def for_mysql(line):
+    """What a definition was made with, in MySQL's words: MariaDB's and older MySQL's are errors there."""
+    if not SETTING.search(line[:LOOKED_AT]):
+        return line
+    return OTHER_COLLATIONS.sub(rb"utf8mb4_0900_\1", OTHER_MODES.sub(b"", line).replace(b",'", b"'"))
 
 
 class Statements:
@@ -149,6 +164,8 @@ def look(path):
             facts["schemas"].append(statements.schema)
         if kind != "other":
             continue
+        if CLIENT == "mysql":
+            line = for_mysql(line)
         where = f"{statements.schema}." if statements.schema else ""
         found = CREATE_TABLE.match(line)
         if found:
@@ -191,6 +208,10 @@ def for_us(stream, definer, rename, stood):
         kind = statements.kind(line)
         if kind in ("system", "foreign", "create database"):
             continue
+        if kind == "other" and CLIENT == "mysql":
+            if ONLY_MARIADB.match(line):
+                continue
+            line = for_mysql(line)
         if kind == "use" and rename:
             line = b"USE `" + rename.encode() + b"`;\n"
         if kind == "other" and b"DEFINER" in line[:LOOKED_AT]:
@@ -202,7 +223,7 @@ def load(path, definer, settings, rename):
     """Into the server; what went wrong ends this program with status 1."""
     stream, process, file = opened(path) if path else (sys.stdin.buffer, None, None)
     total = os.path.getsize(path) if path else 0
-    command = ["mariadb", f"--defaults-extra-file={settings}", "--binary-mode", "--max-allowed-packet=1G"]
+    command = [CLIENT, f"--defaults-extra-file={settings}", "--binary-mode", "--max-allowed-packet=1G"]
     client = subprocess.Popen(command + ([rename] if rename else []), stdin=subprocess.PIPE)
     began = said = time.monotonic()
     done, stood = 0, []

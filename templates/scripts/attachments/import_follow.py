@@ -11,23 +11,32 @@ import json
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
 
+IS_MARIADB = shutil.which("mariadb") is not None
+CLIENT = "mariadb" if IS_MARIADB else "mysql"
 FOLDER = "/etc/relaunch/import"
 STATE = "/run/relaunch-import.json"
 END = b"/*!*/;"
 EVENT = re.compile(rb"#(\d{6})\s+(\d+:\d\d:\d\d) server id \d+  end_log_pos (\d+)(.*)", re.S)
 ROTATE = re.compile(rb"\tRotate to (\S+)  pos: (\d+)")
 TABLE = re.compile(rb"\tTable_map: `((?:[^`]|``)+)`\.`((?:[^`]|``)+)` mapped")
-ALONE = re.compile(rb"\t(?:Start: |Gtid list|Binlog checkpoint|Stop)")
-NOT_OURS = re.compile(rb"(?:gtid_domain_id|server_id|gtid_seq_no|skip_parallel_replication)\s*=", re.I)
+ALONE = re.compile(rb"\t(?:Start: |Gtid list|Binlog checkpoint|Stop|Previous-GTIDs)")
+COMPRESSED = b"# Start of compressed events!"
+NOT_OURS = re.compile(rb"(?:gtid_domain_id|server_id|gtid_seq_no|skip_parallel_replication|gtid_next)\s*=", re.I)
+# Behind a description of the log MySQL expects a GTID; and to a replica settings of older versions are no error.
+OWN_GTIDS = (
+    b"" if IS_MARIADB else (b"SET @@SESSION.GTID_NEXT = 'AUTOMATIC', @@SESSION.PSEUDO_REPLICA_MODE = 1" + END + b"\n")
+)
 ACCOUNTS = re.compile(
     rb"\s*(?:GRANT|REVOKE|SET\s+(?:PASSWORD|DEFAULT|ROLE)|(?:CREATE|ALTER|DROP|RENAME)\s+(?:OR\s+REPLACE\s+)?(?:USER|ROLE|SERVER))\b",
     re.I,
 )
 NO_CHANGE = re.compile(rb"\s*(?:FLUSH|ANALYZE|CHECK|OPTIMIZE|REPAIR)\b", re.I)
+CREATED_WITH_ROWS = re.compile(rb"\s+START\s+TRANSACTION(\s*/\*!\*/;\s*)$", re.I)  # MySQL's CREATE TABLE … SELECT
 DEFINER = re.compile(
     rb"^(\s*(?:CREATE|ALTER)\s+(?:OR\s+REPLACE\s+)?(?:AGGREGATE\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?)"
     rb"DEFINER\s*=\s*(?:`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)",
@@ -44,14 +53,14 @@ class Stop(Exception):
 
 
 class Follower:
-    """From the text of `mariadb-binlog` to what is to be applied here. `send` takes statements with their delimiter."""
+    """From the text of mariadb-binlog or mysqlbinlog to what is applied here; `send` takes statements, delimiters."""
 
-    def __init__(self, schemas, definer, file, position, send, now=time.time):
+    def __init__(self, schemas, definer, file, position, send, now=time.time, own_gtids=b""):
         self.schemas = {name.encode() for name in schemas}
         names = b"|".join(re.escape(each) for each in sorted(self.schemas))
         self._mentioned = re.compile(rb"(?:`(?:%s)`|(?<![\w`$.])(?:%s))\s*\." % (names, names), re.I)
         self._definer = definer.encode()
-        self._send, self._now = send, now
+        self._send, self._now, self._own_gtids = send, now, own_gtids
         self.stored = (file, position)  # as it is in the table
         self.reached = (file, position)  # the end of the last whole transaction
         self._file, self._end, self._time = file, position, 0
@@ -92,6 +101,8 @@ class Follower:
     def _comment(self, line):
         event = EVENT.match(line)
         if not event:
+            if line.startswith(COMPRESSED):
+                raise Stop("binlog_transaction_compression is on there: its positions cannot be followed")
             return
         rotate = ROTATE.search(event[4])
         if rotate:
@@ -141,8 +152,10 @@ class Follower:
             raise Stop(f"one statement changed tables inside and outside of the imported schemas: {names}")
         if ours:
             self._begin()
-        if ours or not tables:
+        if ours:
             self._send(text)
+        elif not tables:
+            self._send(text + self._own_gtids)
 
     def _query(self, text, body):
         if re.match(rb"\s*XA\b", body, re.I):
@@ -164,6 +177,7 @@ class Follower:
         if inside and self._sent_current != self._current:
             self._send(b"use `" + self._current.replace(b"`", b"``") + b"`" + END + b"\n")
             self._sent_current = self._current
+        text = CREATED_WITH_ROWS.sub(lambda found: found[1], text)
         self._send(DEFINER.sub(lambda found: found[1] + b"DEFINER=" + self._definer, text, count=1))
         self._passed()
         self._write(rows=True)
@@ -205,7 +219,7 @@ def _moment(day, clock):
 def ask_ours(statement):
     """Rows of words; None when this server cannot be asked."""
     done = subprocess.run(
-        ["mariadb", f"--defaults-extra-file={FOLDER}/ours.cnf", "-N", "-B", "-e", statement],
+        [CLIENT, f"--defaults-extra-file={FOLDER}/ours.cnf", "-N", "-B", "-e", statement],
         capture_output=True, timeout=60,
     )  # fmt: skip
     if done.returncode != 0:
@@ -227,19 +241,27 @@ def say(state, error=""):
     print(state, error, flush=True)
 
 
+def reader(number):
+    """What reads a foreign binary log from the server, as somebody of that number who follows it."""
+    if not IS_MARIADB:
+        return ["mysqlbinlog", "--skip-gtids", f"--connection-server-id={number}"]
+    plain = ["--skip-annotate-row-events", "--skip-print-row-count", "--skip-gtid-strict-mode"]
+    return ["mariadb-binlog", *plain, f"--stop-never-slave-server-id={number}"]
+
+
 def follow(settings, file, position):
     """Until one of the two programs ends; what they said."""
+    program, *words = reader(settings["server_id"])
     source = subprocess.Popen(
-        ["mariadb-binlog", f"--defaults-extra-file={FOLDER}/source.cnf", "--read-from-remote-server", "--stop-never",
-         "--skip-annotate-row-events", "--skip-print-row-count", "--skip-gtid-strict-mode",
-         f"--stop-never-slave-server-id={settings['server_id']}", f"--start-position={position}", file],
+        [program, f"--defaults-extra-file={FOLDER}/source.cnf", "--read-from-remote-server", "--stop-never", *words,
+         f"--start-position={position}", file],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TZ": "UTC"},
     )  # fmt: skip
     ours = subprocess.Popen(
-        ["mariadb", f"--defaults-extra-file={FOLDER}/ours.cnf", "--binary-mode", "--max-allowed-packet=1G"],
+        [CLIENT, f"--defaults-extra-file={FOLDER}/ours.cnf", "--binary-mode", "--max-allowed-packet=1G"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
-    follower = Follower(settings["schemas"], settings["definer"], file, position, ours.stdin.write)
+    follower = Follower(settings["schemas"], settings["definer"], file, position, ours.stdin.write, own_gtids=OWN_GTIDS)
     rest, written = b"", time.monotonic()
     watched = [source.stdout, ours.stderr]
     try:
@@ -272,32 +294,39 @@ def follow(settings, file, position):
     return (ours.stderr.read() + source.stderr.read()).decode("utf-8", "replace").strip()
 
 
+def where_to_begin():
+    """(file, position), ""; or None and why nothing is to be done now."""
+    rows, error = ask_ours("SELECT @@read_only")
+    if rows is None:
+        return None, error
+    if rows[0][0] != "0":
+        return None, "this server takes no writes: it is not the primary"
+    # FOR UPDATE: a commit of an earlier connection that still waits for its acknowledgement is waited for.
+    rows, error = ask_ours("SELECT stage, file, position FROM relaunch.import_source WHERE name = 'import' FOR UPDATE")
+    if rows is None:
+        return None, error
+    if not rows or rows[0][0] != "following":
+        return None, "nothing is to be followed"
+    return (rows[0][1], int(rows[0][2])), ""
+
+
 def main():
     with open(f"{FOLDER}/settings.json") as file:
         settings = json.load(file)
     while True:
-        # FOR UPDATE: a commit of an earlier connection that still waits for its acknowledgement is waited for.
-        rows, error = ask_ours(
-            "SELECT @@read_only;"
-            " SELECT stage, file, position FROM relaunch.import_source WHERE name = 'import' FOR UPDATE"
-        )
-        if rows is None:
-            say("waits", error)
-        elif rows[0][0] != "0":
-            say("waits", "this server takes no writes: it is not the primary")
-        elif len(rows) < 2 or rows[1][0] != "following":
-            say("waits", "nothing is to be followed")
-        else:
-            say("follows")
-            began = time.monotonic()
-            try:
-                error = follow(settings, rows[1][1], int(rows[1][2])) or "the connection ended"
-            except Stop as stop:
-                error = str(stop)
-            say("broken" if time.monotonic() - began < 60 else "waits", error)
-            time.sleep(AGAIN_SECONDS)
+        begin, why = where_to_begin()
+        if begin is None:
+            say("waits", why)
+            time.sleep(0.5)
             continue
-        time.sleep(0.5)
+        say("follows")
+        began = time.monotonic()
+        try:
+            error = follow(settings, *begin) or "the connection ended"
+        except Stop as stop:
+            error = str(stop)
+        say("broken" if time.monotonic() - began < 60 else "waits", error)
+        time.sleep(AGAIN_SECONDS)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 """One session with MariaDB or MySQL through its own command line client, kept open."""
 
 import os
+import shutil
 import subprocess
 
 END = "#relaunch-end#"
+IS_MARIADB = shutil.which("mariadb") is not None  # what this server's client, and so its database, is
 
 
 class SqlError(Exception):
@@ -21,7 +23,7 @@ class Session:
     def __init__(self, *options):
         how = ("--no-auto-rehash", "-N", "-B", "--unbuffered", "--force", "--default-character-set=utf8mb4")
         self._client = subprocess.Popen(
-            ["mariadb", *options, *how],
+            ["mariadb" if IS_MARIADB else "mysql", *options, *how],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -55,12 +57,32 @@ class Session:
         found = self.rows(statement)
         return found[0][0] if found else None
 
+    def position(self):
+        """All that the server has executed, as others can be told to wait for it."""
+        if IS_MARIADB:
+            return self.value("SELECT @@gtid_binlog_pos")
+        return self.value("SELECT REPLACE(@@global.gtid_executed, '\\n', '')")
+
+    def has_come_to(self, position, seconds):
+        """Whether it has executed up to there, after waiting so long for it at most."""
+        wait = "MASTER_GTID_WAIT" if IS_MARIADB else "WAIT_FOR_EXECUTED_GTID_SET"
+        return self.value(f"SELECT {wait}('{position}', {seconds})") == "0"
+
     def close(self):
         self._client.kill()
         self._client.wait()
 
     def _rest(self):
         return self._client.stdout.read().strip()
+
+
+def checked_tls():
+    """Options of a client that logs in at another server of ours: both show a certificate of our CA."""
+    ours = {"ssl_ca": "/etc/relaunch/tls/ca.crt"}
+    if IS_MARIADB:
+        return {**ours, "ssl_verify_server_cert": "ON"}
+    mine = {"ssl_cert": "/etc/relaunch/tls/server.crt", "ssl_key": "/etc/relaunch/tls/server.key"}
+    return {**ours, **mine, "ssl_mode": "VERIFY_IDENTITY"}
 
 
 def options_file(path, **options):

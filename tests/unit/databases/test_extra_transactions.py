@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+UUID, OTHER = "c0bf9a02-cc0e-11f0-9c1a-0242ac110002", "d0bf9a02-cc0e-11f0-9c1a-0242ac110002"
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
@@ -34,16 +36,28 @@ def script() -> ModuleType:
         ("7-2-110/7-3-100", (7, 3, 100), True),
         ("7-2-110/7-3-100", (8, 1, 1), False),
         ("/", (7, 1, 1), False),
+        # MySQL says all that it has, and what it asked for itself has a tag.
+        (f"{UUID}:1-5:9:ask:1-2", f"{UUID}:5", True),
+        (f"{UUID}:1-5:9:ask:1-2", f"{UUID}:6", False),
+        (f"{UUID}:1-5:9:ask:1-2", f"{UUID}:9", True),
+        (f"{UUID}:1-5:9:ask:1-2", f"{UUID}:ask:2", True),
+        (f"{UUID}:1-5:9:ask:1-2", f"{UUID}:ask:3", False),
+        (f"{OTHER}:1-5,\n{UUID}:1-2", f"{UUID}:3", False),
+        (f"{OTHER}:1-5,\n{UUID}:1-2", f"{UUID.upper()}:2", True),
     ],
 )
-def test_what_the_primary_has(script: ModuleType, said: str, transaction: tuple[int, int, int], has: bool) -> None:
-    assert script.Known(said).has(*transaction) is has
+def test_what_the_primary_has(
+    script: ModuleType, said: str, transaction: tuple[int, int, int] | str, has: bool
+) -> None:
+    gtid = transaction if isinstance(transaction, str) else "-".join(map(str, transaction))
+    assert script.known_to_primary(said).has(gtid) is has
 
 
 def test_only_rows_of_our_own_schema_are_ours(script: ModuleType) -> None:
     beat = "#261122 server id 1 Table_map: `relaunch`.`heartbeat` mapped to number 19\n"
     order = "#261122 server id 1 Table_map: `shop`.`orders` mapped to number 20\n"
 
-    assert script.is_ours([beat])
-    assert not script.is_ours([beat, order])
-    assert not script.is_ours(["DROP TABLE shop.orders\n"])
+    assert script.is_ours("7-1-1", [beat])
+    assert not script.is_ours("7-1-1", [beat, order])
+    assert not script.is_ours("7-1-1", ["DROP TABLE shop.orders\n"])
+    assert script.is_ours(f"{UUID}:relaunch_prompt:7", ["BEGIN\n"])

@@ -56,6 +56,43 @@ def test_an_ordinary_dump_is_loaded_as_it_is(script: ModuleType, tmp_path: Path)
     assert loaded(script, HEAD + TABLE + END) == HEAD + TABLE + END
 
 
+MADE_WITH = """/*M!100616 SET @OLD_NOTE_VERBOSITY=@@NOTE_VERBOSITY, NOTE_VERBOSITY=0 */;
+/*!50003 SET sql_mode              = 'STRICT_TRANS_TABLES,NO_AUTO_CREATE_USER' */ ;
+/*!50003 SET collation_connection  = utf8mb4_uca1400_as_ci */ ;
+"""
+
+
+@pytest.mark.parametrize(
+    ("client", "found", "expected"),
+    [
+        ("mariadb", ["utf8mb4_uca1400_as_ci"], MADE_WITH),
+        (
+            "mysql",
+            ["utf8mb4_0900_as_ci"],
+            "/*!50003 SET sql_mode              = 'STRICT_TRANS_TABLES' */ ;\n"
+            "/*!50003 SET collation_connection  = utf8mb4_0900_as_ci */ ;\n",
+        ),
+    ],
+)
+def test_what_mariadb_alone_knows_is_translated_for_mysql(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str, found: list[str], expected: str
+) -> None:
+    monkeypatch.setattr(script, "CLIENT", client)
+
+    assert look(script, tmp_path, HEAD + MADE_WITH + END)["collations"] == found
+    assert loaded(script, MADE_WITH) == expected
+
+
+def test_a_columns_collation_and_a_value_stay_as_they_are(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "CLIENT", "mysql")
+    text = (
+        "CREATE TABLE `t` (\n  `a` varchar(9) COLLATE utf8mb4_uca1400_ai_ci\n) ENGINE=InnoDB;\n"
+        "INSERT INTO `t` VALUES\n('SET sql_mode = NO_AUTO_CREATE_USER, utf8mb4_uca1400_ai_ci');\n"
+    )
+
+    assert loaded(script, text) == text
+
+
 def test_what_breaks_off_is_seen(script: ModuleType, tmp_path: Path) -> None:
     assert not look(script, tmp_path, HEAD + TABLE)["complete"]
     assert not look(script, tmp_path, HEAD + TABLE[:200])["complete"]

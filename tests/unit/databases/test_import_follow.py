@@ -26,9 +26,11 @@ def script() -> ModuleType:
 
 
 class Stand:
-    def __init__(self, script: ModuleType) -> None:
+    def __init__(self, script: ModuleType, own_gtids: bytes = b"") -> None:
         self.sent = ""
-        self.follower = script.Follower(["shop"], "`app`@`%`", "b.000001", 4, self._take, now=lambda: 5.0)
+        self.follower = script.Follower(
+            ["shop"], "`app`@`%`", "b.000001", 4, self._take, now=lambda: 5.0, own_gtids=own_gtids
+        )
         self.read(START + FILE)
         self.sent = ""
 
@@ -176,6 +178,66 @@ def test_a_value_that_looks_like_a_definer_stays(stand: Stand) -> None:
 def test_what_cannot_be_followed_stops_it(stand: Stand, script: ModuleType, text: str) -> None:
     with pytest.raises(script.Stop):
         stand.read(query(500, text, "shop"))
+
+
+# As mysqlbinlog 9.7 tells it, shortened.
+OF_MYSQL = """#700101  0:00:00 server id 1  end_log_pos 0 CRC32 0x0 \tRotate to theirs.000003  pos: 4
+# at 4
+#251128  4:25:54 server id 1  end_log_pos 128 CRC32 0x0 \tStart: binlog v 4, server v 9.7.4-2 created 251128  4:25:54
+BINLOG '
+Rlp4aQ8=
+'/*!*/;
+# at 128
+#251128  4:25:54 server id 1  end_log_pos 199 CRC32 0x0 \tPrevious-GTIDs
+# 7c0380de-eae3-11f1-b132-72b636aed763:1-7
+# at 199
+#251128  4:25:55 server id 1  end_log_pos 278 CRC32 0x0 \tGTID\tlast_committed=0\tsequence_number=1\trbr_only=yes
+# original_commit_timestamp=1795839955356460 (2026-11-28 04:25:55.356460 UTC)
+/*!80014 SET @@session.original_server_version=90704*//*!*/;
+SET @@SESSION.GTID_NEXT= '7c0380de-eae3-11f1-b132-72b636aed763:8'/*!*/;
+# at 278
+#251128  4:25:55 server id 1  end_log_pos 349 CRC32 0x0 \tQuery\tthread_id=300\texec_time=0\terror_code=0
+SET TIMESTAMP=1795839955/*!*/;
+BEGIN
+/*!*/;
+# at 349
+#251128  4:25:55 server id 1  end_log_pos 404 CRC32 0x0 \tTable_map: `shop`.`t` mapped to number 107
+# has_generated_invisible_primary_key=0
+# at 404
+#251128  4:25:55 server id 1  end_log_pos 449 CRC32 0x0 \tWrite_rows: table id 107 flags: STMT_END_F
+
+BINLOG '
+AAAA
+'/*!*/;
+# at 449
+#251128  4:25:55 server id 1  end_log_pos 480 CRC32 0x0 \tXid = 3756
+COMMIT/*!*/;
+"""
+
+
+def test_what_mysql_writes_is_followed_without_its_gtids(script: ModuleType) -> None:
+    stand = Stand(script, own_gtids=b"ours\n")
+
+    sent = stand.read(OF_MYSQL)
+
+    assert "7c0380de" not in sent
+    assert sent.index("Rlp4aQ8=") < sent.index("ours\n") < sent.index("START TRANSACTION") < sent.index("AAAA")
+    assert "position = 4, 480," in sent and "file = 'theirs.000003'" in sent and sent.count("COMMIT") == 1
+
+
+def test_compressed_transactions_stop_it_as_their_positions_mean_nothing(stand: Stand, script: ModuleType) -> None:
+    with pytest.raises(script.Stop, match="binlog_transaction_compression"):
+        stand.read(event(480, "Transaction_payload") + "# Start of compressed events!\n")
+
+
+def test_a_table_created_with_its_rows_is_created_and_then_filled(stand: Stand) -> None:
+    create = query(400, "CREATE TABLE `copy_of` (`id` int) START TRANSACTION", "shop")
+    rest = transaction(700, "`shop`.`copy_of`").partition("START TRANSACTION\n/*!*/;\n")[2]
+
+    sent = stand.read("BEGIN\n/*!*/;\n" + create + rest)
+
+    assert "CREATE TABLE `copy_of` (`id` int)\n/*!*/;" in sent and sent.index("CREATE TABLE") < sent.index("BINLOG")
+    assert "position = 4, 700," in sent
 
 
 def test_settings_of_the_program_itself_are_not_sent(script: ModuleType) -> None:

@@ -88,10 +88,65 @@ def test_an_earlier_copy_that_broke_off_is_begun_again() -> None:
     assert judge(facts(full=["shop"], stage="copying"), SOURCE).problems == ()
 
 
-def test_mysql_is_told_to_come_by_dump() -> None:
-    problems = judge({"there": {"version": "8.4.3 MySQL Community Server"}}, SOURCE).problems
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ("8.4.3 MySQL Community Server", "11.8.6-MariaDB", "mysqldump --single-transaction"),
+        ("11.8.6-MariaDB mariadb.org", "9.7.0", "mariadb-dump --single-transaction"),
+        ("5.6.51 MySQL Community Server", "9.7.0", "too old"),
+        ("9.8.0 MySQL Community Server", "9.7.0", "newer than ours, 9.7.0"),
+    ],
+)
+def test_who_cannot_be_followed_is_told_to_come_by_dump(theirs: str, ours: str, said: str) -> None:
+    problems = judge({"there": {"version": theirs}, "here": {"version": ours}}, SOURCE).problems
 
-    assert "by a dump" in problems[0] and "8.4.3" in problems[0]
+    assert len(problems) == 1
+    assert said in problems[0] and "--from-dump" in problems[0] and theirs.split()[0] in problems[0]
+
+
+MYSQL_RIGHTS = "SELECT, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT, REPLICATION SLAVE, REPLICATION CLIENT"
+
+
+def mysql_facts(**changed: Any) -> dict[str, Any]:
+    """Of MySQL servers, whose settings come as texts."""
+    found = facts(grants=[f"GRANT {MYSQL_RIGHTS} ON *.* TO `mover`@`%`", "GRANT CREATE USER ON *.* TO `mover`@`%`"])
+    found["there"] = {
+        "version": "8.0.36", "server_id": "1", "log_bin": "1", "binlog_format": "ROW", "binlog_row_image": "FULL",
+        "binlog_transaction_compression": "0", "sql_mode": MODES, "lower_case_table_names": "0",
+    }  # fmt: skip
+    found["here"] = {"version": "9.7.0", "server_id": "5124", "sql_mode": MODES, "lower_case_table_names": "0"}
+    found["there"].update(changed)
+    return found
+
+
+def test_a_mysql_server_as_it_should_be_has_neither_problems_nor_warnings() -> None:
+    verdict = judge(mysql_facts(), SOURCE)
+
+    assert verdict.problems == () and verdict.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"log_bin": "0"}, "its binary log is off"),
+        ({"binlog_transaction_compression": "1"}, "SET GLOBAL binlog_transaction_compression = OFF"),
+        ({"lower_case_table_names": "1"}, "lower_case_table_names differs"),
+    ],
+)
+def test_what_of_a_mysql_server_cannot_be_followed_is_refused_by_its_name(changed: dict[str, Any], said: str) -> None:
+    problems = judge(mysql_facts(**changed), SOURCE).problems
+
+    assert len(problems) == 1 and said in problems[0]
+
+
+def test_a_mysql_account_needs_rights_to_hold_up_writes_for_a_moment() -> None:
+    found = mysql_facts() | {
+        "grants": ["GRANT SELECT ON *.* TO `mover`@`%`", "GRANT CREATE USER ON *.* TO `mover`@`%`"]
+    }
+
+    problems = judge(found, SOURCE).problems
+
+    assert "lacks SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, REPLICATION SLAVE, REPLICATION CLIENT" in problems[0]
 
 
 def test_a_server_that_does_not_let_us_in_says_why() -> None:
