@@ -144,7 +144,7 @@ wait_for_server() {
 history_is_short() {
   [ -z "$(here "SELECT @@global.gtid_executed")" ] &&
     [ -z "$(at "$primary_address" "SELECT @@global.gtid_purged")" ] &&
-    [ "$(at "$primary_address" "SHOW BINARY LOGS" | awk '{bytes += $2} END {print (bytes < 2 * 1024 * 1024)}')" = 1 ]
+    [ "$(at "$primary_address" "SHOW BINARY LOGS" | awk '{bytes += $2} END {print (bytes < 8 * 1024 * 1024)}')" = 1 ]
 }
 
 # A replica with all that the primary has at this moment: the primary has enough to do.

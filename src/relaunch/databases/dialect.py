@@ -88,7 +88,7 @@ class Dialect(Protocol):
         ...
 
     def promote(self, session: Session, *, required: bool) -> None:
-        """Forget the source, take the primary's side of acknowledgements, take writes: in this order."""
+        """Stop following, take the primary's side of acknowledgements, take writes, forget the source: so in order."""
         ...
 
     def require(self, session: Session, required: bool) -> None:

@@ -137,12 +137,14 @@ class MariaDB:
             _kill_clients(session)
 
     def promote(self, session: Session, *, required: bool) -> None:
-        if _replica(session) is not None:
+        followed = _replica(session) is not None
+        if followed:
             session.run("STOP SLAVE")
-            session.run("RESET SLAVE ALL")
         session.run("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
         self.require(session, required)
         session.run("SET GLOBAL read_only = OFF")
+        if followed:  # last, as it syncs files, which no write should wait for
+            session.run("RESET SLAVE ALL")
 
     def require(self, session: Session, required: bool) -> None:
         if not required:

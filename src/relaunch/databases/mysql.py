@@ -215,6 +215,12 @@ def _give_up_primary_side(session: Session) -> None:
         session.run("SET GLOBAL super_read_only = ON")
 
 
+def _forget_source(session: Session) -> None:
+    """After `_stop_following`, and last: it brings several files to the disk, which no write should wait for."""
+    if _channel(session) is not None:
+        session.run("RESET REPLICA ALL FOR CHANNEL ''")
+
+
 class MySQL:
     """The `Dialect` of MySQL, for a server set up as decisions/0009-mysql.md says."""
 
@@ -283,14 +289,12 @@ class MySQL:
 
     def promote(self, session: Session, *, required: bool) -> None:
         _short_waits(session)
-        self._forget_source(session)
+        self._stop_following(session)
         self.require(session, required)
-        values = _values(session)
-        if values["super_read_only"] == "ON":
-            session.run("SET GLOBAL super_read_only = OFF")
+        session.run("SET GLOBAL super_read_only = OFF")
         session.run("SET GLOBAL read_only = OFF")
-        if values["offline_mode"] == "ON":
-            session.run("SET GLOBAL offline_mode = OFF")
+        session.run("SET GLOBAL offline_mode = OFF")
+        _forget_source(session)
 
     def require(self, session: Session, required: bool) -> None:
         values = _values(session)
@@ -342,20 +346,22 @@ class MySQL:
     def follow_nobody(self, session: Session) -> None:
         _short_waits(session)
         _take_no_writes(session)
-        self._forget_source(session, keep_received=False)
+        self._stop_following(session, keep_received=False)
+        _forget_source(session)
 
-    def _forget_source(self, session: Session, *, keep_received: bool = True) -> None:
-        """Forgetting a source throws its relay log away: never while something in it is not applied."""
-        if _channel(session) is not None:
-            _stop(session, "IO_THREAD", "Replica_IO_Running")
-            state = _state(session)
-            if keep_received and not self.covers(state.executed, state.received):
+    def _stop_following(self, session: Session, *, keep_received: bool = True) -> None:
+        """For good: the relay log will be thrown away, never while something in it is not applied."""
+        _stop(session, "IO_THREAD", "Replica_IO_Running")
+        channel = _channel(session)
+        if channel is not None and keep_received:
+            executed = session.rows("SELECT @@global.gtid_executed AS executed")[0]["executed"]
+            missing = without(channel["Retrieved_Gtid_Set"], executed)
+            if missing:
                 raise Conflict(
-                    f"received and not applied yet: {without(state.received, state.executed)}",
+                    f"received and not applied yet: {missing}",
                     hint="wait until it is applied; nothing was changed but that this server receives nothing more",
                 )
-            _stop(session, "SQL_THREAD", "Replica_SQL_Running")
-            session.run("RESET REPLICA ALL FOR CHANNEL ''")
+        _stop(session, "SQL_THREAD", "Replica_SQL_Running")
         if _values(session).get("rpl_semi_sync_replica_enabled") == "ON":
             session.run("SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
 
