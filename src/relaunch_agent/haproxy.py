@@ -40,7 +40,8 @@ listen {name}
     option tcp-check
     option clitcpka
     option srvtcpka
-    # While the primary moves, who connects waits here for up to 3 s and then reaches the new one.
+    # While the primary moves, who connects waits here for up to 3 s and then reaches the new one. No on-marked-down
+    # shutdown-sessions: who is just connecting would hang for the client's timeout; the agent ends the others.
     option redispatch 1
     retries 12
     timeout connect 250ms
@@ -68,9 +69,7 @@ class Server:
 
     @property
     def settings(self) -> str:
-        # A connection that hangs on a dead database would otherwise wait for minutes.
-        closing = "" if self.http else " on-marked-down shutdown-sessions"
-        return f"{self.address}:{self.port} {CHECKED} weight {self.weight}{closing}"
+        return f"{self.address}:{self.port} {CHECKED} weight {self.weight}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decision:
-    """`commands` for now, in order; `to_probe` are wanted as soon as they answer; `unfinished`: look again soon."""
+    """`commands` for now, in order; `to_probe` are wanted as soon as they answer; `unfinished`: look again soon.
+
+    `cut PROXY/SERVER` is none of HAProxy's: end the sessions that are connected to that server.
+    """
 
     commands: Tuple[str, ...] = ()
     to_probe: Tuple[Server, ...] = ()
@@ -173,13 +175,19 @@ def decide(wanted: Mapping[Key, Server], ours: FrozenSet[str], seen: Seen) -> De
     """The next commands. `ours` are the names of the proxies the agent's file has."""
     leaving: List[str] = []
     coming: List[str] = []
+    cutting: List[str] = []  # once there is another server: who is still connecting then tries that one
     to_probe: List[Server] = []
     unfinished = False
     for key, running in seen.servers.items():
         if key[0] in ours and key not in wanted:
-            commands = _leave(key, running, seen, http=_is_http(key[0], wanted))
-            leaving += commands
             unfinished = True
+            if _is_http(key[0], wanted):
+                leaving += _leave(key, running, seen)
+            else:
+                name = "/".join(key)
+                leaving.append(f"disable server {name}")
+                cutting += [f"cut {name}"] if running.sessions else []
+                cutting.append(f"del server {name}")
     for key, server in wanted.items():
         if server.proxy not in seen.proxies:
             continue
@@ -188,7 +196,7 @@ def decide(wanted: Mapping[Key, Server], ours: FrozenSet[str], seen: Seen) -> De
         if probe:
             to_probe.append(server)
             unfinished = True
-    return Decision(tuple(leaving + coming), tuple(to_probe), not ours <= seen.proxies, unfinished)
+    return Decision(tuple(leaving + coming + cutting), tuple(to_probe), not ours <= seen.proxies, unfinished)
 
 
 def _is_http(proxy: str, wanted: Mapping[Key, Server]) -> bool:
@@ -196,11 +204,11 @@ def _is_http(proxy: str, wanted: Mapping[Key, Server]) -> bool:
     return others[0].http if others else proxy.startswith("site-")
 
 
-def _leave(key: Key, running: Running, seen: Seen, *, http: bool) -> List[str]:
-    """A web server finishes what it has begun; a database connection is cut at once: it may be the old primary's."""
+def _leave(key: Key, running: Running, seen: Seen) -> List[str]:
+    """A web server finishes what it has begun. (A database connection is cut at once: it may be the old primary's.)"""
     name = "/".join(key)
     since = seen.draining_since.get(key)
-    if http and not running.in_maintenance:
+    if not running.in_maintenance:
         if since is None or not running.draining:
             return [f"set server {name} state drain"]
         if running.sessions and seen.now - since < DRAIN_SECONDS:
@@ -224,7 +232,7 @@ def _come(server: Server, running: Optional[Running], *, answering: bool) -> Tup
     if moved:
         commands.append(f"set server {name} addr {server.address} port {server.port}")
         if not server.http:
-            commands.append(f"shutdown sessions server {name}")
+            commands.append(f"cut {name}")
     if running.weight != server.weight:
         commands.append(f"set server {name} weight {server.weight}")
     if running.in_maintenance:
@@ -239,11 +247,8 @@ FORCED_MAINTENANCE, FORCED_DRAIN = 0x01, 0x08  # srv_admin_state in the manual o
 
 def parse_servers(state: str, stat: str) -> Dict[Key, Running]:
     """From `show servers state` and `show stat -1 4 -1`."""
-    rows = stat.lstrip("# \n").splitlines()
-    columns = rows[0].split(",") if rows else []
     sessions: Dict[Key, int] = {}
-    for row in rows[1:]:
-        values = dict(zip(columns, row.split(",")))
+    for values in _table(stat):
         if values.get("svname"):
             sessions[values["pxname"], values["svname"]] = int(values.get("scur") or 0)
     found: Dict[Key, Running] = {}
@@ -261,6 +266,32 @@ def parse_servers(state: str, stat: str) -> Dict[Key, Running]:
             bool(admin & FORCED_MAINTENANCE), bool(admin & FORCED_DRAIN), sessions.get(key, 0),
         )  # fmt: skip
     return found
+
+
+ESTABLISHED = re.compile(r"^(0x[0-9a-f]+):.* be=(\S+) srv=(\S+) .*(?:scb|s1)=\[8,", re.MULTILINE)
+
+
+def established(said: str, server: str) -> List[str]:
+    """From `show sess`, the sessions connected to `server` (as PROXY/SERVER).
+
+    To end one that is still connecting leaves its client connected to nothing; left alone it tries another server.
+    """
+    return [id for id, proxy, name in ESTABLISHED.findall(said) if f"{proxy}/{name}" == server]
+
+
+def dead_with_sessions(stat: str, ours: FrozenSet[str]) -> List[str]:
+    """From `show stat -1 4 -1`, as PROXY/SERVER: who talks to a database that died silently would wait for minutes."""
+    return [
+        f"{values['pxname']}/{values['svname']}"
+        for values in _table(stat)
+        if values.get("pxname") in ours and values.get("status", "").startswith("DOWN") and int(values["scur"] or 0)
+    ]
+
+
+def _table(stat: str) -> List[Dict[str, str]]:
+    rows = stat.lstrip("# \n").splitlines()
+    columns = rows[0].split(",") if rows else []
+    return [dict(zip(columns, row.split(","))) for row in rows[1:]]
 
 
 def parse_proxies(said: str) -> FrozenSet[str]:

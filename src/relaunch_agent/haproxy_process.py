@@ -14,7 +14,9 @@ from relaunch_agent.haproxy import (
     Key,
     Seen,
     Server,
+    dead_with_sessions,
     decide,
+    established,
     parse_proxies,
     parse_servers,
     proxies_of,
@@ -26,6 +28,8 @@ from relaunch_agent.places import Places
 
 PROBE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
+IDLE_LOOK_SECONDS = 1.0  # for databases that died silently
+AT_ONCE = 100  # commands to HAProxy in one line
 SLOW_LOOK_SECONDS = 1.0  # while we wait only for an app that does not answer yet
 QUICK_SECONDS = 15.0
 LONGEST_PAUSE_SECONDS = 60.0  # after failures: a reload that fails must not be tried all the time
@@ -71,7 +75,11 @@ class HAProxy:
 
     async def keep(self) -> None:
         while True:
-            await self._changed.wait()
+            while not self._changed.is_set():
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), IDLE_LOOK_SECONDS)
+                    break
+                await self._cut_from_the_dead()
             self._changed.clear()
             began, failures = time.monotonic(), 0
             while self._view is not None and not self._changed.is_set():
@@ -137,6 +145,9 @@ class HAProxy:
         """Whether a command failed in a way that only a reload mends."""
         failed = False
         for command in decision.commands:
+            if command.startswith("cut "):
+                await self._cut(command.partition(" ")[2])
+                continue
             said = (await self.ask(command)).strip()
             if said in SOUND_ANSWERS or (command.startswith("del ") and any(text in said for text in NOT_YET)):
                 continue
@@ -145,6 +156,20 @@ class HAProxy:
             self._complain(f"HAProxy: {command}: {said}")
             failed = True
         return failed
+
+    async def _cut(self, server: str) -> None:
+        ending = [f"shutdown session {id}" for id in established(await self.ask("show sess"), server)]
+        for first in range(0, len(ending), AT_ONCE):
+            await self.ask("; ".join(ending[first : first + AT_ONCE]))
+
+    async def _cut_from_the_dead(self) -> None:
+        listeners = ((self._view or {}).get("proxy") or {}).get("listeners") or ()
+        if not listeners or not self._places.haproxy_socket.exists():
+            return
+        with contextlib.suppress(OSError, EOFError, ValueError, asyncio.TimeoutError):  # the next look may go well
+            ours = frozenset(str(each["name"]) for each in listeners)
+            for server in dead_with_sessions(await self.ask("show stat -1 4 -1"), ours):
+                await self._cut(server)
 
     async def _probe(self, servers: Sequence[Server]) -> FrozenSet[Key]:
         answers: List[bool] = list(await asyncio.gather(*(answers_http(server) for server in servers)))

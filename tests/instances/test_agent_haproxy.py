@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -47,6 +48,10 @@ class App:
     async def start(self) -> App:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         return self
+
+    def listen_no_more(self) -> None:
+        """Who is connected stays so."""
+        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -151,6 +156,41 @@ async def test_sessions_with_the_old_primary_are_cut(site: Site) -> None:
     writer.write(b"who\n")
     assert await asyncio.wait_for(reader.readline(), 3) == b"db2\n"
     assert site.reloads == 0
+
+
+async def test_who_is_connecting_to_the_silent_old_primary_reaches_the_new_one(site: Site) -> None:
+    with socket.socket() as silent, contextlib.ExitStack() as waiting:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(3):  # whoever comes after these gets no answer, not even a refusal
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(silent.getsockname())
+        old, new = App("db1"), await App("db2").start()
+        old.port = silent.getsockname()[1]
+        site.agent.bring_to(site.view([], [old]))
+        await asyncio.wait_for(site.agent.settled(), 5)
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.database_port)
+        writer.write(b"who\n")
+        await asyncio.sleep(0.4)
+
+        site.agent.bring_to(site.view([], [new]))
+
+        assert await asyncio.wait_for(reader.readline(), 2) == b"db2\n"
+        assert site.reloads == 0
+
+
+async def test_sessions_with_a_database_that_died_are_cut_without_another_view(site: Site) -> None:
+    old = await App("db1").start()
+    site.agent.bring_to(site.view([], [old]))
+    await asyncio.wait_for(site.agent.settled(), 5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.database_port)
+    writer.write(b"who\n")
+    assert await asyncio.wait_for(reader.readline(), 3) == b"db1\n"
+
+    old.listen_no_more()
+
+    assert await asyncio.wait_for(reader.read(), 8) == b""
 
 
 async def test_a_reload_that_was_still_due_is_done_by_the_next_agent(site: Site) -> None:

@@ -10,7 +10,9 @@ from relaunch_agent.haproxy import (
     Key,
     Running,
     Seen,
+    dead_with_sessions,
     decide,
+    established,
     parse_proxies,
     parse_servers,
     proxies_of,
@@ -50,13 +52,14 @@ listen db-primary
     option tcp-check
     option clitcpka
     option srvtcpka
-    # While the primary moves, who connects waits here for up to 3 s and then reaches the new one.
+    # While the primary moves, who connects waits here for up to 3 s and then reaches the new one. No on-marked-down
+    # shutdown-sessions: who is just connecting would hang for the client's timeout; the agent ends the others.
     option redispatch 1
     retries 12
     timeout connect 250ms
     timeout client 8h
     timeout server 8h
-    server db1 198.18.0.13:3306 check inter 1s fall 2 rise 1 fastinter 250ms weight 100 on-marked-down shutdown-sessions
+    server db1 198.18.0.13:3306 check inter 1s fall 2 rise 1 fastinter 250ms weight 100
 """
 
 
@@ -158,15 +161,15 @@ def test_weight_and_address_change_at_runtime() -> None:
     )
 
 
-def test_the_old_primary_is_cut_off_before_the_new_one_comes() -> None:
+def test_sessions_of_the_old_primary_are_cut_once_those_that_connect_have_another_to_try() -> None:
     old = {**BOTH, D1: running(DB1, sessions=4)}
     assert decided(view([FRONT1, FRONT2], [DB2]), old).commands == (
         "disable server db-primary/db1",
-        "shutdown sessions server db-primary/db1",
-        "del server db-primary/db1",
-        f"add server db-primary/db2 198.18.0.14:3306 {CHECKED} weight 100 on-marked-down shutdown-sessions",
+        f"add server db-primary/db2 198.18.0.14:3306 {CHECKED} weight 100",
         "enable health db-primary/db2",
         "enable server db-primary/db2",
+        "cut db-primary/db1",
+        "del server db-primary/db1",
     )
 
 
@@ -204,3 +207,28 @@ def test_reading_the_admin_socket() -> None:
         F2: Running("198.18.0.12", 8000, 100, True, True, 0),
     }
     assert parse_proxies("# name\nsite-a\nMASTER\n\n") == {"site-a", "MASTER"}
+
+
+SESSION = "0x7fd93edff{}: proto=tcpv4 src=127.0.0.1:5 fe={} be={} srv={} ts=00 epoch=0 age=1s rq[f=8h,i=0]"
+SESSIONS = "\n".join(
+    (
+        SESSION.format("400", "db-primary", "db-primary", "db1")
+        + " scf=[8,0h,fd=12,rex=] scb=[8,1h,fd=15,rex=,wex=] exp=",
+        SESSION.format("800", "db-primary", "db-primary", "db1")
+        + " scf=[8,0h,fd=18,rex=] scb=[5,1h,fd=19,rex=,wex=] exp=",
+        SESSION.format("c00", "db-replica", "db-replica", "db1")
+        + " scf=[8,0h,fd=12,rex=] scb=[8,1h,fd=15,rex=,wex=] exp=",
+        SESSION.format("500", "db-primary", "db-primary", "db1") + " s0=[8,0h,fd=12,ex=] s1=[8,0h,fd=15,ex=] exp=",
+    )
+)
+
+
+def test_only_sessions_that_are_connected_are_cut() -> None:
+    """In the words of HAProxy 3.0 and, the last one, 2.6."""
+    assert established(SESSIONS, "db-primary/db1") == ["0x7fd93edff400", "0x7fd93edff500"]
+
+
+def test_a_database_that_died_silently_is_found_by_its_sessions() -> None:
+    stat = "# pxname,svname,scur,status\ndb-primary,db1,3,DOWN 1/2\ndb-replica,db1,0,DOWN\ndb-replica,db2,2,UP\n"
+    stat += "x,y,9,DOWN\n"
+    assert dead_with_sessions(stat, frozenset({"db-primary", "db-replica"})) == ["db-primary/db1"]
