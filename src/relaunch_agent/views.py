@@ -32,9 +32,12 @@ class Views:
         return " ".join(filter(None, [*self._trouble.values(), self._haproxy.trouble]))
 
     def take(self, message: SetView) -> Union[Accepted, Refused]:
-        if message.version < self.version:
-            return Refused(f"view {message.version} is older than {self.version}, which this server has")
-        if message.version > self.version:
+        ours, theirs = _age(self.view, self.version), _age(message.view, message.version)
+        if ours[0] != theirs[0]:  # of another group, or of none: there is no epoch to go by
+            ours, theirs = ("", 0, self.version), ("", 0, message.version)
+        if theirs < ours:
+            return Refused(f"view {theirs[1:]} (epoch, version) is older than {ours[1:]}, which this server has")
+        if theirs > ours:
             write_json(self._places.view, {"version": message.version, "view": message.view}, mode=0o644, durable=True)
             self.version, self.view = message.version, message.view
             changed, self.changed = self.changed, asyncio.Event()
@@ -104,6 +107,13 @@ class Views:
         if trouble and self._trouble.get(what) != trouble:
             print(trouble, file=sys.stderr, flush=True)
         self._trouble[what] = trouble
+
+
+def _age(view: Mapping[str, Any], version: int) -> Tuple[str, int, int]:
+    """Group, its epoch, version: a controller whose store was put back counts versions anew, and a view of an older
+    epoch than ours may name a primary that was."""
+    database: Mapping[str, Any] = view.get("database") or {}
+    return str(database.get("group") or ""), int(database.get("epoch") or 0), version
 
 
 def _identity(file: str) -> object:

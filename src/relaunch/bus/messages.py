@@ -256,6 +256,7 @@ class Witnessed:
     """What this agent sees of the group's servers, by address: sent when an outcome changed, and each second."""
 
     probes: Dict[str, Probe] = field(default_factory=dict)
+    epoch: int = 0  # of the database group, as the view in force here has it
 
 
 KINDS: Dict[str, Type[Any]] = {

@@ -102,6 +102,7 @@ class Observer:
     connected: bool
     heard_seconds: float = 0.0  # since it last said what it sees
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    epoch: int = 0  # of the group, as the newest view it was given has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

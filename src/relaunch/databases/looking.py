@@ -122,6 +122,7 @@ def look(
                 connected=connected.get(instance, False),
                 heard_seconds=present - said if witnessed else float("inf"),
                 probes={ids[address]: probe for address, probe in probes.items() if address in ids},
+                epoch=witnessed.epoch if witnessed else 0,
             )
         )
     return Seen(

@@ -70,7 +70,8 @@ def known_again(case: Case, primary: str | None = None) -> Group:
 
 
 def _latest(case: Case) -> int:
-    return max((each.report.epoch for each in case.seen.members.values() if each.report is not None), default=0)
+    obeyed = [each.report.epoch for each in case.seen.members.values() if each.report is not None]
+    return max([*obeyed, *(each.epoch for each in case.seen.observers)], default=0)
 
 
 def _leads(case: Case) -> str | None:
@@ -79,8 +80,8 @@ def _leads(case: Case) -> str | None:
     if len(writable) != 1:
         return None
     (found,) = writable
-    word = case.word(found)
-    return found if word is not None and word.role == "primary" and word.epoch == _latest(case) else None
+    newest = max(word.epoch for id in case.seen.members if (word := case.word(id)) is not None)
+    return found if (word := case.word(found)) is not None and (word.role, word.epoch) == ("primary", newest) else None
 
 
 def _is_held(case: Case, id: str) -> bool:

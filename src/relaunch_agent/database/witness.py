@@ -121,9 +121,11 @@ class Witness:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._watched: Dict[str, Watched] = {}
+        self._epoch = 0
 
-    def watch(self, addresses: Sequence[str]) -> None:
-        """These from now on, and no others."""
+    def watch(self, addresses: Sequence[str], epoch: int) -> None:
+        """These from now on, and no others, as the view of this epoch says."""
+        self._epoch = epoch
         for gone in set(self._watched) - set(addresses):
             self._watched.pop(gone).stop()
         for address in set(addresses) - set(self._watched):
@@ -136,7 +138,7 @@ class Witness:
             self._changed.clear()
             probes = {address: probe for address, each in self._watched.items() if (probe := each.probe())}
             if probes:
-                self._tell(Witnessed(probes=probes))
+                self._tell(Witnessed(probes=probes, epoch=self._epoch))
 
     def _wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and so do we

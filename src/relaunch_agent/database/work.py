@@ -44,7 +44,8 @@ class DatabaseWork:
         own: Mapping[str, Any] = view.get("server") or {}
         members = database.get("members") or ()
         self._mode = str(database.get("mode", ""))
-        self._witness.watch([each["address"] for each in members if each["instance"] != own.get("instance")])
+        others = [each["address"] for each in members if each["instance"] != own.get("instance")]
+        self._witness.watch(others, int(database.get("epoch") or 0))
         if not self._tasks:
             self._begin(self._witness.say_for_ever())
         if not self._is_member and any(each["instance"] == own.get("instance") for each in members):

@@ -71,3 +71,13 @@ def test_a_person_says_who_leads_and_who_is_not_heard_is_fenced():
 
 def test_a_store_that_is_not_older_is_left_alone():
     assert decided(look(member("s3", epoch=4))).rule == "healthy"
+
+
+def test_a_front_end_that_knows_a_later_epoch_stops_everything_too():
+    seen = look()
+    told = replace(seen, observers=tuple(replace(each, epoch=6) for each in seen.observers))
+    decision = decided(told)
+
+    assert decision.rule == OVERTAKEN
+    assert decision.group.epoch == 7 and decision.group.primary == "s1", "all say that it leads, and nobody else does"
+    assert decided(replace(told, members={"s1": told.members["s1"], "s2": member("s2", unheard=True)})).orders == {}
