@@ -9,7 +9,7 @@ from typing import Any
 
 from simulated import Physics
 
-from relaunch.databases import change, membership, roles, rules
+from relaunch.databases import change, failover, membership, roles, rules
 from relaunch.databases.case import Case
 from relaunch.databases.group import Group, Mode
 
@@ -131,4 +131,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(story="41", rule=7, name="failover while forming",
            patches=((rules, "PERMISSION", _forming_is_enough()),
                     (change, "_durable", lambda *_: True))),
+    Mutant(story="0", rule=1, name="one that is being terminated counts as gone",
+           physics=lambda: Physics(forgets_the_going=True)),
+    Mutant(story="44", rule=8, name="an older copy of the store is obeyed",
+           patches=((failover, "is_overtaken", lambda _: False),)),
 )  # fmt: skip

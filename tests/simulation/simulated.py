@@ -33,6 +33,7 @@ class Physics:
     agents_refuse_older: bool = True
     starts_read_only: bool = True
     stores_first: bool = True
+    forgets_the_going: bool = False
     decide: Callable[..., Decision] = decide
 
 
@@ -61,8 +62,13 @@ class World:
     lossy: bool = False
     controller_up: bool = True
     crash_soon: bool = False
+    controller_disk_full: bool = False
     maintenance: bool = False
     cloud_works: bool = True
+    history: list[tuple[Group, set[str]]] = field(default_factory=list)  # copies of the store, the newest last
+    going: dict[str, float] = field(default_factory=dict)  # replicas being terminated, until when
+    told: dict[str, int] = field(default_factory=dict)  # the epoch of each front end's view
+    put_back: bool = False  # the store was, at some time
     wanted: str | None = None
     held: bool = False
     mail: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -128,6 +134,7 @@ class World:
         for id in sorted(self.agents):
             self._agent(self.agents[id])
         self._probe()
+        self._terminate()
         self._launch()
         if self.controller_up:
             self._control()
@@ -207,6 +214,8 @@ class World:
                     sight.outcome, sight.since, changed = outcome, self.now, True
                 if outcome == "ok":
                     sight.ok_at = self.now
+            if self.controller_up and self.open(CONTROLLER, front):
+                self.told[front] = max(self.told.get(front, 0), self.group.epoch)
             said = self.witnessed.get(front)
             if changed or said is None or self.now - said[1] >= 0.5:
                 probes = {id: self._probed(front, id) for id in self.members}
@@ -235,14 +244,20 @@ class World:
                 report=report,
                 report_seconds=self.now - said,
                 cloud_running=self.servers[id].host_up if self.cloud_works else None,
+                going=id in self.going,
                 cut_off=id in self.cut,
             )
+            if self.physics.forgets_the_going and id in self.going:
+                del members[id]  # as one that is not listed counts as cut off
         observers = []
         for front in FRONT_ENDS:
             probes, said = self.witnessed.get(front, ({}, self.now))
             heard = self.now - said if front in self.witnessed else float("inf")
             observers.append(
-                Observer(id=front, name=front, connected=heard < 2, heard_seconds=heard, probes=probes)
+                Observer(
+                    id=front, name=front, connected=heard < 2, heard_seconds=heard, probes=probes,
+                    epoch=self.told.get(front, 0) if front in self.witnessed else 0,
+                )
             )  # fmt: skip
         return Seen(
             now=self.now + self.jump,
@@ -259,6 +274,8 @@ class World:
             decision = self.physics.decide(self.group, self.seen(), WINDOWS, covers)
             self.last = decision
             changed = decision.group != self.group
+            if changed and self.controller_disk_full:
+                return  # nobody is told what is not stored
             if self.physics.stores_first:
                 self._store(decision)
             if changed and self.crash_soon and chance(self.random, 50):
@@ -294,7 +311,45 @@ class World:
             position = dict(part for part in _pairs(new.change.position))
             self.acked = {origin: min(count, position.get(origin, 0)) for origin, count in self.acked.items()}
             self.losses += 1
+        if new != old:
+            self.history = [*self.history[-60:], (new, set(self.members))]
         self.group = new
+
+    def put_store_back(self, copies: int) -> None:
+        """As it was so many changes before; what the store knew of instances goes with it."""
+        if len(self.history) <= copies:
+            return
+        self.kill_controller()
+        del self.history[len(self.history) - copies :]
+        self.group, members = self.history[-1]
+        self.members, self.put_back = set(members), True
+        self.launching.clear()
+        self.going.clear()
+
+    @property
+    def overtaken(self) -> bool:
+        """The store's word is not what is."""
+        return any(agent.floor > self.group.epoch for id, agent in self.agents.items() if id not in self.cut)
+
+    def terminate(self, id: str) -> None:
+        """Somebody does, of a replica: it goes on for as long as its decommission scripts take."""
+        if id != self.group.primary and id in self.members and self.group.change is None and len(self.members) > 2:
+            self.going[id] = self.now + self.random.choice((TICK, 1.0, 3.0))
+
+    def _terminate(self) -> None:
+        for id, due in list(self.going.items()):
+            if due > self.now:
+                continue
+            del self.going[id]
+            self.servers[id].die(self.now)
+            self.servers[id].host_up = False
+            self.cut.add(id)
+            self.members.discard(id)
+            self._replaced()
+
+    def _replaced(self) -> None:
+        name = f"s{len(self.servers) + len(self.launching) + 1}"
+        self.launching.append((self.now + LAUNCH_SECONDS, name))
 
     def _give(self, decision: Decision) -> None:
         for id, order in decision.orders.items():
@@ -313,7 +368,7 @@ class World:
             if id in self.members:
                 self.cut.add(id)
                 self.members.discard(id)
-                self.launching.append((self.now + LAUNCH_SECONDS, f"s{len(self.servers) + len(self.launching) + 1}"))
+                self._replaced()
 
     def _ordered(self, id: str, order: TakeRole) -> None:
         agent = self.agents[id]
@@ -350,6 +405,8 @@ class World:
         epochs = [self.agents[each.id].done[0] for each in self.servers.values() if each.writable]
         if len(epochs) != len(set(epochs)):
             raise Broken(f"two servers are writable at epoch {max(epochs)}")
+        if self.overtaken:
+            return
         for each in able:
             acking = {r.id for r in self._replicas_of(each) if r.acknowledging and self.open(r.id, each.id)}
             if each.id == group.primary and not acking <= group.sync_set:

@@ -186,6 +186,12 @@ class Agent:
     last_report: DatabaseReport | None = None
     reported_at: float = -1.0
 
+    def start(self) -> None:
+        """After its end: a primary's order is not taken again without a fresh one."""
+        if not self.alive:
+            self.alive = True
+            self.pending = self.order is not None and self.order.role != "primary"
+
     def take(self, order: TakeRole, *, refuses_older: bool) -> None:
         if order.epoch < self.floor and refuses_older:
             return

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from simulated import CONTROLLER, FRONT_ENDS, Broken, Physics, World
-from simulated_server import chance
+from simulated import CONTROLLER, FRONT_ENDS, WINDOWS, Broken, Physics, World
+from simulated_server import chance, covers
 
+from relaunch.databases.case import Case
 from relaunch.databases.group import Mode
+from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
 
 CALM = "calm"
 FAULTS: dict[str, int] = {
@@ -18,9 +20,10 @@ FAULTS: dict[str, int] = {
     "cut one way": 4, "isolate": 3, "mend": 10, "slow": 3, "lossy": 2, "fast": 6, "disk full": 2, "disk free": 4,
     "block applier": 3, "free applier": 5, "kill agent": 3, "start agent": 6, "kill controller": 4,
     "crash at a decision": 4, "start controller": 10, "clock jump": 1, "a day later": 6, "switch over": 6,
-    "cloud down": 2, "cloud up": 4, "allow loss": 1, "maintenance": 1, "maintenance over": 3, "pause": 1, "go on": 3,
+    "terminate": 2, "put the store back": 1, "controller's disk full": 2, "controller's disk free": 6, "cloud down": 2, "cloud up": 4, "allow loss": 1, "maintenance": 1, "maintenance over": 3, "pause": 1, "go on": 3,
 }  # fmt: skip
 END_TICKS = 900
+PERSON_TICKS = 450
 GOOD_PAGES = ("no failover:", "failover waits", "promotion waits", "commits wait")
 
 
@@ -73,7 +76,8 @@ def tell(story: Story) -> Told:
 
 def _ended(world: World, steps: int) -> Told:
     """All faults stop; people clear the budget and what they had declared."""
-    for fault in ("mend", "fast", "cloud up", "maintenance over", "go on", "start controller"):
+    over = "mend", "fast", "cloud up", "maintenance over", "go on", "controller's disk free", "start controller"
+    for fault in over:
         happen(world, fault)
     world.crash_soon, world.wanted = False, None
     for server in world.servers.values():
@@ -84,23 +88,33 @@ def _ended(world: World, steps: int) -> Told:
             server.frozen = False
             if server.id not in world.cut:
                 server.host_up = True
-                world.agents[server.id].alive = True
+                world.agents[server.id].start()
                 if not server.running:
                     server.start(writable=not world.physics.starts_read_only)
         if count % 100 == 0:
             world.group = replace(world.group, failovers=())
             acks = world.acks
+        if count == PERSON_TICKS and world.last is not None and world.last.rule == OVERTAKEN:
+            _adopt(world)
         world.tick()
         writers = [each.id for each in world.servers.values() if each.writable and each.id not in world.cut]
         settled = world.group.change is None and world.group.mode is Mode.SYNC and world.acks > acks
         if count > 50 and settled and writers == [world.group.primary]:
             return _told(world, steps, "writer")
     pages = tuple(page.rule for page in world.last.pages) if world.last else ()
-    if not any(page.startswith(GOOD_PAGES) for page in pages):
+    if not any(page.startswith(GOOD_PAGES) for page in pages) and not (world.put_back and pages):
         raise Broken(
             f"does not recover: {world.group}, pages {pages}, last rule {world.last.rule if world.last else ''}"
         )
     return _told(world, steps, "page", pages)
+
+
+def _adopt(world: World) -> None:
+    """A person who knows which server has the newest data says so."""
+    leads = max(world.members, key=lambda id: (world.agents[id].done[1] == "primary", world.agents[id].done[0]))
+    case = Case(group=world.group, seen=world.seen(), windows=WINDOWS, position_covers=covers)
+    if world.agents[leads].done[1] == "primary" and not why_not_known(case, leads):
+        world.group = known_again(case, leads)
 
 
 def _told(world: World, steps: int, end: str, pages: tuple[str, ...] = ()) -> Told:
@@ -164,13 +178,19 @@ def happen(world: World, fault: str) -> None:
             agent.alive = False
         case "start agent":
             for keeper in world.agents.values():
-                keeper.alive = True
+                keeper.start()
         case "kill controller":
             world.kill_controller()
         case "crash at a decision":
             world.crash_soon = True
         case "start controller":
             world.controller_up = True
+        case "terminate":
+            world.terminate(random.choice(ids))
+        case "put the store back":
+            world.put_store_back(random.choice((1, 2, 3, 6, 12)))
+        case "controller's disk full" | "controller's disk free":
+            world.controller_disk_full = fault.endswith("full")
         case "clock jump":
             world.jump += random.choice((-7200.0, -5.0, 5.0, 7200.0))
         case _:
