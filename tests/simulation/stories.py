@@ -110,7 +110,12 @@ def _ended(world: World, steps: int) -> Told:
 
 
 def _adopt(world: World) -> None:
-    """A person who knows which server has the newest data says so."""
+    """A person who knows which server has the newest data ends what the store does not know, and says so."""
+    for id in world.servers.keys() - world.members:
+        world.servers[id].die(world.now)
+        world.servers[id].host_up = False
+        world.cut.add(id)
+    world.tick()
     leads = max(world.members, key=lambda id: (world.agents[id].done[1] == "primary", world.agents[id].done[0]))
     case = Case(group=world.group, seen=world.seen(), windows=WINDOWS, position_covers=covers)
     if world.agents[leads].done[1] == "primary" and not why_not_known(case, leads):

@@ -22,7 +22,7 @@ def why_not_known(case: Case, primary: str | None = None) -> str:
     """Why the group does not follow from what its servers say, "" when it does. `primary`: who leads, a person says."""
     silent = {id for id in case.seen.members if (word := case.word(id)) is None or not word.answers}
     if primary is not None:
-        return f"{case.names([primary])} does not answer" if primary in silent | {""} else ""
+        return f"{case.names([primary])} does not answer" if primary in silent else _strangers(case, primary)
     if silent:
         return f"{case.names(silent)} is not heard, and may be the one that leads"
     leads = _leads(case)
@@ -33,11 +33,7 @@ def why_not_known(case: Case, primary: str | None = None) -> str:
     astray = {id for id in others if not _is_held(case, id) and not _follows(case, id, address)}
     if astray:
         return f"{case.names(astray)} does not follow {case.names([leads])}"
-    own = case.word(leads)
-    strangers = set(own.acknowledgers if own else ()) - {each.address for each in case.seen.members.values()}
-    if strangers:
-        return f"{', '.join(sorted(strangers))} follows {case.names([leads])} too, and is not in the store"
-    return ""
+    return _strangers(case, leads)
 
 
 def known_again(case: Case, primary: str | None = None) -> Group:
@@ -82,6 +78,15 @@ def _leads(case: Case) -> str | None:
     (found,) = writable
     newest = max(word.epoch for id in case.seen.members if (word := case.word(id)) is not None)
     return found if (word := case.word(found)) is not None and (word.role, word.epoch) == ("primary", newest) else None
+
+
+def _strangers(case: Case, leads: str) -> str:
+    """Whoever acknowledges and is not known may alone have the last writes: a failover would lose them."""
+    own = case.word(leads)
+    found = set(own.acknowledgers if own else ()) - {each.address for each in case.seen.members.values()}
+    if not found:
+        return ""
+    return f"{', '.join(sorted(found))} follows {case.names([leads])} and is not in the store: it has to be ended first"
 
 
 def _is_held(case: Case, id: str) -> bool:
