@@ -115,7 +115,7 @@ MUTANTS: tuple[Mutant, ...] = (
                     (rules, "PERMISSION", _without("not all are heard")))),
     Mutant(story="18", rule=3, name="a restarted replica is believed",
            patches=((Case, "remembers", lambda *_: True),)),
-    Mutant(story="138", rule=3, name="a replica that restarted after the candidate failed is believed",
+    Mutant(story="431", rule=3, name="a replica that restarted after the candidate failed is believed",
            patches=((change, "_not_revoked", _failed_candidate_forgiven),)),
     Mutant(story="1", rule=3, name="an agent obeys an older epoch", physics=lambda: Physics(agents_refuse_older=False)),
     Mutant(story="139", rule=4, name="the most executed leads",

@@ -20,7 +20,8 @@ FAULTS: dict[str, int] = {
     "cut one way": 4, "isolate": 3, "mend": 10, "slow": 3, "lossy": 2, "fast": 6, "disk full": 2, "disk free": 4,
     "block applier": 3, "free applier": 5, "kill agent": 3, "start agent": 6, "kill controller": 4,
     "crash at a decision": 4, "start controller": 10, "clock jump": 1, "a day later": 6, "switch over": 6,
-    "terminate": 2, "put the store back": 1, "controller's disk full": 2, "controller's disk free": 6, "cloud down": 2, "cloud up": 4, "allow loss": 1, "maintenance": 1, "maintenance over": 3, "pause": 1, "go on": 3,
+    "terminate": 2, "put the store back": 1, "controller's disk full": 2, "controller's disk free": 6,
+    "cloud down": 2, "cloud up": 4, "allow loss": 1, "maintenance": 1, "maintenance over": 3, "pause": 1, "go on": 3,
 }  # fmt: skip
 END_TICKS = 900
 PERSON_TICKS = 450

@@ -49,6 +49,11 @@ class Case:
         report = self.member(id).report
         return report if report is not None and report.epoch == self.group.epoch else None
 
+    def stays_out(self, id: str) -> bool:
+        """Of the sync set: it is never to lead, so nothing may rest on it alone."""
+        member = self.member(id)
+        return member.going or member.never_leads
+
     def covers(self, position: str, other: str) -> bool:
         """As `position_covers`; a position nobody can read covers nothing."""
         try:

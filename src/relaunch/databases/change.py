@@ -177,15 +177,15 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
         if all(case.covers(have[id], have[other]) and not case.parted(report, pool[other]) for other in pool)
         and (bool(case.group.loss_allowed) or case.covers(have[id], change.position))
         and not report.delayed
-        and not case.member(id).going
+        and not case.stays_out(id)
         and report.answers
     ]
     zone = case.member(change.old).zone
 
-    def order(id: str) -> tuple[bool, bool, int, bool, str]:
+    def order(id: str) -> tuple[bool, bool, int, bool, int, str]:
         applied = case.covers(pool[id].executed, have[id])
         behind = sum(not case.covers(pool[id].executed, other.executed) for other in pool.values())
-        return (bool(pool[id].error), not applied, behind, case.member(id).zone != zone, id)
+        return (bool(pool[id].error), not applied, behind, case.member(id).zone != zone, case.member(id).rank, id)
 
     return min(fit, key=order, default=None)
 

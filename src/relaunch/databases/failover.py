@@ -78,6 +78,7 @@ def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
         ),
         (word is None or not word.answers, f"{member.name} does not answer"),
         (member.going, f"{member.name} is being terminated"),
+        (member.never_leads, f"{member.name} is never to be the primary (never_primary in the deployment file)"),
     )
     for refuses, why in checks:
         if refuses:

@@ -89,6 +89,8 @@ class Member:
     report: DatabaseReport | None = None
     report_seconds: float = 0.0  # since its agent said so
     cloud_running: bool | None = None  # what the cloud says: None when it does not answer
+    rank: int = 0  # in the deployment file: of two that could lead, the lower one does
+    never_leads: bool = False  # the file says so; such a one does not acknowledge either
     going: bool = False  # its instance is being terminated: it acknowledges until it says otherwise, and never leads
     cut_off: bool = False  # by us, confirmed by the cloud: nothing it sends arrives anywhere
 

@@ -106,6 +106,8 @@ def look(
             report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
             cloud_running=running if present - asked <= CLOUD_WORD_SECONDS else None,
+            rank=each.rank,
+            never_leads=each.never_leads,
             going=each.state is State.DECOMMISSIONING,
             cut_off=each.id in heard.cut_off,
         )

@@ -160,7 +160,7 @@ def _let_go(case: Case) -> Group | None:
     group = case.group
     if living_primary(case) is None:
         return None
-    useless = group.fenced | parted_from_primary(case) | {id for id in active(case) if case.member(id).going}
+    useless = group.fenced | parted_from_primary(case) | {id for id in active(case) if case.stays_out(id)}
     away = {id for id in active(case) if lost(case, id) or id in useless}
     if not away:
         return None
@@ -219,7 +219,7 @@ def _join(case: Case) -> Group | None:
         for id in case.seen.members
         if id not in group.sync_set | group.fenced | {group.primary or ""} | parted_from_primary(case)
         and not case.member(id).cut_off
-        and not case.member(id).going
+        and not case.stays_out(id)
         and (word := case.word(id)) is not None
         and word.epoch == group.epoch
         and _in_good_order(case, word)
@@ -323,7 +323,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(
         name="replica lost",
-        why="A member of the sync set lost for `degrade_after`, being terminated, or with writes of its own that the"
+        why="A member of the sync set lost for `degrade_after`, not to lead, or with writes of its own that the"
         " primary lacks, is told to acknowledge no more. Was it the last one: `available` goes on asynchronously,"
         " stored before the primary is told; `strict` waits.",
         made=_let_go,

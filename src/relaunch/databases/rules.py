@@ -231,7 +231,7 @@ def _followers(case: Case) -> list[str]:
 
 def _could_lead(case: Case, id: str) -> bool:
     word = case.word(id)
-    return word is not None and word.answers and not word.delayed and not case.member(id).going
+    return word is not None and word.answers and not word.delayed and not case.stays_out(id)
 
 
 def _automatic(case: Case, seconds: float) -> int:

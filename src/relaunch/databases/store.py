@@ -34,6 +34,8 @@ class StoredMember:
     zone: str
     cloud_id: str | None
     state: State
+    rank: int = 0
+    never_leads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,8 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             zone=each["zone"],
             cloud_id=each["cloud_id"],
             state=State(each["state"]),
+            rank=wanted.index(each["name"]) if each["name"] in wanted else len(wanted),
+            never_leads=spec.database is not None and each["name"] in spec.database.never_primary,
         )
         for each in mine
         if each["instance"] and each["state"] in (GOING if each["instance"] in group.sync_set else IN_GROUP)

@@ -20,6 +20,7 @@ RUNTIMES = ("rails", "wsgi", "php", "node", "static", "proxy")
 DURABILITIES = ("available", "strict")
 FAILOVER_PRESETS = ("fast", "normal", "careful")
 NAME_LENGTH = 40
+READ_LAG_SECONDS, LEAST_READ_LAG_SECONDS = 30.0, 5.0  # what is measured is a row a second, asked for once a second
 BACKUP_INTERVALS = ("incremental", "full", "primary", "prove")
 BACKUPS_KEPT = ("last", "daily", "weekly", "monthly", "yearly")
 
@@ -41,6 +42,8 @@ class DatabaseSpec:
     replicas: tuple[str, ...] = ()
     durability: str = "available"
     failover: str = "normal"
+    never_primary: tuple[str, ...] = ()  # of the replicas
+    read_lag_seconds: float = READ_LAG_SECONDS  # a replica further behind gets no reads
     backups: dict[str, str] = field(default_factory=dict)  # as written; databases/backup_catalogue.py reads it
 
     @property
@@ -150,7 +153,7 @@ def _inputs(element: Element) -> dict[str, str]:
 
 
 def _database(element: Element, servers: list[str]) -> DatabaseSpec:
-    keys = element.entries(("primary", "replicas", "durability", "failover", "backups"))
+    keys = element.entries(("primary", "replicas", "never_primary", "durability", "failover", "read_lag", "backups"))
     if "primary" not in keys:
         raise element.fault("database: primary is missing")
     members = [keys["primary"], *(keys["replicas"].items() if "replicas" in keys else ())]
@@ -165,13 +168,37 @@ def _database(element: Element, servers: list[str]) -> DatabaseSpec:
     durability = keys["durability"].one_of(DURABILITIES) if "durability" in keys else "available"
     if durability == "strict" and len(names) == 1:
         raise keys["durability"].fault("durability strict needs a replica: without one no write could be confirmed")
+    never = _never_primary(keys["never_primary"], names) if "never_primary" in keys else ()
+    if durability == "strict" and set(never) == set(names[1:]):
+        raise keys["never_primary"].fault("durability strict needs a replica that may become the primary")
     return DatabaseSpec(
         primary=names[0],
         replicas=tuple(names[1:]),
+        never_primary=never,
+        read_lag_seconds=_read_lag(keys["read_lag"]) if "read_lag" in keys else READ_LAG_SECONDS,
         durability=durability,
         failover=keys["failover"].one_of(FAILOVER_PRESETS) if "failover" in keys else "normal",
         backups=_backups(keys["backups"]) if "backups" in keys else {},
     )
+
+
+def _never_primary(element: Element, members: list[str]) -> tuple[str, ...]:
+    """They follow, and answer reads; no commit rests on one, as it could not take over."""
+    never = [each.text() for each in element.items()]
+    for name in never:
+        if name not in members[1:]:
+            raise element.fault(f"database: never_primary: {name} is no replica", hint=did_you_mean(name, members[1:]))
+    return tuple(never)
+
+
+def _read_lag(element: Element) -> float:
+    try:
+        seconds = parse_duration(element.text()).total_seconds()
+    except BadInput as error:
+        raise element.fault(f"database: read_lag: {error.message}", hint=error.hint) from None
+    if seconds < LEAST_READ_LAG_SECONDS:
+        raise element.fault(f"database: read_lag must be {LEAST_READ_LAG_SECONDS:g} s or more: shorter is not measured")
+    return seconds
 
 
 def _backups(element: Element) -> dict[str, str]:

@@ -193,6 +193,10 @@ def _database_change(before: DatabaseSpec, after: DatabaseSpec) -> str:
         reasons.append(f"durability {before.durability} → {after.durability}")
     if before.failover != after.failover:
         reasons.append(f"failover {before.failover} → {after.failover}")
+    if before.never_primary != after.never_primary:
+        reasons.append(f"never the primary: {', '.join(after.never_primary) or 'none'}")
+    if before.read_lag_seconds != after.read_lag_seconds:
+        reasons.append(f"read_lag {before.read_lag_seconds:g} s → {after.read_lag_seconds:g} s")
     if before.backups != after.backups:
         reasons.append("when backups are made, or how many are kept")
     return "; ".join(reasons) or "the order of its servers changed"

@@ -63,10 +63,15 @@ def spec_from(plain: Mapping[str, Any]) -> DeploymentSpec:
             **plain,
             "servers": tuple(ServerSpec(**server) for server in plain["servers"]),
             "sites": tuple(SiteSpec(**{**site, "aliases": tuple(site["aliases"])}) for site in plain["sites"]),
-            "database": DatabaseSpec(**{**database, "replicas": tuple(database["replicas"])}) if database else None,
+            "database": _database(database) if database else None,
             "generate_credentials": tuple(plain.get("generate_credentials", ())),
         }
     )
+
+
+def _database(plain: Mapping[str, Any]) -> DatabaseSpec:
+    lists = {name: tuple(plain.get(name, ())) for name in ("replicas", "never_primary")}
+    return DatabaseSpec(**{**plain, **lists})
 
 
 class Store:

@@ -386,3 +386,23 @@ def test_while_paused_no_replica_is_replaced():
 
     assert decided(look(gone), steady).cut_off == {"s3"}
     assert decided(look(gone), replace(steady, paused="Ann: at work on db3")).cut_off == frozenset()
+
+
+def test_of_two_that_could_lead_one_in_the_old_primarys_zone_does_and_then_the_first_of_the_file():
+    def leads(*, zones: tuple[str, str], ranks: tuple[int, int]) -> str | None:
+        members = {id: replace(DEAD.members[id], zone="a") for id in ("s1",)}
+        for id, zone, rank in zip(("s2", "s3"), zones, ranks, strict=True):
+            members[id] = replace(DEAD.members[id], zone=zone, rank=rank)
+        seen = replace(DEAD, members=members)
+        group = begun(seen)
+        return decided(obeyed(group, seen), group).group.primary
+
+    assert leads(zones=("b", "a"), ranks=(1, 2)) == "s3"
+    assert leads(zones=("a", "a"), ranks=(2, 1)) == "s3"
+    assert leads(zones=("a", "a"), ranks=(1, 2)) == "s2"
+
+
+def test_one_that_is_never_to_lead_is_not_switched_to():
+    seen = look(replace(member("s3"), never_leads=True))
+
+    assert "never_primary" in refuse_switchover(replace(SYNC, sync_set=frozenset({"s2", "s3"})), seen, "s3")

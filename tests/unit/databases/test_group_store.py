@@ -101,6 +101,12 @@ def test_the_file_says_how_patient_failover_is(database):
     Store(database, SystemClock()).put_deployment(spec, new_id="d", new_server_ids={"db1": "s1", "db2": "s2"})
 
     assert (before, store.group("shop").preset) == ("normal", "careful")
+    assert {each.name: (each.rank, each.never_leads) for each in store.group("shop").members.values()} == {
+        "db1": (0, False), "db2": (1, False),
+    }  # fmt: skip
+    never = read_deployment(FILE.replace("durability: strict", "never_primary: [db2]"))
+    Store(database, SystemClock()).put_deployment(never, new_id="d", new_server_ids={"db1": "s1", "db2": "s2"})
+    assert store.group("shop").members["i2"].never_leads
     assert set(FAILOVER_PRESETS) == set(PRESETS)
 
 

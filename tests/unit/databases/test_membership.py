@@ -207,3 +207,12 @@ def test_the_last_replica_going_is_stored_before_anybody_is_told():
 
     assert decided(seen, one).group.mode is Mode.BLOCKED
     assert decided(seen, replace(one, durability="available")).group.mode is Mode.ASYNC
+
+
+def test_one_that_is_never_to_lead_does_not_acknowledge_either():
+    never = replace(member("s3"), never_leads=True)
+
+    assert decided(look(never)).group.leaving == {"s3"}, "the file may say so of one that does"
+    alone = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"})
+    quiet = replace(member("s3", acknowledging=False), never_leads=True)
+    assert decided(look(quiet), alone).group == alone

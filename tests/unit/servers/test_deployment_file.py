@@ -98,6 +98,9 @@ credentials: {DB_PASSWORD: generate}
         (HEAD + "database: {primary: db1, durability: full}", 5, "durability must be available or strict", ""),
         (HEAD + "database: {primary: db1, failover: slow}", 5, "failover must be fast or normal or careful", ""),
         (HEAD + "database: {primary: db1, durability: strict}", 5, "strict needs a replica", ""),
+        (HEAD + "database: {primary: db1, never_primary: [db1]}", 5, "never_primary: db1 is no replica", ""),
+        (HEAD + "database: {primary: db1, read_lag: soon}", 5, "read_lag: 'soon' is no duration", "90s"),
+        (HEAD + "database: {primary: db1, read_lag: 1s}", 5, "read_lag must be 5 s or more", ""),
         (HEAD + "sites:\n  shop: {}", 6, "'shop' is no domain name", ""),
         (HEAD + "sites:\n  Shop.test: {}", 6, "'Shop.test' is no domain name", ""),
         (HEAD + "sites:\n  a..test: {}", 6, "'a..test' is no domain name", ""),
@@ -130,6 +133,16 @@ def test_a_fault_names_line_and_remedy(text, line, message, hint):
     assert raised.value.message.startswith(f"shop.yml:{line}: ")
     assert message in raised.value.message
     assert hint in raised.value.hint
+
+
+def test_a_replica_may_be_one_that_never_leads_and_reads_have_a_limit():
+    servers = "deployment: shop\nservers: {db1: {template: mysql}, db2: {template: mysql}, db3: {template: mysql}}\n"
+    head = servers + "database: {primary: db1, replicas: [db2, db3], durability: strict"
+    database = read_deployment(head + ", never_primary: [db3], read_lag: 2m}\n").database
+
+    assert database is not None and (database.never_primary, database.read_lag_seconds) == (("db3",), 120.0)
+    with pytest.raises(FormatError, match="strict needs a replica that may become the primary"):
+        read_deployment(head + ", never_primary: [db2, db3]}\n")
 
 
 def test_a_map_merged_in_by_anchor_counts_and_is_checked():
