@@ -392,3 +392,55 @@ def from_server(tmp_path: Path) -> tuple[str, ...]:
     file = tmp_path / "password"
     file.write_text(FOREIGN_PASSWORD + "\n")
     return ("--from-server", f"{HOST}:{PORT}", "--user", "mover", "--password-file", str(file), "--schema", "shop")
+
+
+def test_a_replica_comes_and_goes(group: Group) -> None:
+    group.wait_redundant()
+    said = relaunch("db", "add-replica", "my", "--memory", "1100M")
+    assert "+  db3: {template: mysql9, zone: a, memory: 1100M}" in said
+    group.size = 3
+    group.wait_redundant(seconds=240)
+    leads = group.member("primary")["name"]
+    assert "is the primary" in relaunch("db", "remove-replica", leads, "--deployment", "my", "--yes", check=False)
+
+    relaunch("db", "remove-replica", "db3", "--deployment", "my", "--yes")
+
+    group.size = 2
+    group.wait_redundant()
+    assert "db3" not in {each["name"] for each in group.shown()["members"]}
+
+
+@LONG
+def test_all_come_to_another_size_under_writes(group: Group) -> None:
+    group.wait_redundant()
+    relaunch("db", "add-replica", "my")
+    group.size = 3
+    group.wait_redundant(seconds=240)
+    many(group, "primary", "CREATE DATABASE IF NOT EXISTS shop; CREATE TABLE shop.sizes (number INT PRIMARY KEY);")
+    before = {each["name"]: each["instance"] for each in group.shown()["members"]}
+    leads = group.member("primary")["name"]
+    over, acknowledged = threading.Event(), []
+
+    def write() -> None:
+        for number in range(1_000_000):
+            if over.is_set():
+                return
+            with contextlib.suppress(AssertionError, StopIteration, subprocess.TimeoutExpired):
+                many(group, "primary", f"INSERT INTO shop.sizes VALUES ({number});")
+                acknowledged.append(number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        relaunch("db", "resize", "my", "--memory", "1200M", "--yes")
+    finally:
+        over.set()
+        writer.join()
+
+    group.wait_redundant()
+    after = {each["name"]: each["instance"] for each in group.shown()["members"]}
+    assert all(after[name] != before[name] for name in before) and group.member("primary")["name"] != leads
+    kept = {int(row) for row in one(group, "primary", "SELECT number FROM shop.sizes").split()}
+    assert len(acknowledged) > 20 and set(acknowledged) <= kept
+    assert "!" not in relaunch("db", "checksum", "my")
+    print(f"\n{len(acknowledged)} writes acknowledged while three servers were replaced")
