@@ -11,14 +11,20 @@
 #     Input Type: single
 #     Required: true
 #     Default: blank
+# Attachments:
+# - schema_dump.sh
 # ...
+# shellcheck disable=SC2154  # variables come from the attachment
 set -euo pipefail
 set -a
 # shellcheck source=/dev/null
 . /etc/relaunch/backup.env
 set +a
 
-sql() { mariadb -N -B -e "$1"; }
+work=$(mktemp -d /run/relaunch-backup.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+# shellcheck source=attachments/schema_dump.sh disable=SC1091
+. "$RS_ATTACH_DIR/schema_dump.sh"
 stop_with() { echo "$*" >&2; exit 1; }
 [[ $BACKUP_SCHEMA =~ ^[A-Za-z0-9_-]{1,64}$ ]] || stop_with "BACKUP_SCHEMA=$BACKUP_SCHEMA: letters, digits, _ and - only"
 [ -n "$(sql "SELECT 1 FROM information_schema.schemata WHERE schema_name = '$BACKUP_SCHEMA'")" ] ||
@@ -26,8 +32,6 @@ stop_with() { echo "$*" >&2; exit 1; }
 lineage=$(sql "SELECT id FROM relaunch.lineage" 2>/dev/null || true)
 [ -n "$lineage" ] || stop_with "This data does not say which history it is of: relaunch-ship-binlogs on the primary sees to that."
 
-work=$(mktemp -d /run/relaunch-backup.XXXXXX)
-trap 'rm -rf "$work"' EXIT
 begun=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 id=$(date -u +%Y%m%dT%H%M%SZ)-schema-$(hostname)
 target=$BACKUP_ROOT/$lineage/schemas/$BACKUP_SCHEMA/$id
@@ -35,23 +39,21 @@ odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE 
   AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'")
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
 
-# A server that has written no event of its own yet has the position it was seeded with.
-seeded=$(sql "SELECT @@gtid_slave_pos")
-# The position stands in the dump as a comment: it is told, not obeyed. The hash is taken on the way.
+before=$(position_before)
+# The hash is taken on the way.
 mkfifo "$work/fifo"
 sha256sum <"$work/fifo" | cut -d' ' -f1 >"$work/sha256" &
-ionice -c 3 nice -n 19 mariadb-dump --single-transaction --master-data=2 --gtid --routines --events --triggers --hex-blob \
-  "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null) >(tail -c 200 >"$work/tail") |
+watch_dump &
+dump_schema "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null) >(tail -c 200 >"$work/tail") |
   nice -n 19 zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" | tee "$work/fifo" | rclone rcat "$target/dump.sql.zst.age"
 wait
 grep -q "^-- Dump completed" "$work/tail" || stop_with "The dump $id did not come to its end; without a manifest it does not count."
-gtid=$(sed -n "s/.*gtid_slave_pos='\([^']*\)'.*/\1/p" "$work/head" | head -n 1)
-[ -n "$gtid" ] || gtid=$seeded
+gtid=$(position_of_dump "$before")
 size=$(rclone lsf --format s "$target/dump.sql.zst.age")
 jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
-  --arg server "$(hostname)" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
+  --arg server "$(hostname)" --arg dialect "$dialect" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
   --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" \
-  --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $version, $begun,
+  --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $dialect, $version, $begun,
     $ended, $gtid, $recipient, stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
   rclone rcat "$target/manifest.json"
 echo "$BACKUP_SCHEMA at $gtid: $size bytes"

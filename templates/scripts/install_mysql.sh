@@ -48,6 +48,17 @@ innodb_redo_log_capacity = 32M
 mysqlx = OFF
 FILE
 
+# Copies of the data lie beside it, and a server of its own is started on them.
+if [ -d /etc/apparmor.d/local ]; then
+  cat >/etc/apparmor.d/local/usr.sbin.mysqld <<'FILE'
+# Written by relaunch: script install_mysql.sh. Change the script, not this file.
+/var/lib/mysql-*/ r,
+/var/lib/mysql-*/** rwk,
+/run/relaunch-*/** rwk,
+FILE
+  if [ -d /sys/module/apparmor ] && command -v apparmor_parser >/dev/null; then apparmor_parser -r /etc/apparmor.d/usr.sbin.mysqld || :; fi
+fi
+
 install -d /etc/systemd/system/mysql.service.d
 cat >/etc/systemd/system/mysql.service.d/relaunch.conf <<'FILE'
 # Written by relaunch: script install_mysql.sh. Change the script, not this file.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # ---
-# RightScript Name: Join database group (MySQL)
+# RightScript Name: Join database group
 # Description: |-
 #   A replica is cloned from another replica that is in step, else from the primary; a young group's history is short
 #   enough to be followed from its start. Then the controller is told that this server's data is the group's, the agent
@@ -40,8 +40,9 @@
 # Attachments:
 # - database_group.sh
 # - mysql_logins.sh
+# - mysql_clone.sh
 # ...
-# shellcheck disable=SC2034,SC2154  # variables are given to database_group.sh, and come from it
+# shellcheck disable=SC2034,SC2154  # variables are given to the attachments, and come from them
 set -euo pipefail
 
 client=mysql
@@ -49,6 +50,8 @@ client=mysql
 . "$RS_ATTACH_DIR/database_group.sh"
 # shellcheck source=attachments/mysql_logins.sh disable=SC1091
 . "$RS_ATTACH_DIR/mysql_logins.sh"
+# shellcheck source=attachments/mysql_clone.sh disable=SC1091
+. "$RS_ATTACH_DIR/mysql_clone.sh"
 
 if [ "${#REPLICATION_PASSWORD}" -gt 32 ]; then
   echo "REPLICATION_PASSWORD has ${#REPLICATION_PASSWORD} characters; MySQL takes 32 for following a server." >&2
@@ -162,52 +165,16 @@ choose_source() {
   echo "$primary $primary_address"
 }
 
-need_disk() {  # ADDRESS: stop when its data does not fit here
-  local need free
-  need=$(at "$1" "SELECT CAST((SUM(FILE_SIZE) + @@innodb_redo_log_capacity) * 1.1 AS UNSIGNED) FROM information_schema.INNODB_TABLESPACES")
-  free=$(df --output=avail -B1 "$data" | tail -n 1)
-  if [ "$free" -lt "$need" ]; then
-    echo "NOT ENOUGH DISK: $((need / 1000000)) MB are needed in $data, $((free / 1000000)) MB are free. Nothing was done." >&2
-    exit 1
-  fi
-}
-
-end_other_clones() {  # of a run of this script that was killed
-  local id
-  for id in $(here "SELECT PID FROM performance_schema.clone_status WHERE STATE = 'In Progress' AND PID <> 0"); do
-    echo "An unfinished clone is under way (session $id): it is ended."
-    here "KILL $id" || true
-  done
-  for _ in $(seq 150); do
-    [ "$(here "SELECT COUNT(*) FROM performance_schema.clone_status WHERE STATE = 'In Progress' AND PID <> 0")" != 0 ] || return 0
-    sleep 0.2
-  done
-  echo "The unfinished clone does not end." >&2
-  exit 1
-}
-
-show_progress() {
-  here "SELECT CONCAT(LOWER(STAGE), ': ', ROUND(DATA / 1e6), ' of ', ROUND(ESTIMATE / 1e6), ' MB, ', ROUND(DATA_SPEED / 1e6), ' MB/s')
-    FROM performance_schema.clone_progress WHERE STATE = 'In Progress'" 2>/dev/null || true
-}
-
 # Beside the data, not over it: a clone that breaks off leaves nothing behind, and MySQL could not rename what came with
 # the image in a container.
 clone_from() {  # NAME ADDRESS
-  local cloning status=0 began=$SECONDS
+  local began=$SECONDS
   rm -rf "$copy"
   install -d -o mysql -g mysql -m 750 "$copy"
   echo "Cloning $1 ($2)"
   here "SET GLOBAL clone_valid_donor_list = '$2:3306', GLOBAL clone_max_data_bandwidth = $CLONE_MIB_PER_SECOND"
-  mysql <<<"CLONE INSTANCE FROM 'seed'@'$2':3306 IDENTIFIED BY $(quoted "$REPLICATION_PASSWORD")
-    DATA DIRECTORY '$copy/data' REQUIRE SSL" 2>clone.said &
-  cloning=$!
-  while kill -0 "$cloning" 2>/dev/null; do
-    sleep 1
-    show_progress
-  done
-  wait "$cloning" || status=$?
-  if [ "$status" != 0 ]; then
+  if ! clone_into "$copy/data" "CLONE INSTANCE FROM 'seed'@'$2':3306 IDENTIFIED BY $(quoted "$REPLICATION_PASSWORD")
+    DATA DIRECTORY '$copy/data' REQUIRE SSL"; then
     rm -rf "$copy"
     echo "The clone failed, and nothing here was changed: $(tail -n 3 clone.said)" >&2
     return 1
@@ -239,13 +206,13 @@ seed() {
   if [ -e "$joined" ]; then return; fi
   if [ ! -e "$copy/complete" ] && [ ! -e "$copy/emptied" ]; then
     wait_for_server
-    end_other_clones
+    end_other_clones TRUE
     if history_is_short; then return; fi
     read -r name address < <(choose_source)
-    need_disk "$address"
+    need_disk "$(at "$address" "$clone_bytes")" "$data"
     if ! clone_from "$name" "$address"; then
       [ "$name" != "$primary" ] || exit 1
-      need_disk "$primary_address"
+      need_disk "$(at "$primary_address" "$clone_bytes")" "$data"
       clone_from "$primary" "$primary_address" || exit 1
     fi
   fi

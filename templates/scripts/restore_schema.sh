@@ -47,14 +47,19 @@
 #     Input Type: single
 #     Required: false
 #     Default: blank
+# Attachments:
+# - schema_dump.sh
 # ...
+# shellcheck disable=SC2154  # variables come from the attachment
 set -euo pipefail
 set -a
 # shellcheck source=/dev/null
 . /etc/relaunch/backup.env
 set +a
 
-sql() { mariadb -N -B -e "$1"; }
+work=/var/lib/mysql-schema
+# shellcheck source=attachments/schema_dump.sh disable=SC1091
+. "$RS_ATTACH_DIR/schema_dump.sh"
 stop_with() { echo "$*" >&2; exit 1; }
 name=${RESTORE_AS:-$RESTORE_SCHEMA} trial=relaunch_trial
 for each in "$RESTORE_SCHEMA" "$name"; do
@@ -62,17 +67,16 @@ for each in "$RESTORE_SCHEMA" "$name"; do
 done
 case $name in mysql | sys | relaunch | information_schema | performance_schema) stop_with "$name is not to be replaced." ;; esac
 [ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
-[ "$(sql "SELECT @@read_only")" = 0 ] || stop_with "This server takes no writes: a schema is restored on the primary."
+[ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes: a schema is restored on the primary."
 tables=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
 [ "$tables" = 0 ] || [ "$RESTORE_CONFIRM" = "$name" ] ||
   stop_with "$name has $tables tables. Nothing was touched. To replace it: RESTORE_CONFIRM=$name"
 
 umask 077
 secret=$(mktemp -d /run/relaunch-restore.XXXXXX)
-work=/var/lib/mysql-schema
 rm -rf "$work"
 mkdir "$work"
-trap 'rm -rf "$secret" "$work"; mariadb -e "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial" || true' EXIT
+trap 'rm -rf "$secret" "$work"; sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial" || true' EXIT
 printf '%s\n' "$BACKUP_KEY" >"$secret/key"
 
 root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
@@ -95,20 +99,20 @@ plain() { age -d -i "$secret/key" "$work/dump" 2>"$secret/age" | zstd -q -d; }
 # A trigger made by its full name carries that in the dump: taken out, or it would go to the schema of that name.
 load() { # load SCHEMA [STATEMENTS to begin with]
   plain | LC_ALL=C sed -E "/^\/\*!50003 CREATE\*\/ .*TRIGGER/ s/\`?$RESTORE_SCHEMA\`?\.//g" |
-    { [ -z "${2:-}" ] || echo "$2"; cat; } | mariadb "$1"
+    { [ -z "${2:-}" ] || echo "$2"; cat; } | "$client" "$1"
 }
 
 # Once for trial, seen by nobody else: whatever is wrong with it shows before anything is replaced.
-mariadb -e "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial"
+sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial"
 if ! load "$trial" "SET sql_log_bin = 0;"; then
   ! grep -q "no identity matched" "$secret/age" || stop_with "WRONG KEY: $RESTORE_BACKUP is encrypted to $(jq -r .recipient "$secret/manifest")."
   stop_with "The backup $RESTORE_BACKUP cannot be loaded. Nothing was touched. $(cat "$secret/age")"
 fi
-mariadb -e "SET sql_log_bin = 0; DROP DATABASE $trial"
+sql "SET sql_log_bin = 0; DROP DATABASE $trial"
 
 if [ "$tables" != 0 ]; then
   kept=$BACKUP_ROOT/$(sql "SELECT id FROM relaunch.lineage")/schemas/$name/$(date -u +%Y%m%dT%H%M%SZ)-replaced-$(hostname)
-  mariadb-dump --single-transaction --master-data=2 --gtid --routines --events --triggers --hex-blob "$name" | tee >(tail -c 200 >"$secret/tail") |
+  dump_schema "$name" | tee >(tail -c 200 >"$secret/tail") |
     zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" >"$work/kept"
   grep -q "^-- Dump completed" "$secret/tail" || stop_with "What is in $name could not be backed up first. Nothing was touched."
   rclone copyto "$work/kept" "$kept/dump.sql.zst.age"
@@ -117,7 +121,7 @@ if [ "$tables" != 0 ]; then
       objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
   echo "What was in $name is kept as the backup $(basename "$kept")"
 fi
-mariadb -e "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` CHARACTER SET utf8mb4"
+sql "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` CHARACTER SET utf8mb4"
 load "$name"
 count=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
 echo "$name: $count tables from $RESTORE_BACKUP, as of $(jq -r .gtid "$secret/manifest")"

@@ -107,11 +107,11 @@ class Group:
 
         until(whole, "operational servers", seconds=120)
 
-    def run(self, address: str, command: str, *, check: bool = True, given: bytes = b"") -> str:
+    def run(self, address: str, command: str, *, check: bool = True, given: bytes = b"", seconds: float = 120) -> str:
         done = subprocess.run(
             ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
              "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{address}", command],
-            input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
+            input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False,
         )  # fmt: skip
         said = done.stdout.decode().strip()
         assert not check or done.returncode == 0, said

@@ -64,6 +64,16 @@ def union(one, other):
     return text_of(both)
 
 
+def common(one, other):
+    there = read(other)
+    both = {
+        key: [(max(low, first), min(high, last)) for low, high in there.get(key, ()) for first, last in spans]
+        for key, spans in read(one).items()
+    }
+    held = {key: merged(span for span in spans if span[0] <= span[1]) for key, spans in both.items()}
+    return text_of({key: spans for key, spans in held.items() if spans})
+
+
 def holds(whole, part):
     there = read(whole)
     return all(
@@ -88,8 +98,8 @@ def main(words):
     try:
         if words[:1] == ["holds"]:
             return 0 if holds(words[1], words[2]) else 1
-        if words[:1] == ["union"]:
-            print(union(words[1], words[2]))
+        if words[:1] in (["union"], ["common"]):
+            print({"union": union, "common": common}[words[0]](words[1], words[2]))
             return 0
         if words[:1] == ["unbroken"]:
             unbroken(words[1], (line.strip() for line in sys.stdin if line.strip()))

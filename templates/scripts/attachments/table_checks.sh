@@ -10,7 +10,8 @@ check_sql() {
   local schema=$1 table=$2 method=$3 columns key
   columns=$(ask "SELECT GROUP_CONCAT('QUOTE(CAST(\`', REPLACE(column_name, '\`', '\`\`'), '\` AS BINARY))'
       ORDER BY ordinal_position SEPARATOR ',') FROM information_schema.columns
-    WHERE table_schema = '$schema' AND table_name = '$table' AND generation_expression IS NULL")
+    WHERE table_schema = '$schema' AND table_name = '$table'
+      AND COALESCE(generation_expression, '') = ''")
   key=$(ask "SELECT GROUP_CONCAT('\`', REPLACE(column_name, '\`', '\`\`'), '\` DESC' ORDER BY seq_in_index SEPARATOR ',')
     FROM information_schema.statistics
     WHERE table_schema = '$schema' AND table_name = '$table' AND index_name = 'PRIMARY'")

@@ -34,6 +34,7 @@ positions = st.lists(parts, max_size=5).map(",".join)
 @given(positions, positions)
 def test_it_reckons_as_the_controller_does(one: str, other: str) -> None:
     assert sets.union(one, other) == union(one, other)
+    assert sets.common(one, other) == without(one, without(one, other))
     assert sets.holds(one, other) == (without(other, one) == "")
 
 

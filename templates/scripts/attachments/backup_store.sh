@@ -1,0 +1,137 @@
+#!/bin/bash
+# Written by relaunch: attachment backup_store.sh of the scripts that back up. Change it there.
+#
+# What a backup is in every dialect, and how it gets into the object store. Meant to be sourced; whoever does has:
+#   sql STATEMENT    runs it here as root, prints the rows
+#   work             a folder in memory
+#   state            where this server remembers its last backup
+# shellcheck disable=SC2154,SC2034
+set -euo pipefail
+
+stop_with() { echo "$*" >&2; exit 1; }
+
+alone() { # one backup at a time on this server
+  exec 9>"$state/lock"
+  flock -n 9 || stop_with "Another backup runs on this server."
+}
+
+# Backups lie in a folder of their data's history: another history of a group of the same name never meets them.
+find_history() { # sets lineage, BACKUP_ROOT
+  lineage=$(sql "SELECT id FROM relaunch.lineage" 2>/dev/null || true)
+  [ -n "$lineage" ] || stop_with "This data does not say which history it is of: relaunch-ship-binlogs on the primary sees to that."
+  export BACKUP_ROOT=$BACKUP_ROOT/$lineage
+}
+
+# What an incremental builds on: the last backup of this very server, if it is still in the store.
+begin_backup() { # begin_backup FIT: whether what is remembered fits the data; sets kind, parent, id, target, begun, server
+  kind=$BACKUP_KIND parent=
+  if [ "$kind" = incremental ]; then
+    parent=$(cat "$state/last/id" 2>/dev/null || true)
+    if [ -z "$parent" ] || ! "$1" || [ -z "$(rclone lsf "$BACKUP_ROOT/backups/$parent/manifest.json" 2>/dev/null)" ]; then
+      echo "There is no backup of this server to build on: this one is full."
+      kind=full parent=
+    fi
+  fi
+  server=$(hostname)
+  begun=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+  id=$(date -u +%Y%m%dT%H%M%SZ)-$kind-$server
+  target=$BACKUP_ROOT/backups/$id
+}
+
+# One object of the stream, its hash taken on the way. Called by split.
+upload() {
+  mkfifo "$work/$1.fifo"
+  sha256sum <"$work/$1.fifo" | cut -d' ' -f1 >"$work/$1.sha256" &
+  tee "$work/$1.fifo" | rclone rcat "$target/$1" || return 1
+  wait
+}
+export -f upload
+
+to_store() { # to_store NAME: standard input, compressed and encrypted, as objects NAME.00000 … of 512 MB
+  export work target
+  [ -z "$BACKUP_BANDWIDTH" ] || export RCLONE_BWLIMIT=$BACKUP_BANDWIDTH
+  # shellcheck disable=SC2016  # split sets FILE
+  dd bs=1M iflag=fullblock status=progress 2>"$work/progress" |
+    nice -n 19 zstd -q -T1 -3 | nice -n 19 age -r "$BACKUP_RECIPIENT" |
+    SHELL=/bin/bash split -b 512M -d -a 5 --filter='upload "$FILE"' - "$1."
+}
+
+show_progress() { # every 10 s: how much, how fast, how long still
+  local began=$SECONDS bytes
+  while sleep 10; do
+    bytes=$(tr '\r' '\n' <"$work/progress" | awk '/bytes/ {n = $1} END {print n + 0}')
+    [ "$bytes" -gt 0 ] || continue
+    local took=$((SECONDS - began)) left=""
+    if [ "$kind" = full ] && [ "$bytes" -lt "$data_bytes" ]; then
+      left=", about $(((data_bytes - bytes) * took / bytes)) s to go"
+    fi
+    echo "$((bytes / 1000000)) MB read, $((bytes / took / 1000000)) MB/s$left"
+  done
+}
+
+find_objects() { # sets objects: what is in the store, as long as it was sent
+  objects=$(rclone lsf --format sp --separator ' ' "$target" | sort -k2 | while read -r size name; do
+    jq -n --arg name "$name" --argjson size "$size" --arg sha256 "$(cat "$work/$name.sha256")" '{$name, size_bytes: $size, $sha256}'
+  done | jq -s .)
+  [ "$(jq length <<<"$objects")" = "$(find "$work" -name '*.sha256' | wc -l)" ] || stop_with "Objects are missing in the store."
+}
+
+open_session() { # open_session CLIENT…: for ask
+  coproc DB { "$@" 2>/dev/null; }
+  exec {to_db}>&"${DB[1]}" {from_db}<&"${DB[0]}" # copies: bash closes its own in subshells
+}
+ask() {
+  local line
+  echo "$1; SELECT '#end';" >&"$to_db"
+  while read -r line <&"$from_db" && [ "$line" != '#end' ]; do printf '%s\n' "$line"; done
+}
+
+# Rows counted and summed in the session as it sees them, the smallest tables first, for as long as there is time.
+sum_tables() { # sum_tables SECONDS; sets checks, unchecked
+  local deadline=$((SECONDS + $1)) schema table bytes has_key method rows sum
+  checks='[]' unchecked='[]'
+  while IFS=$'\t' read -r schema table bytes has_key; do
+    method=all
+    [ "$bytes" -lt 268435456 ] || method="last 100000"
+    if [ "$SECONDS" -ge "$deadline" ] || { [ "$method" != all ] && [ "$has_key" = 0 ]; }; then
+      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
+      continue
+    fi
+    read -r rows sum <<<"$(ask "$(check_sql "$schema" "$table" "$method")")" || true
+    if [ -z "${sum:-}" ]; then
+      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
+      continue
+    fi
+    checks=$(jq -c --arg schema "$schema" --arg table "$table" --arg method "$method" --argjson rows "$rows" --arg sum "$sum" \
+      '. + [{$schema, $table, $method, $rows, $sum}]' <<<"$checks")
+  done < <(sql "SELECT t.table_schema, t.table_name, COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
+      information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
+      AND s.index_name = 'PRIMARY') FROM information_schema.tables t
+    WHERE t.table_type = 'BASE TABLE' AND t.engine = 'InnoDB'
+    AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
+}
+
+warn_of_engines() { # warn_of_engines WHAT: sets warnings, one for each table that is not InnoDB's
+  warnings=$(sql "SELECT CONCAT(table_schema, '.', table_name, ' is ', engine, ': $1')
+    FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB'
+    AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')" | jq -R . | jq -s .)
+}
+
+# The manifest comes last: before it is there the backup does not count. From then on the next incremental builds on it.
+end_backup() { # end_backup DIALECT MORE: MORE is an object of what only this kind has; $state/last.new what it remembers
+  jq -n --arg id "$id" --arg kind "$kind" --arg parent "$parent" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" \
+    --arg server "$server" --arg role "$role" --arg lag "$lag" --arg version "$(sql "SELECT VERSION()")" --arg dialect "$1" \
+    --arg begun "$begun" --arg ended "$ended" --arg gtid "$gtid" --arg check_gtid "$check_gtid" --argjson data_bytes "$data_bytes" \
+    --argjson objects "$objects" --argjson checks "$checks" --argjson unchecked "$unchecked" --argjson warnings "$warnings" \
+    --arg recipient "$BACKUP_RECIPIENT" --argjson more "$2" '
+    {format: 1, $id, $kind, parent: (if $parent == "" then null else $parent end), $group, $lineage, $server, $role,
+     lag_seconds: ($lag | tonumber), $dialect, $version, $begun, $ended, $gtid, $data_bytes,
+     stored_bytes: ([$objects[].size_bytes] | add), $objects, check: {gtid: $check_gtid, tables: $checks, $unchecked},
+     $warnings, $recipient} + $more' >"$work/manifest.json"
+  rclone rcat "$target/manifest.json" <"$work/manifest.json"
+  echo "$id" >"$state/last.new/id"
+  rm -rf "$state/last"
+  mv "$state/last.new" "$state/last"
+  jq -r '"\(.id) is complete: \(.stored_bytes) bytes in \(.objects | length) objects, position \(.gtid), \(.check.tables | length) tables summed at \(.check.gtid), \(.check.unchecked | length) not", .warnings[]' "$work/manifest.json"
+  echo "BACKED-UP $id"
+}

@@ -1,0 +1,206 @@
+#!/bin/bash
+# Written by relaunch: attachment restore_store.sh of the scripts that restore. Change it there.
+#
+# What a restore is in every dialect: which history, which backups of it, fetched and compared with their hashes; the
+# binary log put together; what was noted at backup time compared; the data put in place. Meant to be sourced; whoever does has:
+#   data      the data directory
+#   work      a folder beside it
+#   secret    a folder in memory, with the private key in the file key
+#   unit      what systemd starts
+#   reaches POSITION WANTED    whether the first position has all of the second
+#   ask STATEMENT              on the restored data
+# shellcheck disable=SC2154,SC2034
+set -euo pipefail
+
+milliseconds() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+began=$(milliseconds)
+seconds() { local ms=$(($(milliseconds) - began)); printf '%d.%02d' $((ms / 1000)) $((ms % 1000 / 10)); }
+stop_with() { echo "$*" >&2; exit 1; }
+keep= # what lies in $work stays there
+
+in_place() { # by renames; done again after it was broken off, it goes on where it was
+  local kept
+  systemctl stop "$unit" 2>/dev/null || true
+  if [ -e "$data/relaunch-group" ] && [ ! -e "$work/kept" ]; then
+    kept=$data-before-$(date -u +%Y%m%dT%H%M%SZ)
+    mkdir "$kept"
+    find "$data" -mindepth 1 -maxdepth 1 ! -name relaunch-group -exec mv -t "$kept" {} +
+    cp -p "$data/relaunch-group" "$kept"
+    echo "What was here is in $kept"
+  fi
+  [ -e "$work/kept" ] || find "$data" -mindepth 1 -delete
+  touch "$work/kept"
+  [ ! -e "$work/data" ] || find "$work/data" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
+  [ "$RESTORE_START" != true ] || systemctl start "$unit"
+  cat "$work/restored"
+}
+
+swap() {
+  [ "$RESTORE_CONFIRM" = "$BACKUP_GROUP" ] || stop_with "Nothing was touched. To replace what is here: RESTORE_CONFIRM=$BACKUP_GROUP"
+  [ -e "$work/restored" ] || stop_with "Nothing is prepared here."
+  keep=yes
+  in_place
+  keep=
+}
+
+# Nothing is fetched before it is known that it may be put here.
+refuse_without_confirmation() {
+  [ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
+  if [ -e "$data/relaunch-group" ] && [ "$RESTORE_CONFIRM" != "$BACKUP_GROUP" ]; then
+    stop_with "$data holds data of group $(cat "$data/relaunch-group"). Nothing was touched. To replace it: RESTORE_CONFIRM=$BACKUP_GROUP"
+  fi
+}
+
+# Whose backups, and of which history of its data: histories are never mixed.
+choose_history() { # sets RESTORE_LINEAGE, BACKUP_ROOT, RESTORE_NEW_LINEAGE
+  local root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
+  if [ "$RESTORE_LINEAGE" = newest ]; then
+    RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || true
+    [ -n "$RESTORE_LINEAGE" ] || stop_with "There are no backups in $root, or the object store cannot be read."
+  fi
+  BACKUP_ROOT=$root/$RESTORE_LINEAGE
+  RESTORE_NEW_LINEAGE=${RESTORE_NEW_LINEAGE:-$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')}
+}
+
+manifest() { echo "$secret/manifests/$1/manifest.json"; }
+
+# The chain: the backup, what it builds on, and so on down to a full one.
+choose_chain() { # sets RESTORE_BACKUP, chain, last (its manifest), gtid
+  local before=99999999999999 id ended
+  echo "Reading manifests in $BACKUP_ROOT"
+  rclone copy --include '/*/manifest.json' "$BACKUP_ROOT/backups" "$secret/manifests" || stop_with "The object store cannot be read."
+  [[ $RESTORE_TO != time:* ]] || before=$(date -u -d "${RESTORE_TO#time:} UTC" +%Y%m%d%H%M%S)
+  if [ "$RESTORE_BACKUP" = latest ]; then
+    RESTORE_BACKUP=
+    # The ids of one second sort by kind; the newest end counts.
+    while read -r ended id; do
+      [ "${ended//[!0-9]/}" -lt "$before" ] || continue
+      [[ $RESTORE_TO != gtid:* ]] || reaches "${RESTORE_TO#gtid:}" "$(jq -r .gtid "$(manifest "$id")")" || continue
+      RESTORE_BACKUP=$id
+    done < <(find "$secret/manifests" -name manifest.json -exec jq -r '"\(.ended) \(.id)"' {} \; | sort)
+    [ -n "$RESTORE_BACKUP" ] || stop_with "There is no backup of group $BACKUP_GROUP that ended before the moment asked for."
+  fi
+  chain=() id=$RESTORE_BACKUP
+  while [ -n "$id" ]; do
+    [ -e "$(manifest "$id")" ] || stop_with "MISSING LINK: the backup $id has no manifest in the store${chain[0]:+; ${chain[0]} builds on it}."
+    chain=("$id" "${chain[@]}")
+    id=$(jq -r '.parent // ""' "$(manifest "$id")")
+  done
+  last=$(manifest "$RESTORE_BACKUP")
+  gtid=$(jq -r .gtid "$last")
+  echo "Chain: ${chain[*]}"
+  echo "Its position: $gtid, of $(jq -r .ended "$last")"
+}
+
+need_room() { # need_room BYTES
+  local free
+  free=$(df --output=avail -B1 "$work" | tail -n 1)
+  [ "$free" -gt "$1" ] || stop_with "NOT ENOUGH DISK: $(($1 / 1000000)) MB are needed, $((free / 1000000)) MB are free. Nothing was done."
+}
+
+# One object after the other, each compared with the hash in the manifest before any of it is believed.
+fetch() { # fetch ID COMMAND…: which gets what was backed up on its standard input
+  local id=$1 status=0 notes=$secret/fetching/$1 name size sha256
+  shift
+  mkdir -p "$notes"
+  while read -r name size sha256; do
+    mkfifo "$notes/fifo"
+    openssl dgst -sha256 -r <"$notes/fifo" >"$notes/sum" &
+    rclone cat "$BACKUP_ROOT/backups/$id/$name" 2>>"$notes/rclone" | tee "$notes/fifo" || echo "$name cannot be read" >>"$notes/damaged"
+    wait
+    rm "$notes/fifo"
+    [ "$(cut -d' ' -f1 "$notes/sum")" = "$sha256" ] || echo "DAMAGED OBJECT: $id/$name is not what was stored ($size bytes, sha256 $sha256)" >>"$notes/damaged"
+  done < <(jq -r '.objects[] | "\(.name) \(.size_bytes) \(.sha256)"' "$(manifest "$id")") 2>>"$notes/rclone" |
+    age -d -i "$secret/key" 2>"$notes/age" | zstd -q -d | "$@" 2>"$notes/unpacking" || status=$?
+  if grep -q "no identity matched" "$notes/age"; then
+    stop_with "WRONG KEY: $id is encrypted to $(jq -r .recipient "$(manifest "$id")"), which this key does not open."
+  fi
+  if [ -e "$notes/damaged" ]; then cat "$notes/damaged" >&2; stop_with "The backup $id cannot be used."; fi
+  [ "$status" = 0 ] || stop_with "The backup $id cannot be unpacked: $(tail -q -n 3 "$notes"/{age,rclone,unpacking} 2>/dev/null)"
+}
+
+find_logs() { # sets streams; what each began with is below $secret/begins
+  mapfile -t streams < <(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs" 2>/dev/null | sed 's|/$||' | sort)
+  rclone copy --include '/*/began.json' --include '/*/*/begins' "$BACKUP_ROOT/binlogs" "$secret/begins" || stop_with "The binary logs cannot be read."
+}
+
+taken_over_at() { # taken_over_at STREAM: the position at which its primary took over
+  if [ -e "$secret/begins/$1/began.json" ]; then jq -r .gtid "$secret/begins/$1/began.json"; fi
+}
+
+# The files of one stream from a position on, put together in $secret/logs; nothing when the stream has none.
+fetch_logs() { # fetch_logs STREAM POSITION
+  local stream=$1 position=$2 folders folder first=
+  mapfile -t folders < <(find "$secret/begins/$stream" -name begins -printf '%P\n' 2>/dev/null | sed 's|/begins$||' | sort)
+  rm -rf "$secret/logs"
+  [ "${#folders[@]}" -gt 0 ] || return 0
+  for folder in "${folders[@]}"; do
+    if reaches "$position" "$(cat "$secret/begins/$stream/$folder/begins")"; then first=$folder; fi
+  done
+  [ -n "$first" ] || stop_with "MISSING LINK: the binary logs of $stream begin after $position."
+  for folder in "${folders[@]}"; do
+    [[ ! $folder < $first ]] || continue
+    if [ "$folder" = "${folders[-1]}" ]; then assemble "$stream/$folder" yes; else assemble "$stream/$folder" no; fi
+  done
+}
+
+# The pieces of one binary log file, put together; a hole is a missing link.
+assemble() { # assemble FOLDER NEWEST(yes|no)
+  local folder=$1 at=0 whole=0 start stop name out
+  out=$secret/logs/$(basename "${folder%-*}")
+  rm -rf "$secret/pieces"
+  mkdir -p "$secret/logs" "$secret/pieces"
+  rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$folder" "$secret/pieces" || stop_with "The binary log $folder cannot be read."
+  : >"$out"
+  for name in $(find "$secret/pieces" -name '*.age' -printf '%f\n' | sort); do
+    start=$((10#${name%%-*})) stop=${name#*-}
+    stop=$((10#${stop%%.*}))
+    [ "$start" -le "$at" ] || stop_with "MISSING LINK: binary log $folder lacks the bytes $at to $start."
+    [ "$stop" -gt "$at" ] || continue
+    # Pieces may overlap, where one was sent again because the store's answer did not come.
+    age -d -i "$secret/key" "$secret/pieces/$name" 2>"$secret/age" | zstd -q -d | tail -c "+$((at - start + 1))" >>"$out" ||
+      stop_with "DAMAGED OBJECT: binary log piece $folder/$name: $(head -n 1 "$secret/age")"
+    at=$stop
+    [[ $name == *.part.* ]] || whole=$at
+  done
+  if [ "$2" = no ]; then
+    stop=$(find "$secret/pieces" -name 'end-*' -printf '%f\n' | sort | tail -n 1)
+    [ "end-$(printf %012d "$at")" = "$stop" ] || stop_with "MISSING LINK: the end of binary log $folder is not in the store."
+  else
+    truncate -s "$whole" "$out" # what follows the last whole transaction is not to be replayed
+  fi
+}
+
+checked=0
+compare() { # what was noted at backup time, against what is here
+  local schema table method rows sum found differ=0 count=0
+  while IFS=$'\t' read -r schema table method rows sum; do
+    found=$(ask "$(check_sql "$schema" "$table" "$method")" 2>&1 | tr '\t' ' ')
+    count=$((count + 1))
+    [ "$found" = "$rows $sum" ] || { echo "DIFFERENT: $schema.$table ($method): noted $rows rows, sum $sum; found $found" >&2; differ=1; }
+  done < <(jq -r '.check.tables[] | [.schema, .table, .method, .rows, .sum] | @tsv' "$last")
+  [ "$differ" = 0 ] || stop_with "The restored data is not what was backed up."
+  checked=$count
+}
+
+new_lineage() { # the statements: from here on it is a history of its own
+  echo "SET sql_log_bin = 0; CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
+    CREATE TABLE IF NOT EXISTS relaunch.lineage (one TINYINT PRIMARY KEY, id VARCHAR(40) NOT NULL) ENGINE = InnoDB;
+    REPLACE INTO relaunch.lineage VALUES (1, '$RESTORE_NEW_LINEAGE')"
+}
+
+end_restore() { # end_restore POSITION PREPARED_SECONDS
+  echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
+  chown mysql:mysql "$work/data/relaunch-group"
+  echo "Restored to $1 in $(seconds) s; $checked tables compared, table checks are clean"
+  jq -nc --arg id "$RESTORE_BACKUP" --arg gtid "$1" --argjson seconds "$(seconds)" --argjson prepared "$2" \
+    --argjson checked "$checked" --argjson chain "${#chain[@]}" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$RESTORE_LINEAGE" \
+    '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $prepared, tables_compared: $checked, chain_length: $chain, $lineage, $from} | tojson)' -r >"$work/restored"
+  keep=yes # whatever goes wrong from now on: what was prepared is not lost
+  if [ "$RESTORE_PHASE" = prepare ]; then
+    cat "$work/restored"
+  else
+    in_place
+    keep=
+  fi
+}
