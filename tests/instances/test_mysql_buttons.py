@@ -284,7 +284,7 @@ def test_what_an_old_primary_alone_has_is_read_and_never_applied(group: Group) -
 
 @pytest.fixture
 def foreign(group: Group, request: pytest.FixtureRequest) -> Iterator[Foreign]:
-    found = Foreign("buttons", HOST, PORT, gtid_mode=getattr(request, "param", "OFF"))
+    found = Foreign("buttons", HOST, PORT, gtid_mode=getattr(request, "param", "ON"))
     try:
         found.start()
         yield found
@@ -348,6 +348,7 @@ def test_a_dump_of_mariadb_is_loaded(group: Group, tmp_path: Path) -> None:
     many(group, "primary", "DROP DATABASE of_maria;")
 
 
+@pytest.mark.parametrize("foreign", ["OFF", pytest.param("ON", marks=LONG)], indirect=True)  # its gtid_mode
 def test_followed_and_cut_over_nothing_acknowledged_is_missing(group: Group, foreign: Foreign, tmp_path: Path) -> None:
     words = from_server(tmp_path)
     foreign.sql("GRANT SELECT ON shop.* TO mover@'%'")
