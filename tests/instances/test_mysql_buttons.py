@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
-from foreign_mysql import MORE_RIGHTS, Foreign
+from foreign_mysql import MORE_RIGHTS, RIGHTS, Foreign
 from foreign_mysql import PASSWORD as FOREIGN_PASSWORD
 from foreign_writer import Writer
 from mysql_stand import NEEDS, NUMBER, STATE, Group, group_of, relaunch, until
@@ -296,8 +296,8 @@ def foreign(group: Group, request: pytest.FixtureRequest) -> Iterator[Foreign]:
 
 
 def dump_of(group: Group, foreign: Foreign, file: Path) -> Path:
-    """As somebody makes it with MySQL's own program."""
-    foreign.grant()
+    """As somebody makes it with MySQL's own program, of a server with GTIDs."""
+    foreign.grant(f"{RIGHTS}, RELOAD")
     address = group.member("primary")["address"]
     login = f"[client]\nhost={foreign.host}\nport={foreign.port}\nuser=mover\npassword={json.dumps(FOREIGN_PASSWORD)}\n"
     group.run(address, "cat >/root/login", given=login.encode())
