@@ -368,6 +368,8 @@ def test_followed_and_cut_over_nothing_acknowledged_is_missing(group: Group, for
     foreign.sql("CREATE TABLE shop.copy_of AS SELECT id, amount FROM shop.ledger WHERE id < 5")
     foreign.sql("CREATE OR REPLACE VIEW shop.amounts AS SELECT id FROM shop.ledger")
     before = len(writer.acknowledged)
+    for _ in range(5):
+        foreign.sql("FLUSH BINARY LOGS")
     until(lambda: len(writer.acknowledged) > before + 20, "the application writes on")
 
     said = relaunch("db", "import", "my", "--cut-over")

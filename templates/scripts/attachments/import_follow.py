@@ -154,7 +154,8 @@ class Follower:
             self._begin()
         if ours:
             self._send(text)
-        elif not tables:
+        elif not tables:  # a description of the log, at the beginning of each file
+            self.commit()
             self._send(text + self._own_gtids)
 
     def _query(self, text, body):

@@ -222,7 +222,16 @@ def test_what_mysql_writes_is_followed_without_its_gtids(script: ModuleType) -> 
 
     assert "7c0380de" not in sent
     assert sent.index("Rlp4aQ8=") < sent.index("ours\n") < sent.index("START TRANSACTION") < sent.index("AAAA")
-    assert "position = 4, 480," in sent and "file = 'theirs.000003'" in sent and sent.count("COMMIT") == 1
+    assert "position = 128, 480," in sent and "file = 'theirs.000003'" in sent
+
+
+def test_a_new_file_of_mysql_is_described_between_transactions(script: ModuleType) -> None:
+    stand = Stand(script, own_gtids=b"ours\n")
+
+    sent = stand.read(transaction(400, "`shop`.`t`") + OF_MYSQL)
+
+    assert sent.index("COMMIT") < sent.index("Rlp4aQ8=") < sent.index("ours\n") < sent.rindex("START TRANSACTION")
+    assert sent.count("COMMIT") == 2
 
 
 def test_compressed_transactions_stop_it_as_their_positions_mean_nothing(stand: Stand, script: ModuleType) -> None:
