@@ -2,8 +2,8 @@
 
 Its image comes from Debian sid and takes minutes to make: it stays in /var/tmp/relaunch-test-mysql
 (RELAUNCH_MYSQL_TEST_STATE names another folder) from one run to the next, and where it is not there yet the tests are
-skipped, unless RELAUNCH_MYSQL_TEST=1 asks for them. One at a time: they share the folder, the bridge and the ports;
-RELAUNCH_MYSQL_TEST_NUMBER (40; up to 59) gives other addresses and ports, for another folder.
+skipped, unless RELAUNCH_MYSQL_TEST=1 asks for them, as ./test does. One at a time: they share folder, bridge and
+ports; RELAUNCH_MYSQL_TEST_NUMBER (40; up to 59) gives other addresses and ports, for another folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ SETTINGS = (
 )
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
 PASSWORD = "a password of no worth"  # of the app
-ASKED = os.environ.get("RELAUNCH_MYSQL_TEST") == "1" or (STATE / "local-cloud/images").is_dir()
+WANTED = os.environ.get("RELAUNCH_MYSQL_TEST", "")
+ASKED = WANTED == "1" or (not WANTED and (STATE / "local-cloud/images").is_dir())
 NEEDS = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(not ASKED, reason="its image takes minutes to make: RELAUNCH_MYSQL_TEST=1 asks for it"),
