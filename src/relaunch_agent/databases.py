@@ -69,7 +69,7 @@ class Databases:
         if self._work is None:
             from relaunch_agent.database.work import DatabaseWork
 
-            self._work = DatabaseWork(self._places, self._link)
+            self._work = DatabaseWork(self._places, self._link, self._views.keep_reads_from)
             self._loaded.set()
         self._work.take_view(self._views.view)
 

@@ -108,6 +108,22 @@ class Decision:
     unfinished: bool = False
 
 
+def without_lagging(view: Mapping[str, Any], addresses: FrozenSet[str]) -> Mapping[str, Any]:
+    """The view without these as answerers of reads; the primary answers them when no replica is left."""
+    proxy: Mapping[str, Any] = view.get("proxy") or {}
+    listeners = proxy.get("listeners") or ()
+    if not addresses or not listeners:
+        return view
+    servers = {each["name"]: each["servers"] for each in listeners}
+    kept = []
+    for each in listeners:
+        if str(each["name"]).startswith("db-replica"):
+            near = [server for server in each["servers"] if server["address"] not in addresses]
+            each = {**each, "servers": near or servers.get(each["name"].replace("replica", "primary"), [])}
+        kept.append(each)
+    return {**view, "proxy": {**proxy, "listeners": kept}}
+
+
 def wanted_servers(proxy: Optional[Mapping[str, Any]]) -> Dict[Key, Server]:
     found: Dict[Key, Server] = {}
     for backend in (proxy or {}).get("backends") or ():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any, Dict, FrozenSet, Mapping, Tuple, Union
 
 from relaunch.bus.messages import Accepted, Refused, SetView
 from relaunch_agent.disk import read_json, write_json, write_whole
+from relaunch_agent.haproxy import without_lagging
 from relaunch_agent.haproxy_process import HAProxy
 from relaunch_agent.hosts import with_block
 from relaunch_agent.maintenance import close_and_open, closed_sites
@@ -25,6 +26,7 @@ class Views:
         self.version: int = kept.get("version", 0)
         self.view: Mapping[str, Any] = kept.get("view", {})
         self.changed = asyncio.Event()  # a new one for every view
+        self._lagging: FrozenSet[str] = frozenset()
         self._trouble: Dict[str, str] = {}
 
     @property
@@ -51,13 +53,19 @@ class Views:
             return
         self._say("hosts", self._write_hosts())
         self._say("maintenance", self._close_sites())
+        view = without_lagging(self.view, self._lagging)
         try:
-            self._haproxy.write_file(self.view)
+            self._haproxy.write_file(view)
             self._say("haproxy", "")
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._say("haproxy", f"relaunch.cfg: {error!r}")
             return
-        self._haproxy.bring_to(self.view)
+        self._haproxy.bring_to(view)
+
+    def keep_reads_from(self, addresses: FrozenSet[str]) -> None:
+        """Replicas that are too far behind, as seen from here."""
+        self._lagging = addresses
+        self.apply()
 
     async def apply_now(self) -> None:
         self.apply()

@@ -81,6 +81,7 @@ ALTER USER 'relaunch_probe'@'%' REQUIRE ISSUER $(quoted "$(issuer)");
 CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
 CREATE TABLE IF NOT EXISTS relaunch.heartbeat (
   server_id INT UNSIGNED PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, at DATETIME(3) NOT NULL) ENGINE = InnoDB;
+GRANT SELECT ON relaunch.heartbeat TO 'relaunch_probe'@'%';
 SQL
   for schema in $(relaunch-local get sites | jq -r '.[].database // empty') ${DB_NAME:-}; do
     cat <<SQL

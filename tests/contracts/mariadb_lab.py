@@ -211,6 +211,7 @@ class MariaDBServer:
             "CREATE TABLE t.a (i INT PRIMARY KEY AUTO_INCREMENT, s VARCHAR(40))",
             "CREATE DATABASE relaunch",
             "CREATE TABLE relaunch.heartbeat (server_id INT UNSIGNED PRIMARY KEY, epoch BIGINT, at DATETIME(3))",
+            "GRANT SELECT ON relaunch.heartbeat TO relaunch_probe@'%'",
         ):
             session.run(statement)
         session.close()

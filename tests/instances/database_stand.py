@@ -49,14 +49,19 @@ class Member:
         await self.stand.close()
         self.server.stop()
 
-    async def tell(self, members: list[Member], *, mode: str = "forming", primary: Member | None = None) -> None:
+    async def tell(
+        self, members: list[Member], *, mode: str = "forming", primary: Member | None = None, **more: Any
+    ) -> None:
+        """`more`: further parts of the view."""
         self._version += 1
         view = {
             "server": {"name": self.name, "instance": f"i-{self.name}", "address": self.address},
             "database": {
                 "group": "shop", "epoch": 1, "durability": "available", "mode": mode, "initialised": True,
                 "primary": primary.as_member if primary else None, "members": [each.as_member for each in members],
+                "read_lag_seconds": 5.0,
             },
+            **more,
         }  # fmt: skip
         await self.stand.order(SetView(self._version, view))
 

@@ -244,3 +244,29 @@ async def test_a_replica_that_follows_before_the_new_primary_has_applied_all_com
 
     assert not taken.read_only
     await until_so(lambda: three.report.receiving and three.report.source == two.address, "it follows", 1.5)
+
+
+async def test_a_replica_too_far_behind_answers_no_reads_until_it_is_near_again(group: list[Member]) -> None:
+    """As a front end's agent sees it: its HAProxy's file is what is looked at."""
+    one, two, three = await form(group)
+    near = [{"name": each.name, "address": each.address, "port": 3306} for each in (two, three)]
+    listeners = [
+        {"name": "db-primary", "bind": "127.0.1.1:3306", "servers": [{**one.as_member, "port": 3306}]},
+        {"name": "db-replica", "bind": "127.0.1.2:3306", "servers": near},
+    ]
+    # db2's agent probes the other two, so what it sees of db3 is what counts; db3 blocks on a row of its reader's lock.
+    file = two.stand.root / "etc/haproxy/relaunch.cfg"
+    file.parent.mkdir(parents=True)
+    await two.tell(group, mode="sync", primary=one, proxy={"backends": [], "listeners": listeners})
+
+    def readers() -> list[str]:
+        text = file.read_text().partition("listen db-replica")[2] if file.exists() else ""
+        return [line.split()[1] for line in text.splitlines() if line.strip().startswith("server ")]
+
+    await until_so(lambda: readers() == ["db2", "db3"], "both answer reads")
+    lock = three.server.session()
+    lock.run("LOCK TABLES t.a READ")
+    one.server.client().cursor().execute("INSERT INTO a (s) VALUES ('waits at db3')")
+    await until_so(lambda: readers() == ["db2"], "db3 is left out", 15)
+    lock.close()
+    await until_so(lambda: readers() == ["db2", "db3"], "db3 is back", 15)

@@ -62,6 +62,7 @@ def _database(observed: Observed) -> dict[str, Any] | None:
         "epoch": group.epoch,
         "durability": wanted.durability,
         "mode": group.mode,
+        "read_lag_seconds": wanted.read_lag_seconds,
         "primary": _member(observed.primary) if observed.primary else None,
         "initialised": group.initialised,
         "replicas": [_member(replica) for replica in observed.replicas],

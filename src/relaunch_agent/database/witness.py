@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import errno
 import socket
 import ssl
@@ -14,13 +15,17 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import pymysql
 
 from relaunch.bus.messages import Probe, Witnessed
+from relaunch_agent.database.lagging import Beat
 from relaunch_agent.places import Places
 
 PORT = 3306
 PROBE_SECONDS = 0.25
 ANSWER_SECONDS = 0.75
 SAY_SECONDS = 1.0
-USER = "relaunch_probe"  # USAGE only; who it is, our certificate says
+BEAT_SECONDS, BEAT_AGAIN_SECONDS = 1.0, 60.0
+BEAT = "SELECT at FROM relaunch.heartbeat ORDER BY epoch DESC, at DESC LIMIT 1"
+DENIED_BEAT = (1142, 1146)  # accounts of before it was granted; no such table
+USER = "relaunch_probe"  # may read the heartbeat, and nothing else; who it is, our certificate says
 TOO_MANY = 1040
 DENIED = (1044, 1045, 1130, 1698, 3032, 3118, 4151)  # 3032: MySQL, closed to clients by a fence
 GONE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, EOFError)
@@ -42,6 +47,8 @@ class Watched:
         self._since = time.monotonic()
         self._ok_at: Optional[float] = None
         self._read_only: Optional[bool] = None
+        self._ask_beat_at = 0.0
+        self.beat: Optional[Beat] = None
         threading.Thread(target=self._probe_for_ever, name=f"probe {address}", daemon=True).start()
 
     def stop(self) -> None:
@@ -84,10 +91,30 @@ class Watched:
                 cursor.execute("SELECT @@global.read_only")
                 said = cursor.fetchone()[0]
             self._read_only = str(said).upper() not in ("0", "OFF")
+            self._ask_beat()
             return "ok"
         except (pymysql.err.MySQLError, OSError, ValueError, TypeError, AttributeError) as error:
             self._close()
             return outcome_of(error)
+
+    def _ask_beat(self) -> None:
+        """Beside the probe: a server that answers is alive, whatever becomes of this."""
+        now = time.monotonic()
+        if now < self._ask_beat_at:
+            return
+        self._ask_beat_at = now + BEAT_AGAIN_SECONDS  # not soon again, when it hangs or is refused
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(BEAT)
+                row = cursor.fetchone()
+            if row is not None:
+                self.beat = Beat((row[0] - datetime.datetime(1970, 1, 1)).total_seconds(), now)
+            self._ask_beat_at = now + BEAT_SECONDS
+        except (OSError, TypeError):
+            self._close()
+        except pymysql.err.MySQLError as error:
+            if not isinstance(error, pymysql.err.ProgrammingError) and (error.args or (0,))[0] not in DENIED_BEAT:
+                self._close()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -130,6 +157,10 @@ class Witness:
             self._watched.pop(gone).stop()
         for address in set(addresses) - set(self._watched):
             self._watched[address] = Watched(address, self._places, self._wake, self._port)
+
+    def beats(self) -> Dict[str, Beat]:
+        """Of those who have told, by address."""
+        return {address: beat for address, each in self._watched.items() if (beat := each.beat) is not None}
 
     async def say_for_ever(self) -> None:
         while True:

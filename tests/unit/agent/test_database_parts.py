@@ -9,6 +9,7 @@ import pymysql
 import pytest
 
 from relaunch.databases.dialect import ServerState
+from relaunch_agent.database.lagging import Beat, lagging
 from relaunch_agent.database.lease import Lease, hears_replica
 from relaunch_agent.database.stalls import Progress, WriteSeen, stall
 from relaunch_agent.database.witness import outcome_of
@@ -117,3 +118,17 @@ def caused(error: Exception, cause: Exception) -> Exception:
 )
 def test_what_a_failed_probe_says(error: Exception, outcome: str) -> None:
     assert outcome_of(error) == outcome
+
+
+def test_who_is_too_far_behind_by_the_primarys_own_rows() -> None:
+    beats = {"p": Beat(1000.0, 50.0), "near": Beat(999.0, 50.0), "far": Beat(960.0, 49.0), "unheard": Beat(1.0, 40.0)}
+
+    def found(before: frozenset[str] = frozenset(), **changed: Beat) -> frozenset[str]:
+        return lagging({**beats, **changed}, "p", before, limit=30.0, now=50.0)
+
+    assert found() == {"far"}
+    back = Beat(980.0, 50.0)  # 20 s: less than the limit, more than half of it
+    assert found(far=back) == frozenset() and found(frozenset({"far"}), far=back) == {"far"}
+    assert found(p=Beat(960.0, 50.0)) == frozenset(), "it stands still, and nobody is behind"
+    assert found(p=Beat(1000.0, 44.0)) == frozenset(), "it is not heard: what replicas have is all there is"
+    assert lagging({"far": beats["far"]}, "p", frozenset({"far"}), limit=30.0, now=50.0) == frozenset()

@@ -19,6 +19,7 @@ from relaunch_agent.haproxy import (
     render,
     structure,
     wanted_servers,
+    without_lagging,
 )
 
 SITE = "site-redmine.test"
@@ -26,6 +27,7 @@ FRONT1 = {"name": "front1", "address": "127.0.0.1", "port": 8000, "weight": 50}
 FRONT2 = {"name": "front2", "address": "198.18.0.12", "port": 8000, "weight": 100}
 DB1 = {"name": "db1", "address": "198.18.0.13", "port": 3306, "weight": 100}
 DB2 = {"name": "db2", "address": "198.18.0.14", "port": 3306, "weight": 100}
+DB3 = {"name": "db3", "address": "198.18.0.15", "port": 3306, "weight": 100}
 
 WHOLE = """\
 # Written by relaunch's agent from the view of server front1 (deployment shop): /var/lib/relaunch/view.json
@@ -232,3 +234,26 @@ def test_a_database_that_died_silently_is_found_by_its_sessions() -> None:
     stat = "# pxname,svname,scur,status\ndb-primary,db1,3,DOWN 1/2\ndb-replica,db1,0,DOWN\ndb-replica,db2,2,UP\n"
     stat += "x,y,9,DOWN\n"
     assert dead_with_sessions(stat, frozenset({"db-primary", "db-replica"})) == ["db-primary/db1"]
+
+
+def readers(view: Any) -> dict[str, list[str]]:
+    return {one["name"]: [each["name"] for each in one["servers"]] for one in view["proxy"]["listeners"]}
+
+
+def test_reads_go_to_near_replicas_and_to_the_primary_when_none_is_near() -> None:
+    raw = view([FRONT1], [DB1])
+    listeners = [
+        *raw["proxy"]["listeners"],
+        {"name": "db-replica", "bind": "127.0.1.2:3306", "servers": [DB2, DB3]},
+        {"name": "db-primary-2", "bind": "127.0.2.1:3306", "servers": [DB1]},
+        {"name": "db-replica-2", "bind": "127.0.2.2:3306", "servers": [DB2]},
+    ]
+    raw["proxy"]["listeners"] = listeners
+
+    assert without_lagging(raw, frozenset()) is raw
+    assert readers(without_lagging(raw, frozenset({DB2["address"]}))) == {
+        "db-primary": ["db1"], "db-replica": ["db3"], "db-primary-2": ["db1"], "db-replica-2": ["db1"],
+    }  # fmt: skip
+    none = without_lagging(raw, frozenset({DB2["address"], DB3["address"]}))
+    assert readers(none)["db-replica"] == ["db1"]
+    assert readers(raw)["db-replica"] == ["db2", "db3"], "what was given is as it was"
