@@ -172,6 +172,35 @@ async def test_a_commit_that_waits_is_never_answered_by_a_fence(group: list[Memb
     assert fenced.read_only and said == ["error 2013"]
 
 
+async def test_a_fence_with_grace_lets_an_open_transaction_end_and_cuts_one_that_does_not(group: list[Member]) -> None:
+    one, _, _ = await form(group)
+    short, long = one.server.client(), one.server.client()
+    said: list[str] = []
+
+    def transact(client: pymysql.Connection, name: str, seconds: float) -> None:
+        try:
+            client.begin()
+            client.cursor().execute("INSERT INTO a (s) VALUES (%s)", name)
+            time.sleep(seconds)
+            client.commit()
+            said.append(f"{name} committed")
+        except pymysql.MySQLError:
+            said.append(f"{name} cut")
+
+    threads = [threading.Thread(target=transact, args=each) for each in ((short, "short", 0.35), (long, "long", 3.0))]
+    for thread in threads:
+        thread.start()
+    await asyncio.sleep(0.15)
+    began = time.monotonic()
+    fenced = await one.become("fenced", 2, grace=0.5)
+    took = time.monotonic() - began
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 5)
+
+    assert fenced.read_only and took < 1.5, (took, fenced)
+    assert sorted(said) == ["long cut", "short committed"]
+
+
 async def test_a_primary_alone_fences_itself(group: list[Member]) -> None:
     one, two, three = await form(group)
     await one.tell(group, mode="sync", primary=one)

@@ -92,6 +92,7 @@ class TakeRole:
     required: bool = False  # primary: no commit is answered before a replica has acknowledged it
     position: str = ""  # primary: applied before it takes writes
     release: str = ""  # primary: a replica has all of this, so commits within it that wait for its word may end
+    grace: float = 0.0  # fenced: seconds for open transactions to end before their sessions are cut
     seconds: float = 1.0  # how long the answer may take; what is not reached then goes on and is reported later
 
 
@@ -273,8 +274,11 @@ _known_hints: Dict[Type[Any], Dict[str, Any]] = {}
 
 
 def encode(message: Any) -> bytes:
-    """The wire form of a message."""
-    body = {"kind": type(message).__name__, **dataclasses.asdict(message)}
+    """The wire form of a message. What is as it is by default is left out: a reader that is older than a field is not to
+    refuse every message for it."""
+    usual = {each.name: each.default for each in dataclasses.fields(message)}
+    said = {name: value for name, value in dataclasses.asdict(message).items() if value != usual[name]}
+    body = {"kind": type(message).__name__, **said}
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from relaunch.bus.messages import DatabaseReport, TakeRole
 from relaunch.databases.group import Group, Member, Seen, Step
 
+GRACE_SECONDS = 0.1  # a switchover's, for transactions that are open; others write meanwhile
 # Steps in which replicas follow the group's primary: as before, or the new one already, so that no write of it waits
 # for them when it begins.
 FOLLOWING = frozenset({Step.DRAIN, Step.FREEZE, Step.PROMOTE, Step.GO_BACK})
@@ -33,7 +34,7 @@ def _wanted(group: Group, id: str, source: str) -> TakeRole | None:
         return TakeRole(epoch=epoch, role="fenced")
     if id == group.primary:
         if change is not None and change.step in (Step.REVOKE, Step.FREEZE):
-            return TakeRole(epoch=epoch, role="fenced")
+            return TakeRole(epoch=epoch, role="fenced", grace=GRACE_SECONDS if change.step is Step.FREEZE else 0.0)
         position = change.position if change is not None and change.step in (Step.PROMOTE, Step.GO_BACK) else ""
         return TakeRole(epoch=epoch, role="primary", required=group.required, position=position)
     if not group.initialised:

@@ -65,7 +65,7 @@ sys.exit(main(sys.argv[1:]))
 FROM_RELAUNCH = (
     "__init__.py", "errors.py", "bus/__init__.py", "bus/messages.py", "bus/subjects.py", "databases/__init__.py",
     "databases/dialect.py", "databases/mariadb.py", "databases/mysql.py", "databases/mysql_clients.py",
-    "databases/mysql_gtids.py",
+    "databases/mysql_gtids.py", "databases/transactions.py",
 )  # fmt: skip
 EPOCH = (2026, 1, 1, 0, 0, 0)
 

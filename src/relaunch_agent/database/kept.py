@@ -34,7 +34,7 @@ class KeptRole:
 
     def keep(self, order: TakeRole) -> None:
         """Taking writes away needs no disk: with a full one, what is safe is done all the same."""
-        plain = dataclasses.replace(order, seconds=1.0, release="")
+        plain = dataclasses.replace(order, seconds=1.0, release="", grace=0.0)
         if plain == self.order:
             return
         try:

@@ -10,6 +10,7 @@ from typing import Callable, Optional
 
 from relaunch.bus.messages import TakeRole
 from relaunch.databases.dialect import Source
+from relaunch.databases.transactions import let_end
 from relaunch.errors import BadInput, Conflict, RelaunchError, Unavailable
 from relaunch_agent.database.kept import ROLES, KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
@@ -39,6 +40,7 @@ class Roles:
         self._promoting: Optional[TakeRole] = None  # a fresh order to be the primary that is not fulfilled yet
         self._release = ""  # what a replica has although its acknowledgement was lost
         self._asked, self._kept_seconds = 0.0, 0.0  # when for `_wanted`, and how long it took to be on the disk
+        self._grace = 0.0  # of the next attempt to be fenced
         self._deadline = 0.0
         self._tried: Optional[asyncio.Future[None]] = None
         self._fenced_because = ""  # by ourselves, until the next order
@@ -69,7 +71,7 @@ class Roles:
             self._wanted, self._fresh = self._kept.order, True
             is_done = bool(order.release) and self._kept.done is self._kept.order
             self._promoting = self._wanted if order.role == "primary" and not is_done else None
-            self._release = order.release
+            self._release, self._grace = order.release, order.grace
             self._asked, self._kept_seconds = asked, time.monotonic() - asked
             self._deadline = time.monotonic() + order.seconds
             self._fenced_because = ""
@@ -132,7 +134,10 @@ class Roles:
         release, self._release = self._release, ""
         if release and order.role == "primary" and not self._fenced_because:
             dialect.release(session, release)
+        grace, self._grace = self._grace, 0.0
         if self._fenced_because or order.role == "fenced":
+            if grace and fresh and not self._fenced_because:
+                let_end(session, grace)
             dialect.fence(session)
             self._stop_receiving(session, dialect)
         elif order.role == "revoked":

@@ -406,3 +406,14 @@ def test_one_that_is_never_to_lead_is_not_switched_to():
     seen = look(replace(member("s3"), never_leads=True))
 
     assert "never_primary" in refuse_switchover(replace(SYNC, sync_set=frozenset({"s2", "s3"})), seen, "s3")
+
+
+def test_a_switchover_lets_open_transactions_end_and_a_failover_cuts_at_once():
+    held = look(wanted_primary="s3", held=frozenset({"f1", "f2"}))
+    group = decided(held).group
+
+    frozen = decided(held, group)
+
+    assert frozen.group.change is not None and frozen.group.change.step is Step.FREEZE
+    assert 0 < frozen.orders["s1"].grace <= 0.2
+    assert decided(DEAD).orders["s1"].grace == 0
