@@ -274,8 +274,8 @@ _known_hints: Dict[Type[Any], Dict[str, Any]] = {}
 
 
 def encode(message: Any) -> bytes:
-    """The wire form of a message. What is as it is by default is left out: a reader that is older than a field is not to
-    refuse every message for it."""
+    """The wire form of a message. What is as it is by default is left out: a reader older than a field is not to refuse
+    every message for it."""
     usual = {each.name: each.default for each in dataclasses.fields(message)}
     said = {name: value for name, value in dataclasses.asdict(message).items() if value != usual[name]}
     body = {"kind": type(message).__name__, **said}
