@@ -332,8 +332,8 @@ class World:
         return any(agent.floor > self.group.epoch for id, agent in self.agents.items() if id not in self.cut)
 
     def terminate(self, id: str) -> None:
-        """Somebody does, of a replica: it goes on for as long as its decommission scripts take."""
-        if id != self.group.primary and id in self.members and self.group.change is None and len(self.members) > 2:
+        """Somebody does: it goes on for as long as its decommission scripts take."""
+        if id in self.members and self.group.change is None and len(self.members) > 2:
             self.going[id] = self.now + self.random.choice((TICK, 1.0, 3.0))
 
     def _terminate(self) -> None:

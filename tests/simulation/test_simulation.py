@@ -17,7 +17,7 @@ def test_faults_in_any_order_lose_nothing_and_end_in_one_writer():
     assert counted["steps"] >= 2000
     assert counted["failovers"] >= 10  # or it proves little
     assert counted["switchovers"] >= 5
-    assert counted["ended with a writer"] >= STORIES * 0.9
+    assert counted["ended with a writer"] >= STORIES * 0.8
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule} {mutant.name}")

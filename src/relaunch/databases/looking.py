@@ -14,6 +14,7 @@ from relaunch.databases.store import StoredGroup
 from relaunch.errors import BadInput
 from relaunch.servers.lifecycle import State
 
+CUT_OFF_SECONDS = 2.0  # what was on its way at the cutting off has arrived by then
 CLOUD_WORD_SECONDS = 2.0  # older than this, what the cloud said is not what is
 REMEMBERED = 80  # positions of a primary, at least so many seconds apart: what its replicas are held against
 APART_SECONDS = 0.25
@@ -28,7 +29,7 @@ class Heard:
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
     witnessed: dict[str, tuple[Witnessed, float]] = field(default_factory=dict)
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
-    cut_off: set[str] = field(default_factory=set)
+    cut_off: dict[str, float] = field(default_factory=dict)  # since when
     held: set[str] = field(default_factory=set)
     # of each that was a primary, what it had committed when, oldest first
     written: dict[str, deque[tuple[float, str]]] = field(default_factory=dict)
@@ -40,6 +41,8 @@ class Heard:
             self.witnessed[instance] = (said, now)
             return
         self.reports[instance] = (said, now)
+        if now - self.cut_off.get(instance, now) > CUT_OFF_SECONDS:
+            del self.cut_off[instance]  # somebody has connected it again
         if said.role == "primary" and said.answers:
             positions = self.written.setdefault(instance, deque(maxlen=REMEMBERED))
             if not positions or now - positions[-1][0] >= APART_SECONDS:
@@ -57,10 +60,9 @@ class Heard:
         return report if known[1] == report.lag_seconds else replace(report, lag_seconds=known[1])
 
     def forget(self, living: set[str]) -> None:
-        for kept in (self.reports, self.witnessed, self.running, self.written, self.lags):
+        for kept in (self.reports, self.witnessed, self.running, self.written, self.lags, self.cut_off):
             for gone in set(kept) - living:
                 del kept[gone]
-        self.cut_off &= living
         self.held &= living
 
 

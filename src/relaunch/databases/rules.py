@@ -116,6 +116,12 @@ DETECTION: tuple[Rule, ...] = (
         holds=lambda e: e.blind and (e.own is None or not e.own.answers),
     ),
     Rule(
+        name="instance gone",
+        verdict=Verdict.FAILED,
+        why="Its instance has been terminated: nothing it sends arrives anywhere.",
+        holds=lambda e: e.case.group.primary not in e.case.seen.members,
+    ),
+    Rule(
         name="process gone",
         verdict=Verdict.FAILED,
         why="Its own agent says that the server's process is not running, and another server's connections have been"

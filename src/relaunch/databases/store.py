@@ -165,11 +165,12 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
     wanted = spec.database.members if spec.database else ()
     by_id = {each["server_id"]: each for each in servers}
     group = _group(row, spec.database.durability if spec.database else "available", by_id)
+    needed = group.sync_set | ({group.primary} if group.initialised else set())
     # Whoever may acknowledge is one of the group until it surely does not, whatever the file says and whoever ends it.
     mine = [
         each
         for each in servers
-        if each["name"] in wanted or each["server_id"] == row["primary_server_id"] or each["instance"] in group.sync_set
+        if each["name"] in wanted or each["server_id"] == row["primary_server_id"] or each["instance"] in needed
     ]
     members = {
         each["instance"]: StoredMember(
@@ -185,7 +186,7 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             never_leads=spec.database is not None and each["name"] in spec.database.never_primary,
         )
         for each in mine
-        if each["instance"] and each["state"] in (GOING if each["instance"] in group.sync_set else IN_GROUP)
+        if each["instance"] and each["state"] in (GOING if each["instance"] in needed else IN_GROUP)
     }
     others = {
         each["instance"]: each

@@ -301,7 +301,7 @@ class DatabaseWatch:
             log.warning("%s could not be cut off: %s", each.server, error)
             await asyncio.sleep(CLOUD_SECONDS)
             return
-        self._heard.cut_off.add(member)
+        self._heard.cut_off[member] = time.monotonic()
         self._note("cut off", f"server:{each.server}", "done", {"instance": member})
 
     def _replace(self, stored: StoredGroup, member: str) -> None:

@@ -115,7 +115,17 @@ def set_aside(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepar
     row = _instance(orders, server)
     if row["state"] != State.SET_ASIDE:
         after(State(row["state"]), Event.SET_ASIDE)
+        _refuse_primary(orders, server)
     return Prepared(args={"instance": row["id"]})
+
+
+def _refuse_primary(orders: Orders, server: ServerRow) -> None:
+    group = orders.store.group(server.deployment_id)
+    if group is not None and group["initialised"] and group["primary_server_id"] == server.id:
+        raise Conflict(
+            f"{server.full_name} is the primary of a database that holds data: its writers would be cut off",
+            hint=f"first: relaunch db switchover {server.deployment}; one that has failed is set aside by itself",
+        )
 
 
 def retry(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:

@@ -43,8 +43,9 @@ async def set_aside(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     fenced off, but kept running."""
     ports: Ports = run.ports
     instance = args["instance"]
-    await run.step("leave service", _move, ports, instance, Event.SET_ASIDE)
+    # Fenced off first: out of the group it counts as one whose word reaches nobody.
     await run.step("fence it off", _fence, ports, instance)
+    await run.step("leave service", _move, ports, instance, Event.SET_ASIDE)
     if not args.get("keep_agent"):
         await run.step("retire its agent", _retire, ports, instance, "set aside")
     return {"instance": instance}

@@ -41,6 +41,7 @@ DETECTED: tuple[tuple[str, str, Seen], ...] = (
     ("all replicas are broken, front ends hear it", "healthy", look(*VERY_DEAF)),
     ("the controller hears nobody", "controller is blind", look(GONE, *UNHEARD, observers=NO_WATCHERS)),
     ("the controller hears two of five", "controller is blind", look(GONE, DEAF[0], UNHEARD[1], observers=NO_WATCHERS)),
+    ("terminated", "instance gone", look(members={"s2": member("s2"), "s3": member("s3")})),
     ("killed", "process gone", look(STOPPED, *DEAF, **REFUSED)),
     ("killed, and starting again", "process gone",
      look(member("s1", answers=False, trouble="starting", trouble_seconds=0.1), *DEAF, **REFUSED)),

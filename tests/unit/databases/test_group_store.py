@@ -126,3 +126,5 @@ def test_one_that_may_acknowledge_is_a_member_while_it_is_ended_and_when_the_fil
 
     servers.change_instance("i2", state="terminated")
     assert set(store.group("shop").members) == {"i1"}
+    servers.change_instance("i1", state="decommissioning")
+    assert set(store.group("shop").members) == {"i1"}, "a primary takes writes until its scripts have stopped it"

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from relaunch.bus.messages import TakeRole, Witnessed
 from relaunch.clock import SystemClock
 from relaunch.databases.alarm import Alarm
+from relaunch.databases.looking import Heard
 from relaunch.databases.store import GroupStore
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import Unavailable
@@ -174,3 +175,17 @@ def test_what_a_comparison_found_reaches_the_alarm_until_the_replica_is_replaced
     told(world, look())
 
     assert "replica differs" not in world.alarm.wrong["database of shop"]
+
+
+def test_one_that_is_heard_after_it_was_cut_off_is_not_cut_off_any_more(monkeypatch):
+    """A person may connect it again."""
+    heard, now = Heard(), 100.0
+    monkeypatch.setattr("relaunch.databases.looking.time.monotonic", lambda: now)
+    heard.cut_off["s1"] = 99.0
+    heard.take("s1", member("s1").report)
+    assert "s1" in heard.cut_off, "it was on its way"
+
+    now = 102.0
+    heard.take("s1", member("s1").report)
+
+    assert "s1" not in heard.cut_off
