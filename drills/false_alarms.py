@@ -4,8 +4,8 @@
 
 A site of a front end, a primary and two replicas (durability strict) as bench/failover.py makes it, with writers that
 remember every acknowledged write. One alarm after the other, in the seed's order; after each the same primary must
-lead, with nobody having failed over, and the group must be whole again; at the end every acknowledged write must be
-there. Prints what it does, a table and, last, one JSON line; exit status 1 when one is not so. For a day:
+lead, with nobody having failed over, a page must have said why, and the group must be whole again; at the end every
+acknowledged write must be there. Prints what it does, a table and, last, one JSON line; exit status 1 when one is not so. For a day:
 --minutes 1440.
 """
 
@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +161,40 @@ ALARMS: dict[str, Callable[[Alarms], None]] = {
 }
 
 
+# What a person is to read of each. The others are over before there is anything to say, or nothing is wrong with them.
+PAGES = {
+    "agent-frozen": "only we are cut off",
+    "controller-cut": "only we are cut off",
+    "others-frozen": "controller is blind",
+    "frozen-shortly": "in doubt",
+    "replica-frozen": "replica lost",
+    "out-of-connections": "out of connections",
+    "global-lock": "explained stall",
+    "paused": "no failover: paused",
+}
+
+
+def pages_of(client: Client, since: datetime) -> set[str]:
+    """By the audit trail."""
+    entries = client.get("/audit", subject="database:shop", limit=100)["entries"]
+    told = [each for each in entries if each["action"] == "page" and datetime.fromisoformat(each["at"]) >= since]
+    return {rule for each in told for rule in each["detail"] if rule != "seen"}
+
+
 def one(group: Group, name: str) -> str:
     """What was wrong with it, "" when nothing was."""
     rig = Rig(group.client, group)
-    before = group.shown()
+    before, began = group.shown(), datetime.now(UTC)
     ALARMS[name](Alarms(rig))
     group.client = Client(rehearsal.find_controller(rehearsal.ENVIRONMENT))  # it may be another process now
     group.wait_redundant(300)
     after: dict[str, Any] = group.shown()
     if after["primary"] != before["primary"] or after["failovers_last_day"] != before["failovers_last_day"]:
         return f"{before['primary']} was replaced by {after['primary']}: {after['rule']}"
+    pages = pages_of(group.client, began)
+    print(f"  pages: {', '.join(sorted(pages)) or 'none'}", file=sys.stderr, flush=True)
+    if name in PAGES and PAGES[name] not in pages:
+        return f"no page {PAGES[name]!r}, but {sorted(pages)}"
     return ""
 
 

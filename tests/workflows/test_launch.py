@@ -179,6 +179,8 @@ async def test_a_primary_that_holds_data_is_never_launched_empty(world: World) -
 
     with pytest.raises(Conflict, match="data be lost"):
         await world.orders.act("shop/front1", "relaunch", who="ann")
+    with pytest.raises(Conflict, match="its writers would be cut off"):
+        await world.orders.act("shop/front1", "set-aside", who="ann")
 
     await world.succeeds(await world.orders.act("shop/front2", "relaunch", who="ann"))
     world.check_invariant()
