@@ -5,8 +5,8 @@
 A site of a front end, a primary and two replicas (durability strict) as bench/failover.py makes it, with writers that
 remember every acknowledged write. One alarm after the other, in the seed's order; after each the same primary must
 lead, with nobody having failed over, a page must have said why, and the group must be whole again; at the end every
-acknowledged write must be there. Prints what it does, a table and, last, one JSON line; exit status 1 when one is not so. For a day:
---minutes 1440.
+acknowledged write must be there. Prints what it does, a table and, last, one JSON line; exit status 1 when one is not
+so. For a day: --minutes 1440.
 """
 
 from __future__ import annotations
