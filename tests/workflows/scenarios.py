@@ -17,6 +17,7 @@ from relaunch.databases import (  # noqa: F401  the workflows register themselve
     repair,
     switchover,
 )
+from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.group import Mode
@@ -249,7 +250,7 @@ async def backed_up(world: World, d: str) -> None:
 
 
 def keeper(world: World) -> BackupKeeper:
-    return BackupKeeper(world.ports, world.workflows)
+    return BackupKeeper(world.ports, world.workflows, Alarm(None))
 
 
 async def back_up(world: World, d: str) -> str:
