@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from relaunch.databases.backup_catalogue import LINEAGE
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC
+from relaunch.databases.positions import written_position
 from relaunch.errors import BadInput, NeedsConfirmation
 
 router = APIRouter(tags=["databases"])
-_MOMENT = re.compile(
-    r"newest|backup|gtid:[0-9]+-[0-9]+-[0-9]+(,[0-9]+-[0-9]+-[0-9]+)*|time:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-)
+_MOMENT = re.compile(r"newest|backup|time:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _SCHEMA, _DEPLOYMENT = r"^[A-Za-z0-9_-]{0,64}$", r"^([a-z0-9][a-z0-9-]{0,39})?$"
 _ID = re.compile(r"latest|[0-9]{8}T[0-9]{6}Z-[a-z]+-[a-z0-9-]+")
 
@@ -93,17 +92,26 @@ async def prove(request: Request, deployment: str, asked: ProofAsked) -> dict[st
 @router.post("/databases/{deployment}/restore", status_code=202)
 async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dict[str, Any]:
     """The primary's data replaced by a backup's, its replicas by fresh ones."""
-    if not _MOMENT.fullmatch(asked.to):
-        raise BadInput(f"to: {asked.to!r}", hint="newest, backup, gtid:0-1-5 or time:2026-11-22 19:00:00 (UTC)")
+    to = _moment(asked.to)
     if asked.confirm != deployment:
         raise NeedsConfirmation(
             f"the data of {deployment} will be replaced by a backup's", hint="confirm by the deployment's name"
         )
     task = await _keeper(request).restore(
-        deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=asked.to,
+        deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=to,
         who=request.state.who,
     )  # fmt: skip
     return _task(request, task)
+
+
+def _moment(to: str) -> str:
+    kind, _, position = to.partition(":")
+    if kind == "gtid" and position.strip():
+        return f"gtid:{written_position(position)}"
+    if not _MOMENT.fullmatch(to):
+        hint = "newest, backup, gtid:0-1-5 (of MySQL the whole set, as uuid:1-57) or time:2026-11-22 19:00:00 (UTC)"
+        raise BadInput(f"to: {to!r}", hint=hint)
+    return to
 
 
 @router.post("/databases/{deployment}/restore-schema", status_code=202)

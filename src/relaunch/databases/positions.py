@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from relaunch.bus.messages import DatabaseReport
@@ -9,8 +10,10 @@ from relaunch.databases.dialect import Dialect
 from relaunch.databases.group import Seen
 from relaunch.databases.mariadb import MariaDB
 from relaunch.databases.mysql import MySQL
+from relaunch.databases.mysql_gtids import gtid_set, text_of
 
 DIALECTS: dict[str, Dialect] = {"mariadb": MariaDB(), "mysql": MySQL()}
+_MARIADB = re.compile(r"[0-9]+-[0-9]+-[0-9]+(,[0-9]+-[0-9]+-[0-9]+)*")
 
 
 def covers(seen: Seen) -> Callable[[str, str], bool]:
@@ -28,3 +31,9 @@ def parted(seen: Seen) -> Callable[[DatabaseReport, DatabaseReport], bool]:
 
 def covers_in(dialect: str) -> Callable[[str, str], bool]:
     return DIALECTS[dialect].covers
+
+
+def written_position(text: str) -> str:
+    """A position that somebody wrote, in one line; BadInput when neither dialect has such positions."""
+    bare = "".join(text.split())
+    return bare if _MARIADB.fullmatch(bare) or not bare else text_of(gtid_set(bare))
