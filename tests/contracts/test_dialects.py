@@ -172,6 +172,23 @@ def test_a_write_waits_without_end_and_goes_on_with_a_replica_or_when_let_go(gro
     assert write.end() == "ok" and not group.state(0).required
 
 
+@pytest.mark.parametrize("setting", ["timeout = 86400000", "wait_no_slave = OFF", "wait_point = AFTER_COMMIT"])
+def test_what_somebody_has_set_is_mended_without_letting_go_of_what_waits(group: Group, setting: str) -> None:
+    group.form(1)
+    dialect.stop_receiving(group.sessions[1])
+    write = group.begin_write("waits")
+    until("it waits", lambda: group.state(0).waiting_commits == 1)
+
+    group.sessions[0].run(f"SET GLOBAL rpl_semi_sync_master_{setting}")
+    assert not group.state(0).required
+    dialect.require(group.sessions[0], True)
+    time.sleep(0.5)
+
+    assert group.state(0).required or setting.startswith("wait_no_slave")  # that one lets go at once, by itself
+    if not setting.startswith("wait_no_slave"):
+        assert write.said == "" and group.state(0).waiting_commits == 1
+
+
 def test_a_fence_is_quick_and_answers_no_commit_that_waits(group: Group) -> None:
     group.form(1)
     idle = group.servers[0].client()

@@ -20,7 +20,8 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
  @@gtid_binlog_pos AS binlog_position, @@gtid_slave_pos AS slave_position,
  @@gtid_binlog_state AS binlog_state,
  @@rpl_semi_sync_master_enabled AS enabled, @@rpl_semi_sync_master_timeout AS timeout_ms,
- @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_slave_enabled AS acknowledges"""
+ @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_master_wait_point AS wait_point,
+ @@rpl_semi_sync_slave_enabled AS acknowledges"""
 SEMI_SYNC = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl_semi_sync%'"
 REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
 # Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
@@ -96,10 +97,7 @@ class MariaDB:
             lag_seconds=_lag(replica),
             delayed=bool(int(replica.get("SQL_Delay") or 0)) or any(replica.get(name) for name in FILTERS),
             acknowledging=_is_on(server["acknowledges"]) or semi_sync.get("slave_status") == "ON",
-            required=_is_on(server["enabled"])
-            and int(server["timeout_ms"]) >= FOREVER_MS
-            and _is_on(server["wait_alone"])
-            and semi_sync.get("master_status") == "ON",
+            required=_required(server, semi_sync),
             # The server counts those that acknowledge and does not tell which they are.
             acknowledgers=tuple(sorted({str(row["Host"]) for row in session.rows(REPLICAS)})) if clients else (),
             waiting_commits=int(semi_sync.get("master_wait_sessions", 0)),
@@ -152,14 +150,17 @@ class MariaDB:
             return
         if self._is_required(session):
             return
-        # Off and on: a source that once gave up waiting waits again from here on. AFTER_SYNC is in the settings (T3).
+        # Off and on: a source that once gave up waiting waits again from here on (T3). Not while it waits: off lets go.
+        waits = self._waits(session)
         for statement in (
-            "SET GLOBAL rpl_semi_sync_master_enabled = OFF",
+            "" if waits else "SET GLOBAL rpl_semi_sync_master_enabled = OFF",
             f"SET GLOBAL rpl_semi_sync_master_timeout = {FOREVER_MS}",
             "SET GLOBAL rpl_semi_sync_master_wait_no_slave = ON",
-            "SET GLOBAL rpl_semi_sync_master_enabled = ON",
+            "SET GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC",
+            "" if waits else "SET GLOBAL rpl_semi_sync_master_enabled = ON",
         ):
-            session.run(statement)
+            if statement:
+                session.run(statement)
 
     def release(self, session: Session, position: str) -> None:
         """Their clients' connections end: while two groups of commits wait nothing else can be written, so no later
@@ -183,13 +184,11 @@ class MariaDB:
             session.run("RESET SLAVE ALL")
 
     def _is_required(self, session: Session) -> bool:
-        server = session.rows(STATE)[0]
-        return (
-            _is_on(server["enabled"])
-            and int(server["timeout_ms"]) >= FOREVER_MS
-            and _is_on(server["wait_alone"])
-            and _semi_sync(session).get("master_status") == "ON"
-        )
+        return _required(session.rows(STATE)[0], _semi_sync(session))
+
+    def _waits(self, session: Session) -> bool:
+        enabled = session.rows("SELECT @@rpl_semi_sync_master_enabled AS enabled")[0]["enabled"]
+        return _is_on(enabled) and _semi_sync(session).get("master_status") == "ON"
 
     def _be_read_only(self, session: Session) -> None:
         """`read_only` waits for statements and commits under way, also for those that wait for an acknowledgement.
@@ -228,6 +227,16 @@ class MariaDB:
             " MASTER_SSL = 1, MASTER_SSL_CA = %s, MASTER_SSL_VERIFY_SERVER_CERT = 1",
             source.address, source.port, source.user, source.password, source.ca,
         )  # fmt: skip
+
+
+def _required(server: Dict[str, Any], semi_sync: Dict[str, str]) -> bool:
+    return (
+        _is_on(server["enabled"])
+        and int(server["timeout_ms"]) >= FOREVER_MS
+        and _is_on(server["wait_alone"])
+        and server["wait_point"] == "AFTER_SYNC"
+        and semi_sync.get("master_status") == "ON"
+    )
 
 
 def _domains(position: str) -> Dict[int, Tuple[int, int]]:

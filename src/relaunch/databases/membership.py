@@ -143,6 +143,16 @@ def _fence_second_writer(case: Case) -> Group | None:
     return replace(group, fenced=group.fenced | found) if found else None
 
 
+def _notice_no_wait(case: Case) -> Group | None:
+    """Somebody set it so by hand: what it has acknowledged since may be on it alone."""
+    group, primary = case.group, case.obeyed(case.group.primary)
+    if group.mode is not Mode.SYNC or primary is None or not primary.answers:
+        return None
+    if primary.role != "primary" or primary.read_only or primary.required:
+        return None
+    return raised(_in_mode(case, Mode.BLOCKED, "the primary was found not to wait for acknowledgements"))
+
+
 def _notice_restart(case: Case) -> Group | None:
     group = case.group
     again = {
@@ -315,6 +325,12 @@ TRANSITIONS: tuple[Transition, ...] = (
         name="second writer fenced",
         why="A server that is not the primary takes writes: it is fenced, and replaced, as its data may differ.",
         made=_fence_second_writer,
+    ),
+    Transition(
+        name="does not wait",
+        why="Somebody has told the primary not to wait for acknowledgements: no failover until it does, and a member"
+        " has all that it has.",
+        made=_notice_no_wait,
     ),
     Transition(
         name="replica started again",

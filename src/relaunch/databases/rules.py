@@ -99,6 +99,8 @@ def _full(e: Evidence) -> bool:
 def _in_doubt(e: Evidence) -> bool:
     if e.own is None:
         return e.silent_seconds >= GONE_SECONDS and bool(e.sights)
+    if e.own.answers and e.all_fail(e.case.windows.silent):
+        return True
     return e.own.stall == UNEXPLAINED or (not e.own.answers and e.own.trouble_seconds >= GONE_SECONDS)
 
 
@@ -214,8 +216,8 @@ DETECTION: tuple[Rule, ...] = (
     Rule(
         name="in doubt",
         verdict=Verdict.PAGE,
-        why="For a second it has not been heard, has not answered or has committed nothing, but not enough servers have"
-        " seen that for long enough: it may be back at once.",
+        why="For a second it has not been heard, has not answered or has committed nothing, or nobody else reaches it;"
+        " but not enough servers have seen that for long enough: it may be back at once.",
         holds=_in_doubt,
     ),
     Rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 from relaunch.databases.mariadb import MariaDB
 from relaunch.databases.mysql import MySQL
@@ -38,12 +38,12 @@ class LocalServer:
         self.started = f"{' '.join(self.started.split()[:3])} {time.time_ns()}"
 
     def written_bytes(self) -> Optional[int]:
-        """By its process since its start, in any file or connection; None when the kernel does not tell."""
-        try:
-            lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
-        except OSError:
-            return None
-        found = [int(line.split()[1]) for line in lines if line.startswith(("wchar:", "write_bytes:"))]
+        """By its process since its start, and by this machine to its disks: a long fsync of much is work too. None when
+        the kernel tells neither."""
+        found = [
+            *_numbers(f"/proc/{self.pid}/io", "wchar:", "write_bytes:"),
+            *(each * 1024 for each in _numbers("/proc/vmstat", "pgpgout")),
+        ]
         return sum(found) if found else None
 
     @property
@@ -79,6 +79,14 @@ def dialect_for(version: str) -> AnyDialect:
 
 def dialect_of(session: LocalSession) -> AnyDialect:
     return dialect_for(str(session.rows("SELECT VERSION() AS version")[0]["version"]))
+
+
+def _numbers(file: str, *names: str) -> List[int]:
+    try:
+        lines = [line.split() for line in Path(file).read_text().splitlines()]
+    except OSError:
+        return []
+    return [int(words[1]) for words in lines if len(words) > 1 and words[0] in names]
 
 
 def _state(pid: int) -> str:

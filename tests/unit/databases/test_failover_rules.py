@@ -78,7 +78,7 @@ DETECTED: tuple[tuple[str, str, Seen], ...] = (
     ("stalled for 4 s", "in doubt", look(member("s1", stall="unexplained", write_seconds=4.0))),
     ("stalled for 9 s", "healthy", look(member("s1", write_seconds=9.0))),
     ("only we reach it", "unreachable", look(*VERY_DEAF, **LONG)),
-    ("only we reach it since 4 s", "not proven", look(*LONG_DEAF, **SILENT)),
+    ("only we reach it since 4 s", "in doubt", look(*LONG_DEAF, **SILENT)),
     ("out of connections", "out of connections",
      look(member("s1", answers=False, trouble="full of connections", trouble_seconds=60.0), **FULL)),
 )  # fmt: skip

@@ -31,6 +31,7 @@ NO_ACK = member("s1", acknowledgers=["@s2"], stall="no acknowledgement")
 
 REACHED: tuple[tuple[str, Group, Seen], ...] = (
     ("second writer fenced", SYNC, look(member("s2", read_only=False))),
+    ("does not wait", SYNC, look(member("s1", required=False))),
     ("replica started again", SYNC, look(member("s2", started="2"))),
     ("replica lost", SYNC, look(NO_ACK, LOST)),
     ("replica left", replace(SYNC, leaving=frozenset({"s3"})), look(member("s3", acknowledging=False))),
@@ -216,3 +217,13 @@ def test_one_that_is_never_to_lead_does_not_acknowledge_either():
     alone = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"})
     quiet = replace(member("s3", acknowledging=False), never_leads=True)
     assert decided(look(quiet), alone).group == alone
+
+
+def test_a_primary_that_somebody_told_not_to_wait_is_told_to_and_promises_nothing_until_then():
+    """No silent fall-back: the server's own settings may be changed by whoever has all rights there."""
+    seen = look(member("s1", required=False))
+    blocked = decided(seen)
+
+    assert blocked.group.mode is Mode.BLOCKED and blocked.group.epoch == SYNC.epoch + 1
+    assert blocked.orders["s1"].required
+    assert decided(obeyed(blocked.group, look()), blocked.group).group.mode is Mode.SYNC
