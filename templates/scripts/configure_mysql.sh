@@ -62,6 +62,8 @@ enforce_gtid_consistency = ON
 log_bin = binlog
 # Rows are logged, not statements: so a trigger or function may do what differs from server to server.
 log_bin_trust_function_creators = ON
+# A scheduled event would run on the primary until the next failover and then nowhere; and beside the server it is imported from.
+event_scheduler = OFF
 binlog_expire_logs_seconds = 604800
 relay_log = relay
 replica_parallel_workers = 4

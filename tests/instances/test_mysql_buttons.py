@@ -11,6 +11,7 @@ import os
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,6 +83,8 @@ DELIMITER ;;
 CREATE DEFINER=`gone`@`nowhere` FUNCTION `f`(x INT) RETURNS int(11)
 RETURN x + RAND() * 0
 ;;
+/*!50106 CREATE*/ /*!50117 DEFINER=`gone`@`nowhere`*/ /*!50106 EVENT `tick` ON SCHEDULE EVERY 1 SECOND
+STARTS '2020-01-01' ON COMPLETION NOT PRESERVE ENABLE DO INSERT INTO t (note) VALUES ('tick') */ ;;
 DELIMITER ;
 /*!50001 SET collation_connection      = utf8mb4_uca1400_ai_ci */;
 /*!50001 CREATE ALGORITHM=UNDEFINED */
@@ -341,8 +344,10 @@ def test_a_dump_of_mariadb_is_loaded(group: Group, tmp_path: Path) -> None:
     file = tmp_path / "maria.sql"
     file.write_text(MARIADB_DUMP)
 
-    relaunch("db", "import", "my", "--from-dump", str(file), "--schema", "of_maria")
+    said = relaunch("db", "import", "my", "--from-dump", str(file), "--schema", "of_maria")
 
+    assert "events, which do not run here by themselves: tick" in said
+    time.sleep(2)
     found = one(group, "primary", "SELECT note, n, of_maria.f(3) FROM of_maria.t JOIN of_maria.v USING (id)")
     assert found == "it's ä\t2\t3"
     many(group, "primary", "DROP DATABASE of_maria;")
@@ -388,6 +393,35 @@ def test_followed_and_cut_over_nothing_acknowledged_is_missing(group: Group, for
     with pytest.raises(pymysql.err.MySQLError):
         Writer(HOST, PORT, encrypted=True)._write_until_told()
     group.wait_redundant()
+    assert "!" not in relaunch("db", "checksum", "my")
+
+
+@LONG
+def test_followed_through_a_failover_nothing_acknowledged_is_missing(
+    group: Group, foreign: Foreign, tmp_path: Path
+) -> None:
+    foreign.grant(MORE_RIGHTS)
+    many(group, "primary", "DROP DATABASE IF EXISTS shop;")
+    writer = Writer(HOST, PORT, encrypted=True)
+    writer.start()
+    relaunch("db", "import", "my", *from_server(tmp_path))
+    old = group.member("primary")
+    group.run(old["address"], "systemctl mask --runtime mysql; kill -9 $(pidof mysqld)")
+    until(lambda: group.member("primary")["name"] != old["name"], "another primary", seconds=60)
+
+    def follows() -> bool:
+        return '"follows": true' in relaunch("db", "import", "my", "--status", "--json", check=False)
+
+    until(follows, "the new primary to follow", seconds=60)
+    before = len(writer.acknowledged)
+    until(lambda: len(writer.acknowledged) > before + 20, "the application writes on")
+    said = relaunch("db", "import", "my", "--cut-over")
+    writer.stop()
+
+    assert "2 tables equal on both sides" in said
+    kept = {int(word) for word in one(group, "primary", "SELECT id FROM shop.ledger").split()}
+    assert set(writer.acknowledged) <= kept and len(kept) == 2000 + len(writer.acknowledged)
+    group.wait_redundant(seconds=240)
     assert "!" not in relaunch("db", "checksum", "my")
 
 
