@@ -8,7 +8,9 @@ set -euo pipefail
 # check_sql SCHEMA TABLE METHOD, needs ask(): the statement. METHOD: all, or last N: the N highest by primary key.
 check_sql() {
   local schema=$1 table=$2 method=$3 columns key
-  columns=$(ask "SELECT GROUP_CONCAT('QUOTE(CAST(\`', REPLACE(column_name, '\`', '\`\`'), '\` AS BINARY))'
+  # What is not text MySQL cannot quote.
+  columns=$(ask "SELECT GROUP_CONCAT(IF(VERSION() LIKE '%MariaDB%', 'QUOTE(CAST(\`', 'COALESCE(HEX(CAST(\`'),
+      REPLACE(column_name, '\`', '\`\`'), IF(VERSION() LIKE '%MariaDB%', '\` AS BINARY))', '\` AS BINARY)), ''-'')')
       ORDER BY ordinal_position SEPARATOR ',') FROM information_schema.columns
     WHERE table_schema = '$schema' AND table_name = '$table'
       AND COALESCE(generation_expression, '') = ''")
