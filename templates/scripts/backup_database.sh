@@ -90,7 +90,7 @@ server=$(hostname)
 begun=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 id=$(date -u +%Y%m%dT%H%M%SZ)-$kind-$server
 target=$BACKUP_ROOT/backups/$id
-data_bytes=$(du -sb --exclude='binlog.*' --exclude='relay.*' /var/lib/mysql | cut -f1)
+data_bytes=$(du -sb --exclude='binlog.*' --exclude='relay.*' /var/lib/mysql/ | cut -f1)
 echo "$id: from the $role, lag $lag s, $((data_bytes / 1000000)) MB of data${parent:+, on top of $parent}"
 
 options=(--backup --stream=mbstream --extra-lsndir="$work/lsn" --target-dir="$work" --tmpdir="$work")

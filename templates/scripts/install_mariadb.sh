@@ -2,7 +2,7 @@
 # ---
 # RightScript Name: Install MariaDB
 # Description: MariaDB with an empty, ready data directory, so that its first start takes no longer than any other.
-# Packages: mariadb-server mariadb-client mariadb-backup age rclone zstd
+# Packages: mariadb-server mariadb-client mariadb-backup age rclone zstd btrfs-progs lvm2
 # Inputs: {}
 # ...
 set -euo pipefail

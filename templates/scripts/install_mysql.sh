@@ -4,7 +4,7 @@
 # Description: |-
 #   MySQL of Debian sid, which no release of Debian carries, with an empty, ready data directory. Nothing else comes from
 #   sid but the libraries that MySQL asks for.
-# Packages: ca-certificates openssl age rclone zstd
+# Packages: ca-certificates openssl age rclone zstd btrfs-progs lvm2
 # Inputs: {}
 # ...
 set -euo pipefail

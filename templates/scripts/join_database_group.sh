@@ -35,10 +35,10 @@
 # ...
 set -euo pipefail
 
-data=/var/lib/mysql
+data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
 joined=$data/relaunch-group   # in the data directory: it lives and dies with the data
 seeded=$data/relaunch-seed    # whose files these are, and at which position
-copying=/var/lib/mysql-seeding   # beside the data: putting it in place is a rename
+copying=$data-seeding   # beside the data: putting it in place is a rename
 me=$(relaunch-local get server.name)
 relaunch-local primary --wait 120 >/dev/null
 database=$(relaunch-local get database)

@@ -102,8 +102,8 @@ bring_to() {  # USER PASSWORD
   if ! lets_in "$1" "$2"; then echo "ALTER USER $(quoted "$1")@'%' IDENTIFIED BY $(quoted "$2");"; fi
 }
 
-data=/var/lib/mysql
-copy=/var/lib/mysql-clone
+data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
+copy=$data-clone
 here() { mysql -N -B -e "$1"; }
 at() { mysql --defaults-extra-file=seed.cnf --host="$1" -N -B -e "$2"; }  # ADDRESS STATEMENT
 

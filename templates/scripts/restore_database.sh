@@ -71,6 +71,7 @@
 #     Default: text:true
 # Attachments:
 # - table_checks.sh
+# - copy_pages.py
 # ...
 set -euo pipefail
 set -a
@@ -80,8 +81,8 @@ set +a
 # shellcheck source=attachments/table_checks.sh disable=SC1091
 . "$RS_ATTACH_DIR/table_checks.sh"
 
-data=/var/lib/mysql
-work=/var/lib/mysql-restoring # beside the data: putting it in place is a rename
+data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
+work=$data-restoring # beside the data: putting it in place is a rename
 began=$SECONDS
 stop_with() { echo "$*" >&2; exit 1; }
 server_pid=
@@ -127,7 +128,7 @@ printf '%s\n' "$BACKUP_KEY" >"$secret/key"
 
 # Nothing is fetched before it is known that it may be put here.
 if [ -n "$(find "$data" -mindepth 1 -maxdepth 1 -name 'relaunch-group' 2>/dev/null)" ] && [ "$RESTORE_CONFIRM" != "$BACKUP_GROUP" ]; then
-  stop_with "$data holds data of group $(cat $data/relaunch-group). Nothing was touched. To replace it: RESTORE_CONFIRM=$BACKUP_GROUP"
+  stop_with "$data holds data of group $(cat "$data/relaunch-group"). Nothing was touched. To replace it: RESTORE_CONFIRM=$BACKUP_GROUP"
 fi
 case $RESTORE_TO in
   newest | backup | gtid:[0-9]*-[0-9]*-[0-9]* | time:[0-9]*) ;;
@@ -188,6 +189,11 @@ need=$(for id in "${chain[@]}"; do cat "$secret/manifests/$id/manifest.json"; do
   + ((map(select(.kind == "incremental") | .stored_bytes) | max) // 0) * 4) * 11 / 10 | floor')
 [ "$free" -gt "$need" ] || stop_with "NOT ENOUGH DISK: $((need / 1000000)) MB are needed, $((free / 1000000)) MB are free. Nothing was done."
 
+# Of a snapshot are stored pages, which are recovered already; else it is mariadb-backup's stream.
+of_pages() { [ "$(jq -r .method "$secret/manifests/$1/manifest.json")" = snapshot ]; }
+unpack() { # unpack ID FOLDER: standard input
+  if of_pages "$1"; then python3 "$RS_ATTACH_DIR/copy_pages.py" load "$2"; else mbstream -x -C "$2"; fi
+}
 # One object after the other, each compared with the hash in the manifest before any of it is believed.
 fetch() { # fetch ID FOLDER
   local manifest=$secret/manifests/$1/manifest.json status=0
@@ -201,7 +207,7 @@ fetch() { # fetch ID FOLDER
     rm "$secret/fifo"
     [ "$(cut -d' ' -f1 "$secret/sum")" = "$sha256" ] || echo "DAMAGED OBJECT: $1/$name is not what was stored ($size bytes, sha256 $sha256)" >>"$secret/damaged"
   done < <(jq -r '.objects[] | "\(.name) \(.size_bytes) \(.sha256)"' "$manifest") 2>>"$secret/rclone" |
-    age -d -i "$secret/key" 2>"$secret/age" | zstd -q -d | mbstream -x -C "$2" || status=$?
+    age -d -i "$secret/key" 2>"$secret/age" | zstd -q -d | unpack "$1" "$2" || status=$?
   if grep -q "no identity matched" "$secret/age"; then
     stop_with "WRONG KEY: $1 is encrypted to $(jq -r .recipient "$manifest"), which this key does not open."
   fi
@@ -215,7 +221,9 @@ prepare() {
   fi
 }
 for id in "${chain[@]}"; do
-  if [ "$id" = "${chain[0]}" ]; then
+  if of_pages "$id"; then
+    fetch "$id" "$work/data"
+  elif [ "$id" = "${chain[0]}" ]; then
     fetch "$id" "$work/data"
     prepare
   else
@@ -225,6 +233,7 @@ for id in "${chain[@]}"; do
   fi
   echo "$id is unpacked and prepared, $((SECONDS - began)) s"
 done
+rm -rf "$work/data/.copy-pages"
 prepared=$((SECONDS - began))
 
 # A server of its own on the restored data, unreachable from outside, to replay the binary log into. Its own log begins

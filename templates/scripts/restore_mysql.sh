@@ -87,8 +87,8 @@ RESTORE_PHASE=${RESTORE_PHASE:-all} RESTORE_BACKUP=${RESTORE_BACKUP:-latest} RES
 RESTORE_GROUP=${RESTORE_GROUP:-$BACKUP_GROUP} RESTORE_LINEAGE=${RESTORE_LINEAGE:-newest}
 RESTORE_CONFIRM=${RESTORE_CONFIRM:-} RESTORE_NEW_LINEAGE=${RESTORE_NEW_LINEAGE:-}
 
-data=/var/lib/mysql
-work=/var/lib/mysql-restoring # beside the data: putting it in place is a rename
+data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
+work=$data-restoring # beside the data: putting it in place is a rename
 unit=mysql
 umask 077
 secret=$(mktemp -d /run/relaunch-restore.XXXXXX)

@@ -42,7 +42,7 @@ class Scenario:
 
 
 def source(d: str, template: str = "web") -> str:
-    return f"deployment: {d}\nservers:\n  one: {{template: {template}, zone: a}}\n"
+    return f"deployment: {d}\nservers:\n  one: {{template: {template}, zone: a, volume: 1G}}\n"
 
 
 async def nothing(world: World, d: str) -> None:

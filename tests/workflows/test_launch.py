@@ -214,3 +214,25 @@ async def test_what_runs_on_an_instance_that_is_set_aside_ends_with_its_agent(
 
     with pytest.raises(Failed, match="was set aside"):
         await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_server_s_volume_is_made_with_its_instance_and_goes_with_it(world: World) -> None:
+    await world.apply(SHOP.replace("zone: a}", "zone: a, volume: 1G}"))
+    given = [(each.size_bytes, each.attached_to, each.device) for each in world.cloud._volumes.values()]
+    assert given == [(1 << 30, world.cloud_id("shop/front1"), "/srv/volume")]
+
+    await world.succeeds(await world.orders.act("shop/front1", "relaunch", who="ann"))
+    assert [each.attached_to for each in world.cloud._volumes.values()] == [world.cloud_id("shop/front1")]
+    await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
+
+    assert world.cloud._volumes == {}
+    world.check_invariant()
+
+
+async def test_a_volume_for_a_template_that_knows_no_place_for_it_is_refused(world: World) -> None:
+    (world.ports.template_folders[0] / "web/web.relaunch.yml").write_text("image: trixie\n")
+
+    row = await world.ended(await world.orders.apply(SHOP.replace("zone: a}", "zone: a, volume: 1G}"), who="ann"))
+
+    assert "cannot have a volume" in row["error"]
+    assert world.cloud._volumes == {}

@@ -37,6 +37,7 @@ from relaunch.servers.lifecycle import Event
 from relaunch.servers.orders import Orders
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store, now
+from relaunch.servers.volumes import volume_token
 from relaunch.storage.memory import MemoryStore
 from relaunch.workflows.durable import Workflows
 
@@ -73,6 +74,7 @@ ingress:
 - {port: 22, source: host}
 offers:
 - {role: front-end, port: 80}
+volume: /srv/volume
 """
 SHOP = """deployment: shop
 servers:
@@ -396,6 +398,12 @@ class World:
         ]
         assert half_way == []
         assert self.running() == sorted(living)
+        theirs = {volume_token(id) for id in living}
+        assert [each for each in self.cloud._volumes.values() if each.client_token not in theirs] == []
+        for server in self.store.servers():
+            if server.instance_id and server.spec.volume_bytes is not None:
+                mine = [v for v in self.cloud._volumes.values() if v.client_token == volume_token(server.instance_id)]
+                assert [each.attached_to for each in mine] == [self.cloud_id(server.full_name)]
         incarnations = [server.instance_id for server in self.store.servers() if server.instance_id]
         serving = [
             row["id"]

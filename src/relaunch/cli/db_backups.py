@@ -22,7 +22,7 @@ Name = Annotated[
 @app.command()
 def backup(
     deployment: Name = None,
-    kind: Annotated[str, typer.Option(help="full | incremental")] = "full",
+    kind: Annotated[str, typer.Option(help="full | incremental | snapshot, which stays on the primary")] = "full",
     side: Annotated[str | None, typer.Option("--from", help="replica | primary; a replica when there is one.")] = None,
     schema: Annotated[str, typer.Option(help="One schema by itself, as a dump of one moment.")] = "",
     no_wait: NoWait = False,
@@ -92,18 +92,23 @@ def restore(
     backup: Annotated[str, typer.Option(help="Which to begin with; the newest that fits by default.")] = "latest",
     source: Annotated[str, typer.Option("--from", help="Whose backups; its own by default.")] = "",
     lineage: Annotated[str, typer.Option(help="Of which history of that data; the present one by default.")] = "",
+    snapshot: Annotated[
+        str, typer.Option("--from-snapshot", help="Of the primary's own volume: latest, or its id.")
+    ] = "",
     confirm: Annotated[str, typer.Option(help="The deployment's name: its data will be replaced.")] = "",
     no_wait: NoWait = False,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Replace a group's data by a backup's, its own or another's; what was there is kept beside it."""
+    """Replace a group's data by a backup's, its own or another's, or by a snapshot's; what was there is kept."""
     if confirm != deployment:
         if not sys.stdin.isatty():
             raise NeedsConfirmation(f"the data of {deployment} will be replaced", hint=f"say --confirm {deployment}")
         confirm = typer.prompt(f"The data of {deployment} will be replaced. Type its name to go on", err=True)
     client = controller()
-    asked = {"to": to, "backup": backup, "source": source, "lineage": lineage, "confirm": confirm}
+    asked = {
+        "to": to, "backup": backup, "source": source, "lineage": lineage, "snapshot": snapshot, "confirm": confirm,
+    }  # fmt: skip
     answer = client.post(f"/databases/{part(deployment)}/restore", asked)
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
 

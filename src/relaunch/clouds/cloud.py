@@ -70,6 +70,7 @@ class Volume:
     attached_to: InstanceId | None = None
     device: str | None = None  # the path inside the instance where its file system is mounted
     from_snapshot: SnapshotId | None = None
+    client_token: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

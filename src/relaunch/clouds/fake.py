@@ -255,7 +255,9 @@ class FakeCloud:
             raise BadInput(f"no volume of {size_bytes} bytes in zone {zone!r}")
         if from_snapshot is not None and from_snapshot not in self._snapshots:
             raise NotFound(f"no snapshot {from_snapshot}")
-        self._volumes[id] = Volume(id=id, size_bytes=size_bytes, zone=zone, from_snapshot=from_snapshot)
+        self._volumes[id] = Volume(
+            id=id, size_bytes=size_bytes, zone=zone, from_snapshot=from_snapshot, client_token=client_token
+        )
         return self._volumes[id]
 
     async def volumes(self) -> Sequence[Volume]:

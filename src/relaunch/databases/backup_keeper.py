@@ -18,6 +18,7 @@ from relaunch.databases.backups import (
     NEVER_SHIPPED,
     NO_BACKUP,
     NO_PROOF,
+    SNAPSHOT,
     YOUNG,
     begun,
     chain,
@@ -69,8 +70,12 @@ class BackupKeeper:
         return Catalogue(self._ports.database, self._ports.objects, deployment)
 
     async def back_up(self, deployment: str, *, kind: str, side: str | None, who: str, schema: str = "") -> str:
-        """The task. side: replica | primary; None is a replica when there is one. schema: which, for that kind."""
-        members = self._members(deployment)
+        """The task. side: replica | primary; None is a replica when there is one. schema: which, for that kind.
+
+        kind: full | incremental | schema | snapshot, which stays on the server: the primary when side is None."""
+        members, method = self._members(deployment), self._spec(deployment).backups.get("method", "")
+        if kind == SNAPSHOT:
+            kind, method, side = "local", SNAPSHOT, side or "primary"
         if side is None:
             side = "replica" if any(role == "replica" for _, _, role in members) else "primary"
         found = next(((server, row) for server, row, role in members if role == side), None)
@@ -80,6 +85,7 @@ class BackupKeeper:
         args = {
             "deployment": deployment, "lineage": self._must_have_lineage(deployment), "server": server.full_name,
             "instance": row["id"], "run_id": f"run-{new_id()}", "kind": kind, "schema": schema,
+            "method": method,
         }  # fmt: skip
         return await self._start("back-up", f"{schema or kind} backup of {server.full_name}", deployment, who, args)
 
@@ -97,13 +103,19 @@ class BackupKeeper:
         }  # fmt: skip
         return await self._start("prove", f"prove backup {backup} of {deployment}", deployment, who, args)
 
+    async def restore_snapshot(self, deployment: str, *, snapshot: str, who: str) -> str:
+        """The task: the primary's data replaced by a snapshot of its own volume, its replicas by fresh ones."""
+        server, row = self._primary_at_rest(deployment)
+        args = {
+            "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
+            "snapshot": snapshot, "new_lineage": self._new_lineage(),
+        }  # fmt: skip
+        return await self._start("restore", f"restore {server.full_name} from a snapshot", deployment, who, args)
+
     async def restore(self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str) -> str:
         """The task: the primary's data replaced, its replicas by fresh ones. source: whose backups, "" for its own;
         lineage: of which history, "" for the present one, or the newest that can be restored."""
-        primary = next(((server, row) for server, row, role in self._members(deployment) if role == "primary"), None)
-        if primary is None:
-            raise Conflict(f"{deployment} has no primary now: launch it first")
-        self._refuse_while_busy(deployment)
+        server, row = self._primary_at_rest(deployment)
         source = source or deployment
         catalogue = Catalogue(self._ports.database, self._ports.objects, source)
         lineages = await catalogue.lineages()
@@ -111,15 +123,24 @@ class BackupKeeper:
             raise NotFound(f"no history {lineage} of {source} in the store", hint=f"it has: {', '.join(lineages)}")
         await catalogue.refresh(lineages)
         lineage, backup = self._chosen(deployment, source, catalogue, lineages, lineage, backup)
-        server, row = primary
-        now = self._ports.clock.now().astimezone(UTC)
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "source": source, "lineage": lineage, "backup": backup, "to": to,
-            "new_lineage": f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+            "new_lineage": self._new_lineage(),
         }  # fmt: skip
         of = "" if source == deployment else f" from {source}"
         return await self._start("restore", f"restore {server.full_name}{of} to {to}", deployment, who, args)
+
+    def _primary_at_rest(self, deployment: str) -> tuple[ServerRow, Row]:
+        """Conflict when there is none that can be told now, or something else is under way."""
+        primary = next(((server, row) for server, row, role in self._members(deployment) if role == "primary"), None)
+        if primary is None:
+            raise Conflict(f"{deployment} has no primary now: launch it first")
+        self._refuse_while_busy(deployment)
+        return primary
+
+    def _new_lineage(self) -> str:
+        return f"{self._ports.clock.now().astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
     async def restore_schema(
         self, deployment: str, *, schema: str, name: str, backup: str, source: str, lineage: str, confirm: str, who: str

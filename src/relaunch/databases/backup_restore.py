@@ -13,7 +13,7 @@ from typing import Any
 from relaunch.bus.messages import CancelRun, TakeRole
 from relaunch.clouds.cloud import InstanceId
 from relaunch.databases.backup_key import PRIVATE
-from relaunch.databases.backup_scripts import JOIN, RESTORE, run_entry, run_script
+from relaunch.databases.backup_scripts import JOIN, RESTORE, RESTORE_SNAPSHOT, run_entry, run_script
 from relaunch.databases.group import Group, Mode
 from relaunch.databases.member_scripts import last_word
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -30,7 +30,8 @@ LOOK_SECONDS = 0.5
 @workflow("restore")
 async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, server, instance (the primary's), run_id, source (whose backups), lineage (of which history),
-    backup, to, new_lineage. What was there stays beside the restored data."""
+    backup, to, new_lineage; for one of its own snapshots instead of source, lineage, backup and to: snapshot. What was
+    there stays beside the restored data."""
     ports: Ports = run.ports
     paused = f"restore {run.task}"
     try:
@@ -71,7 +72,20 @@ def _resume(ports: Ports, deployment: str, why: str) -> None:
 
 
 async def _prepare(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    inputs = {
+    script, inputs = (RESTORE_SNAPSHOT, _of_snapshot(args)) if "snapshot" in args else (RESTORE, _of_backup(args))
+    return dict(json.loads(last_word(await run_script(run, args, script, inputs), "RESTORED")))
+
+
+def _of_snapshot(args: dict[str, Any]) -> dict[str, str]:
+    return {
+        "RESTORE_SNAPSHOT": f"text:{args['snapshot']}",
+        "RESTORE_NEW_LINEAGE": f"text:{args['new_lineage']}",
+        "RESTORE_CONFIRM": f"text:{args['deployment']}",
+    }
+
+
+def _of_backup(args: dict[str, Any]) -> dict[str, str]:
+    return {
         "BACKUP_KEY": f"cred:{PRIVATE}",
         "RESTORE_GROUP": f"text:{args['source']}",
         "RESTORE_LINEAGE": f"text:{args['lineage']}",
@@ -81,7 +95,6 @@ async def _prepare(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         "RESTORE_CONFIRM": f"text:{args['deployment']}",
         "RESTORE_PHASE": "text:prepare",
     }
-    return dict(json.loads(last_word(await run_script(run, args, RESTORE, inputs), "RESTORED")))
 
 
 async def _discard(run: Run, args: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from relaunch.servers.store import Store
 from relaunch.workflows.durable import Run
 
 BACK_UP, RESTORE, CONFIGURE = "Back up database", "Restore database", "Configure backups"
+BACK_UP_BY_SNAPSHOT, RESTORE_SNAPSHOT = "Back up database by snapshot", "Restore database from a snapshot"
 JOIN = "Join database group"
 BACK_UP_SCHEMA, RESTORE_SCHEMA = "Back up one schema", "Restore one schema"
 

@@ -12,8 +12,15 @@ from relaunch.bus.messages import CancelRun
 from relaunch.clouds.cloud import ImageId, LaunchRequest
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_key import PRIVATE
-from relaunch.databases.backup_scripts import BACK_UP, BACK_UP_SCHEMA, CONFIGURE, RESTORE, run_script
-from relaunch.databases.backups import Proof
+from relaunch.databases.backup_scripts import (
+    BACK_UP,
+    BACK_UP_BY_SNAPSHOT,
+    BACK_UP_SCHEMA,
+    CONFIGURE,
+    RESTORE,
+    run_script,
+)
+from relaunch.databases.backups import SNAPSHOT, Proof
 from relaunch.databases.member_scripts import last_word
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers import run_list
@@ -27,8 +34,8 @@ from relaunch.workflows.durable import Run, workflow
 
 @workflow("back-up")
 async def back_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, lineage, server (deployment/name), instance, run_id, kind (full | incremental | schema),
-    schema (which, for that kind)."""
+    """args: deployment, lineage, server (deployment/name), instance, run_id, kind (full | incremental | schema |
+    local: a snapshot that stays on the server), schema (which, for that kind), method (server | snapshot)."""
     try:
         made = await run.step(f"{args['kind']} of {args['server']}", _back_up, run, args, waits=True)
     except RelaunchError:
@@ -66,7 +73,8 @@ async def _back_up(run: Run, args: dict[str, Any]) -> str:
     if args["kind"] == "schema":
         output = await run_script(run, args, BACK_UP_SCHEMA, {"BACKUP_SCHEMA": f"text:{args['schema']}"})
     else:
-        output = await run_script(run, args, BACK_UP, {"BACKUP_KIND": f"text:{args['kind']}"})
+        script = BACK_UP_BY_SNAPSHOT if args.get("method") == SNAPSHOT else BACK_UP
+        output = await run_script(run, args, script, {"BACKUP_KIND": f"text:{args['kind']}"})
     return last_word(output, "BACKED-UP")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from relaunch.errors import BadInput
 
+SNAPSHOT = "snapshot"  # of `method`: by the volume; else by what the database server comes with
 LATE_FACTOR = 2  # so many times the interval without a backup is too late
 LATE_AT_LEAST = timedelta(minutes=10)
 LOST_LOG_SECONDS = timedelta(seconds=90)  # the shipper says at least once a minute that it is alive

@@ -17,6 +17,7 @@ from relaunch.errors import BadInput, NeedsConfirmation
 router = APIRouter(tags=["databases"])
 _MOMENT = re.compile(r"newest|backup|time:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _SCHEMA, _DEPLOYMENT = r"^[A-Za-z0-9_-]{0,64}$", r"^([a-z0-9][a-z0-9-]{0,39})?$"
+_SNAPSHOT = re.compile(r"latest|[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
 _ID = re.compile(r"latest|[0-9]{8}T[0-9]{6}Z-[a-z]+-[a-z0-9-]+")
 
 
@@ -25,7 +26,7 @@ class _Body(BaseModel):
 
 
 class BackupAsked(_Body):
-    kind: Literal["full", "incremental", "schema"] = "full"
+    kind: Literal["full", "incremental", "schema", "snapshot"] = "full"
     of: str = Field(default="", pattern=_SCHEMA)  # the schema, for that kind
     side: Literal["replica", "primary"] | None = None
 
@@ -38,12 +39,14 @@ class RestoreAsked(_Body):
     """`confirm`: the deployment's name, typed. `to`: newest | backup | gtid:POSITION | time:YYYY-MM-DD HH:MM:SS.
 
     `source`: the deployment whose backups; its own when empty. `lineage`: of which history of that one's data.
+    `snapshot`: instead of these, of the primary's own volume: its id, or latest.
     """
 
     source: str = Field(default="", pattern=_DEPLOYMENT)
     lineage: str = ""
     backup: str = "latest"
     to: str = "newest"
+    snapshot: str = ""
     confirm: str = ""
 
 
@@ -97,6 +100,13 @@ async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dic
         raise NeedsConfirmation(
             f"the data of {deployment} will be replaced by a backup's", hint="confirm by the deployment's name"
         )
+    if asked.snapshot:
+        if not _SNAPSHOT.fullmatch(asked.snapshot):
+            raise BadInput(f"{asked.snapshot!r} is no snapshot's id", hint="the script `Show snapshots` lists them")
+        if (asked.source, asked.lineage, asked.backup, asked.to) != ("", "", "latest", "newest"):
+            raise BadInput("a snapshot is of one moment of this primary's data: nothing else can be said with it")
+        task = await _keeper(request).restore_snapshot(deployment, snapshot=asked.snapshot, who=request.state.who)
+        return _task(request, task)
     task = await _keeper(request).restore(
         deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=to,
         who=request.state.who,

@@ -32,6 +32,7 @@ async def add_replica(
         zone=zone or emptiest_zone(zones, spec, group),
         inputs=like.inputs,
         memory_bytes=memory_bytes or like.memory_bytes,
+        volume_bytes=like.volume_bytes,
     )
     text = with_replica(spec.source, server)
     task = await orders.apply(text, who=who)

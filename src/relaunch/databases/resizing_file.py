@@ -75,6 +75,8 @@ def _written(server: ServerSpec) -> str:
     said = [f"template: {server.template}", f"zone: {server.zone}"]
     if server.memory_bytes is not None:
         said.append(f"memory: {shown_bytes(server.memory_bytes)}")
+    if server.volume_bytes is not None:
+        said.append(f"volume: {shown_bytes(server.volume_bytes)}")
     if server.inputs:
         pairs = yaml.safe_dump(server.inputs, default_flow_style=True, width=10_000).strip()
         said.append(f"inputs: {pairs}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relaunch.durations import parse_duration
@@ -23,6 +23,7 @@ NAME_LENGTH = 40
 READ_LAG_SECONDS, LEAST_READ_LAG_SECONDS = 30.0, 5.0  # what is measured is a row a second, asked for once a second
 BACKUP_INTERVALS = ("incremental", "full", "primary", "prove")
 BACKUPS_KEPT = ("last", "daily", "weekly", "monthly", "yearly")
+BACKUP_METHODS = ("server", "snapshot")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class ServerSpec:
     zone: str = "a"
     inputs: dict[str, str] = field(default_factory=dict)
     memory_bytes: int | None = None
+    volume_bytes: int | None = None  # of its own volume, which lives and dies with the instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ def read_deployment(text: str, *, file: str = "deployment.yml") -> DeploymentSpe
     if not servers:
         raise keys.get("servers", root).fault("a deployment needs at least one server")
     database = _database(keys["database"], [server.name for server in servers]) if "database" in keys else None
+    _check_method(keys, servers, database)
     return DeploymentSpec(
         name=_label(keys["deployment"]),
         cloud=_label(keys["cloud"]) if "cloud" in keys else "local",
@@ -129,7 +132,7 @@ def _servers(element: Element) -> tuple[ServerSpec, ...]:
 
 def _server(name: str, element: Element) -> ServerSpec:
     _label(element, name)
-    keys = element.entries(("template", "zone", "inputs", "memory"))
+    keys = element.entries(("template", "zone", "inputs", "memory", "volume"))
     if "template" not in keys:
         raise element.fault(f"server {name}: template is missing")
     return ServerSpec(
@@ -138,6 +141,7 @@ def _server(name: str, element: Element) -> ServerSpec:
         zone=_label(keys["zone"]) if "zone" in keys else "a",
         inputs=_inputs(keys["inputs"]) if "inputs" in keys else {},
         memory_bytes=size(keys["memory"]) if "memory" in keys else None,
+        volume_bytes=size(keys["volume"]) if "volume" in keys else None,
     )
 
 
@@ -201,12 +205,25 @@ def _read_lag(element: Element) -> float:
     return seconds
 
 
+def _check_method(keys: Mapping[str, Element], servers: Sequence[ServerSpec], database: DatabaseSpec | None) -> None:
+    if database is None or database.backups.get("method") != "snapshot":
+        return
+    for server in servers:
+        if server.name in database.members and server.volume_bytes is None:
+            raise keys["database"].fault(
+                f"backups: method snapshot needs a volume, and server {server.name} has none",
+                hint=f"`volume: 20G` at {server.name}",
+            )
+
+
 def _backups(element: Element) -> dict[str, str]:
-    """How often each is made and how many are kept; `full: never` makes none by itself."""
+    """How often each is made, how many are kept, and by what; `full: never` makes none by itself."""
     found = {}
-    for name, value in element.entries((*BACKUP_INTERVALS, *BACKUPS_KEPT)).items():
+    for name, value in element.entries((*BACKUP_INTERVALS, *BACKUPS_KEPT, "method")).items():
         text = found[name] = value.text()
-        if name in BACKUPS_KEPT:
+        if name == "method":
+            value.one_of(BACKUP_METHODS)
+        elif name in BACKUPS_KEPT:
             if not re.fullmatch(r"[0-9]{1,4}", text):
                 raise value.fault(f"backups: {name} must be a number of backups, not {text!r}")
         elif text != "never":

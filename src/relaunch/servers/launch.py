@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from relaunch.clouds.cloud import ImageId, LaunchRequest
-from relaunch.errors import Conflict, Failed, RelaunchError
+from relaunch.errors import BadInput, Conflict, Failed, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.bake import baked, ready_or_baking
 from relaunch.servers.boot import boot, settle, wait_connected
@@ -19,6 +19,7 @@ from relaunch.servers.ports import Ports
 from relaunch.servers.store import ServerRow, Store
 from relaunch.servers.templates import find_template
 from relaunch.servers.terminate import undo_launch
+from relaunch.servers.volumes import give_volume
 from relaunch.workflows.durable import Run, workflow
 
 
@@ -47,6 +48,8 @@ async def launch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         plan, image = await launchable(run, args)
         await run.step("launch in the cloud", _launch, ports, args, plan, image)
         await run.step("wait for its agent", _connect, ports, instance, waits=True)
+        if plan.get("volume") is not None:
+            await run.step("give it its volume", give_volume, ports, instance, plan["volume"])
         booted = await run.step("boot scripts", boot, run, instance, boot_run_id(instance), waits=True)
         state = await run.step("settle its state", settle, ports, instance, booted)
     except RelaunchError:
@@ -81,6 +84,13 @@ async def _resolve(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     frozen = run_list.freeze(ports, server, template, args["inputs"])
     recipe = run_list.recipe(ports, server, template, base, frozen)
     plan = {**frozen, "image": base, "bake": None, "memory_bytes": server.spec.memory_bytes or template.memory_bytes}
+    if server.spec.volume_bytes is not None:
+        if not template.volume:
+            raise BadInput(
+                f"{server.full_name} cannot have a volume: its template {template.name} does not say where it appears",
+                hint=f"`volume: /PATH` in {template.name}.relaunch.yml, or no volume in the deployment file",
+            )
+        plan["volume"] = {"size_bytes": server.spec.volume_bytes, "device": template.volume, "zone": server.zone}
     if recipe is not None:
         plan |= {"image": None} | await ready_or_baking(run, recipe)
     return plan

@@ -132,6 +132,8 @@ def _kept_server(
         reasons.append(f"template {server.template} has changed since its launch")
     if before is not None and before.memory_bytes != server.memory_bytes:
         reasons.append("its memory changed")
+    if before is not None and before.volume_bytes != server.volume_bytes:
+        reasons.append("its volume changed")
     changed = _changed_inputs(before, server, spec_now, wanted)
     if changed:
         reasons.append(f"inputs changed: {', '.join(changed)}")
@@ -198,7 +200,7 @@ def _database_change(before: DatabaseSpec, after: DatabaseSpec) -> str:
     if before.read_lag_seconds != after.read_lag_seconds:
         reasons.append(f"read_lag {before.read_lag_seconds:g} s → {after.read_lag_seconds:g} s")
     if before.backups != after.backups:
-        reasons.append("when backups are made, or how many are kept")
+        reasons.append("when and how backups are made, or how many are kept")
     return "; ".join(reasons) or "the order of its servers changed"
 
 

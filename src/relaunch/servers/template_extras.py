@@ -1,8 +1,9 @@
-"""`NAME.relaunch.yml`, our own file beside a server template: image, bake, ports, offers, memory."""
+"""`NAME.relaunch.yml`, our own file beside a server template: image, bake, ports, offers, memory, place of a volume."""
 
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -15,7 +16,7 @@ from relaunch.servers.strict_yaml import Element, did_you_mean, read_document
 
 ROLES = ("front-end", "app", "database")
 PROTOCOLS = ("tcp", "udp", "icmp", "all")
-_KEYS = ("image", "bake", "ingress", "offers", "memory")
+_KEYS = ("image", "bake", "ingress", "offers", "memory", "volume")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class TemplateExtras:
     ingress: tuple[Ingress, ...] = ()
     offers: tuple[Offer, ...] = ()
     memory_bytes: int | None = None
+    volume: str = ""  # where in the server its volume appears, when the deployment gives it one
 
 
 def read_extras(path: Path, boot: Sequence[Script]) -> TemplateExtras:
@@ -61,6 +63,7 @@ def read_extras(path: Path, boot: Sequence[Script]) -> TemplateExtras:
         ingress=tuple(_ingress(item) for item in keys["ingress"].items()) if "ingress" in keys else (),
         offers=tuple(_offer(item) for item in keys["offers"].items()) if "offers" in keys else (),
         memory_bytes=size(keys["memory"]) if "memory" in keys else None,
+        volume=_place(keys["volume"]) if "volume" in keys else "",
     )
 
 
@@ -70,6 +73,13 @@ def size(element: Element) -> int:
         return parse_size(element.text())
     except BadInput as error:
         raise element.fault(f"{element.what}: {error.message}", hint=error.hint) from None
+
+
+def _place(element: Element) -> str:
+    text = element.text()
+    if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", text) or ".." in text.split("/"):
+        raise element.fault(f"volume must be an absolute path, not {text!r}", hint="for example /var/lib/mysql-volume")
+    return text
 
 
 def _baked(folder: Path, element: Element, boot: Sequence[Script]) -> tuple[Script, ...]:

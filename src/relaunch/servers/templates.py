@@ -43,6 +43,7 @@ class ServerTemplate:
     ingress: tuple[Ingress, ...] = ()
     offers: tuple[Offer, ...] = ()
     memory_bytes: int | None = None
+    volume: str = ""  # where in the server its volume appears; without it it can have none
     multi_cloud_images: tuple[MultiCloudImage, ...] = ()
     alerts: tuple[AlertSpec, ...] = ()
 
@@ -93,6 +94,7 @@ def read_template(path: Path) -> ServerTemplate:
         ingress=extras.ingress,
         offers=extras.offers,
         memory_bytes=extras.memory_bytes,
+        volume=extras.volume,
         multi_cloud_images=read_images(keys["MultiCloudImages"]) if "MultiCloudImages" in keys else (),
         alerts=read_alerts(keys["Alerts"]) if "Alerts" in keys else (),
     )

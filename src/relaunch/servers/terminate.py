@@ -18,6 +18,7 @@ from relaunch.servers.groups import QUARANTINE, host_only, set_groups
 from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
+from relaunch.servers.volumes import take_volume
 from relaunch.workflows.durable import Run, workflow
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,11 @@ async def end_in_cloud(ports: Ports, instance: str) -> None:
     row = Store(ports.database, ports.clock).instance(instance)
     if row["cloud_id"] is not None:
         await ports.cloud.terminate(InstanceId(row["cloud_id"]))
-        return
-    for found in await ports.cloud.instances():
-        if found.client_token == instance:
-            await ports.cloud.terminate(found.id)
+    else:
+        for found in await ports.cloud.instances():
+            if found.client_token == instance:
+                await ports.cloud.terminate(found.id)
+    await take_volume(ports, instance)
 
 
 def record_end(ports: Ports, instance: str, why: str) -> None:

@@ -86,6 +86,13 @@ credentials: {DB_PASSWORD: generate}
         ("deployment: shop\nservers:\n  a: {template: b, zone: A}", 3, "zone: 'A' cannot be a name", ""),
         ("deployment: shop\nservers:\n  a: {template: b, zon: a}", 3, "unknown key 'zon'", "did you mean zone?"),
         ("deployment: shop\nservers:\n  a: {template: b, memory: -1}", 3, "'-1' is no size", "512M"),
+        ("deployment: shop\nservers:\n  a: {template: b, volume: big}", 3, "'big' is no size", "512M"),
+        (
+            "deployment: shop\nservers:\n  a: {template: b}\ndatabase: {primary: a, backups: {method: snapshot}}",
+            4, "server a has none", "volume: 20G",
+        ),
+        ("deployment: shop\nservers:\n  a: {template: b}\ndatabase: {primary: a, backups: {method: magic}}",
+         4, "magic", ""),
         ("deployment: shop\nservers:\n  a: {template: b}\n  a: {template: b}", 4, "servers: 'a' is there twice", ""),
         ("deployment: shop\nservers:\n  a: {template: b, inputs: {X: 1}}", 3, "Invalid input value: 1", "TYPE:VALUE"),
         (HEAD + "serves: {}", 5, "unknown key 'serves'", "did you mean servers?"),

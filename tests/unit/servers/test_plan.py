@@ -84,6 +84,7 @@ def test_a_stranded_server_is_told_and_left_to_a_person(state, words):
         (with_server("front1", zone="c"), {}, "change_zone",
          "zone a → c: its instance stays where it is until it is relaunched"),
         (with_server("front1", memory_bytes=1), {}, "relaunch_needed", "its memory changed"),
+        (with_server("front1", volume_bytes=1), {}, "relaunch_needed", "its volume changed"),
         (with_server("front1", inputs={"A": "text:1"}), {}, "relaunch_needed", "inputs changed: A"),
         (SPEC, {"front-end": "h2"}, "relaunch_needed", "template front-end has changed since its launch"),
     ],

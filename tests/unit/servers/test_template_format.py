@@ -70,6 +70,7 @@ ingress:
 offers:
 - {role: app, port: 8000, check_path: /up}
 memory: 512M
+volume: /srv/volume
 """,
     )
 
@@ -89,6 +90,7 @@ memory: 512M
     )
     assert template.offers == (Offer(role="app", port=8000, check_path="/up"),)
     assert template.memory_bytes == 512 * 1024**2
+    assert template.volume == "/srv/volume"
 
 
 def test_an_empty_file_is_a_template(folder):
@@ -161,6 +163,7 @@ def test_a_fault_in_the_template_names_file_and_line(folder, text, line, message
         ("offers:\n- {role: frontend}\n", 2, "role must be front-end or app or database, not 'frontend'"),
         ("offers:\n- {role: app, check_path: up}\n", 2, "check_path must start with /"),
         ("memory: lots\n", 1, "memory: 'lots' is no size"),
+        ("volume: ../x\n", 1, "volume must be an absolute path"),
     ],
 )
 def test_a_fault_in_the_file_of_ours_names_file_and_line(folder, text, line, message):

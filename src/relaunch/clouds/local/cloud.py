@@ -352,6 +352,7 @@ def _volume(record: VolumeRecord) -> Volume:
         attached_to=InstanceId(record.attached_to) if record.attached_to else None,
         device=record.device,
         from_snapshot=SnapshotId(record.from_snapshot) if record.from_snapshot else None,
+        client_token=record.client_token,
     )
 
 

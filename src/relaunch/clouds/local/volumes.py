@@ -59,7 +59,7 @@ class Volumes:
         for kind, known in (("volumes", set(self.known)), ("snapshots", set(self.known_snapshots))):
             for entry in (self._pool / kind).iterdir():
                 if entry.name not in known:
-                    await run("btrfs", "subvolume", "delete", entry)
+                    await self._delete_subvolume(entry)
         for volume in list(self.known.values()):
             await self._make_subvolume(volume)
 
@@ -178,7 +178,7 @@ class Volumes:
         del self.known[id]
         await self._mount()
         if self.source(id).exists():
-            await run("btrfs", "subvolume", "delete", self.source(id))
+            await self._delete_subvolume(self.source(id))
 
     async def snapshot(self, id: str, *, client_token: str) -> SnapshotRecord:
         snapshot_id = f"snap-{hashlib.sha256(client_token.encode()).hexdigest()[:12]}"
@@ -202,7 +202,16 @@ class Volumes:
         del self.known_snapshots[id]
         target = self._pool / "snapshots" / id
         if target.exists():
-            await run("btrfs", "subvolume", "delete", target)
+            await self._delete_subvolume(target)
+
+    async def _delete_subvolume(self, path: Path) -> None:
+        """With the subvolumes that the instance made in it, as its own snapshots are, the innermost first."""
+        listed = (await run("btrfs", "subvolume", "list", self._pool)).stdout.splitlines()
+        inside = f"{path.relative_to(self._pool)}/"
+        names = [line.partition(" path ")[2] for line in listed]
+        for name in sorted((each for each in names if each.startswith(inside)), key=len, reverse=True):
+            await run("btrfs", "subvolume", "delete", self._pool / name)
+        await run("btrfs", "subvolume", "delete", path)
 
 
 async def _bind_into(source: str, pid: int, target: str) -> None:

@@ -1,0 +1,91 @@
+#!/bin/bash
+# ---
+# RightScript Name: Restore database from a snapshot
+# Description: |-
+#   Lays out a snapshot of this server's volume beside the data and recovers it there, while the database goes on. Then
+#   `Restore database` with RESTORE_PHASE=swap puts it in place, or with discard removes it.
+# Inputs:
+#   RESTORE_SNAPSHOT:
+#     Category: Backup
+#     Description: Which one, as `take_snapshot.py list` shows them; latest takes the newest.
+#     Input Type: single
+#     Required: false
+#     Default: text:latest
+#   RESTORE_CONFIRM:
+#     Category: Backup
+#     Description: The name of the database group, whose data here is going to be replaced.
+#     Input Type: single
+#     Required: true
+#   RESTORE_NEW_LINEAGE:
+#     Category: Backup
+#     Description: What the history that begins with the restored data is called; made up here when it is blank.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: blank
+# Attachments:
+# - mariadb_copy.sh
+# - mysql_copy.sh
+# - take_snapshot.py
+# - volume_kinds.py
+# - sql_session.py
+# ...
+# shellcheck disable=SC2154  # variables come from the attachments
+set -euo pipefail
+set -a
+# shellcheck source=/dev/null
+. /etc/relaunch/backup.env
+set +a
+
+dialect=mysql
+if command -v mariadbd >/dev/null; then dialect=mariadb; fi
+began=$(date +%s%N)
+data=$(realpath /var/lib/mysql)
+work=$data-restoring # as in `Restore database`, which puts it in place
+sockets=$(mktemp -d /run/relaunch-restore.XXXXXX)
+chown mysql:mysql "$sockets"
+stop_with() { echo "$*" >&2; exit 1; }
+# shellcheck source=/dev/null
+. "$RS_ATTACH_DIR/${dialect}_copy.sh"
+prepared=
+tidy() {
+  kill_copy
+  rm -rf "$sockets"
+  [ -n "$prepared" ] || rm -rf "$work"
+}
+trap tidy EXIT
+
+[ "$RESTORE_CONFIRM" = "$BACKUP_GROUP" ] || stop_with "Nothing was touched. To replace what is here: RESTORE_CONFIRM=$BACKUP_GROUP"
+RESTORE_NEW_LINEAGE=${RESTORE_NEW_LINEAGE:-$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')}
+snapshots() { python3 "$RS_ATTACH_DIR/take_snapshot.py" "$@"; }
+record=$(snapshots list | jq -sc --arg wanted "$RESTORE_SNAPSHOT" 'map(select($wanted == "latest" or .id == $wanted)) | last')
+[ "$record" != null ] || stop_with "There is no snapshot $RESTORE_SNAPSHOT here: $(snapshots list | jq -r '.id + ","' | tr '\n' ' ')"
+id=$(jq -r .id <<<"$record")
+
+rm -rf "$work"
+mkdir -m 711 "$work"
+snapshots lay-out "$id" "$work/data"
+start_copy "$work/data" --innodb-buffer-pool-size=64M --innodb-doublewrite=ON # a page may have been half written
+gtid=$(copy_position)
+from=$(jq -r .lineage <<<"$record")
+# From here on it is a history of its own.
+if [ "$dialect" = mariadb ]; then
+  forget="RESET MASTER; STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL gtid_slave_pos = ''; SET GLOBAL gtid_binlog_state = '$gtid';
+    SET GLOBAL gtid_slave_pos = '$gtid'"
+else
+  forget="SET GLOBAL super_read_only = OFF; STOP REPLICA; RESET REPLICA ALL; RESET BINARY LOGS AND GTIDS;
+    SET GLOBAL gtid_purged = '$gtid'"
+fi
+ask_copy -e "SET sql_log_bin = 0; $forget; CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
+  CREATE TABLE IF NOT EXISTS relaunch.lineage (one TINYINT PRIMARY KEY, id VARCHAR(40) NOT NULL) ENGINE = InnoDB;
+  REPLACE INTO relaunch.lineage VALUES (1, '$RESTORE_NEW_LINEAGE')"
+stop_copy
+echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
+chown mysql:mysql "$work/data/relaunch-group"
+rm -f "$work/data/auto.cnf" "$work/data/relaunch-group.accounts"
+seconds=$((($(date +%s%N) - began) / 1000000000))
+echo "The snapshot $id is laid out and recovered to $gtid in $((($(date +%s%N) - began) / 1000000)) ms"
+jq -nc --arg id "$id" --arg gtid "$gtid" --argjson seconds "$seconds" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$from" \
+  '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $seconds, tables_compared: 0, chain_length: 0, $lineage, $from} | tojson)' -r |
+  tee "$work/restored"
+prepared=yes

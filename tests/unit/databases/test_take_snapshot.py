@@ -1,0 +1,183 @@
+"""Snapshots of a volume: which are kept, what room they leave, and how long anybody is made to wait for one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ATTACHMENTS = Path(__file__).parents[3] / "templates/scripts/attachments"
+AT_ONCE = (0.0, 0.0)
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ATTACHMENTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+loaded("sql_session")
+kinds = loaded("volume_kinds")
+script = loaded("take_snapshot")
+
+
+class Volume:
+    """1,000 bytes, of which each snapshot holds 100."""
+
+    def __init__(self, folder: Path, *, used: int) -> None:
+        self.root, self.records = str(folder), str(folder / "snapshots")
+        (folder / "snapshots").mkdir()
+        self.there: list[str] = []
+        self._used = used
+
+    def space(self) -> tuple[int, int]:
+        return 1000, 1000 - self._used - 100 * len(self.there)
+
+    def names(self) -> list[str]:
+        return list(self.there)
+
+    def drop(self, id: str) -> None:
+        self.there.remove(id)
+
+    def settle(self) -> None:
+        pass
+
+    def lay_out(self, id: str, data: str, folder: str) -> None:
+        Path(folder).mkdir()
+        (Path(folder) / "relaunch-group").write_text("shop\n")
+
+    def with_snapshots(self, *ids: str) -> Volume:
+        for id in ids:
+            record = {"id": id, "data": "data", "settings": {"innodb_page_size": "16384"}}
+            (Path(self.records) / f"{id}.json").write_text(json.dumps(record))
+        self.there += ids
+        return self
+
+
+def ids(volume: Volume) -> list[str]:
+    return [each["id"] for each in script.kept(volume)]
+
+
+def test_the_oldest_goes_while_too_little_is_free(tmp_path: Path) -> None:
+    volume, said = Volume(tmp_path, used=500).with_snapshots("1", "2", "3"), []
+
+    script.make_room(volume, 350, said.append)
+
+    assert ids(volume) == ["3"]
+    assert [line.split()[0] for line in said] == ["1", "2"]
+
+
+def test_where_room_is_left_nothing_goes(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=100).with_snapshots("1", "2")
+
+    script.make_room(volume, 350, print)
+
+    assert ids(volume) == ["1", "2"]
+
+
+def test_a_volume_that_is_full_of_data_gets_no_snapshot(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=900).with_snapshots("1")
+
+    with pytest.raises(kinds.VolumeError, match="could fill it and stop the database"):
+        script.make_room(volume, 350, print)
+
+
+def test_what_a_kill_left_half_done_is_cleared_away(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=0).with_snapshots("1", "2")
+    volume.there.append("3")  # taken, and not written down
+    volume.there.remove("1")  # written down, and dropped
+
+    assert ids(volume) == ["2"]
+    assert volume.there == ["2"]
+    assert not (tmp_path / "snapshots/1.json").exists()
+
+
+def test_what_is_laid_out_names_no_group_and_knows_its_settings(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=0).with_snapshots("1")
+
+    script.lay_out(volume, "1", str(tmp_path / "copy"))
+    with pytest.raises(kinds.VolumeError, match="no snapshot 2"):
+        script.lay_out(volume, "2", str(tmp_path / "copy"))
+
+    assert (tmp_path / "copy/backup-my.cnf").read_text() == "[mysqld]\ninnodb_page_size = 16384\n"
+    assert not (tmp_path / "copy/relaunch-group").exists()
+
+
+class Attempt:
+    """A locker whose lock cannot be had, or can."""
+
+    def __init__(self, had: bool, closed: list[bool]) -> None:
+        self._had, self._closed = had, closed
+
+    def around(self, work: Callable[[], None]) -> None:
+        if not self._had:
+            raise script.NotNow("somebody else is there")
+        work()
+
+    def close(self) -> None:
+        self._closed.append(True)
+
+
+def attempts(*, succeeds_at: int) -> tuple[Callable[[bool], Any], list[bool], list[bool]]:
+    made: list[bool] = []
+    closed: list[bool] = []
+
+    def make(free: bool) -> Attempt:
+        made.append(free)
+        return Attempt(free or len(made) == succeeds_at, closed)
+
+    return make, made, closed
+
+
+@pytest.mark.parametrize(
+    "succeeds_at, made_wanted",
+    [(1, [False]), (3, [False, False, False]), (9, [False, False, False, True])],
+)
+def test_a_lock_is_tried_for_three_times_then_done_without(succeeds_at: int, made_wanted: list[bool]) -> None:
+    make, made, closed = attempts(succeeds_at=succeeds_at)
+    done: list[str] = []
+
+    script.take_under_a_lock(make, lambda: done.append("taken"), print, pauses=AT_ONCE)
+
+    assert made == made_wanted
+    assert done == ["taken"]
+    assert len(closed) == min(succeeds_at, 4) - 1  # each that failed lets go of what it has
+
+
+def test_while_commits_wait_for_a_replica_no_lock_is_asked_for() -> None:
+    make, made, _ = attempts(succeeds_at=1)
+    done: list[str] = []
+
+    script.take_under_a_lock(make, lambda: done.append("taken"), print, waits=lambda: True)
+
+    assert (made, done) == ([True], ["taken"])
+
+
+class Killer:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def rows(self, statement: str) -> list[list[str]]:
+        self.said.append(statement)
+        return []
+
+
+def test_who_takes_too_long_is_killed_and_who_does_not_is_left() -> None:
+    killer = Killer()
+
+    with script.Watchdog(killer, 7, 5) as quick:
+        pass
+    with script.Watchdog(killer, 8, 0.01) as slow:
+        while not killer.said:
+            pass
+
+    assert (quick.bit, slow.bit, killer.said) == (False, True, ["KILL 8"])
