@@ -103,16 +103,18 @@ class BackupKeeper:
         }  # fmt: skip
         return await self._start("prove", f"prove backup {backup} of {deployment}", deployment, who, args)
 
-    async def restore_snapshot(self, deployment: str, *, snapshot: str, who: str) -> str:
+    async def restore_snapshot(self, deployment: str, *, snapshot: str, who: str, at_once: bool = False) -> str:
         """The task: the primary's data replaced by a snapshot of its own volume, its replicas by fresh ones."""
         server, row = self._primary_at_rest(deployment)
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
-            "snapshot": snapshot, "new_lineage": self._new_lineage(),
+            "snapshot": snapshot, "new_lineage": self._new_lineage(), "at_once": at_once,
         }  # fmt: skip
         return await self._start("restore", f"restore {server.full_name} from a snapshot", deployment, who, args)
 
-    async def restore(self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str) -> str:
+    async def restore(
+        self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str, at_once: bool = False
+    ) -> str:
         """The task: the primary's data replaced, its replicas by fresh ones. source: whose backups, "" for its own;
         lineage: of which history, "" for the present one, or the newest that can be restored."""
         server, row = self._primary_at_rest(deployment)
@@ -125,7 +127,7 @@ class BackupKeeper:
         lineage, backup = self._chosen(deployment, source, catalogue, lineages, lineage, backup)
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
-            "source": source, "lineage": lineage, "backup": backup, "to": to,
+            "source": source, "lineage": lineage, "backup": backup, "to": to, "at_once": at_once,
             "new_lineage": self._new_lineage(),
         }  # fmt: skip
         of = "" if source == deployment else f" from {source}"

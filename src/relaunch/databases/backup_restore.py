@@ -24,14 +24,15 @@ from relaunch.workflows.durable import Run, workflow
 
 FENCED_SECONDS = 60.0
 ARMED_SECONDS = 120.0
+IN_STEP_SECONDS = 900.0
 LOOK_SECONDS = 0.5
 
 
 @workflow("restore")
 async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, server, instance (the primary's), run_id, source (whose backups), lineage (of which history),
-    backup, to, new_lineage; for one of its own snapshots instead of source, lineage, backup and to: snapshot. What was
-    there stays beside the restored data."""
+    backup, to, new_lineage, at_once (writes do not wait for a replica); for one of its own snapshots instead of source,
+    lineage, backup and to: snapshot. What was there stays beside the restored data."""
     ports: Ports = run.ports
     paused = f"restore {run.task}"
     try:
@@ -47,14 +48,22 @@ async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     try:
         await run.step("put it in place", _swap, run, args)
         await run.step("fence who copied the old data meanwhile", _fence_others, ports, args)
+        await run.step("make accounts, take the role", _join, run, args, waits=True)
     except RelaunchError:
         with run.undoing():
             await run.step("undo: failover again", _resume, ports, args["deployment"], paused)
         raise
     await run.step("failover again", _resume, ports, args["deployment"], paused)
-    await run.step("make accounts, take the role", _join, run, args, waits=True)
     await run.step("wait for backups of the new history", _wait_armed, ports, args, waits=True)
+    if _group(ports, args["deployment"]).group.required:
+        await run.step("writes wait until a replica is in step", _wait_in_step, ports, args["deployment"], waits=True)
+    else:
+        await run.step("until a replica is in step, writes are on the primary alone", _nothing_more)
     return restored
+
+
+def _nothing_more() -> None:
+    """A step is how a task tells what is so."""
 
 
 def _pause(ports: Ports, deployment: str, why: str) -> None:
@@ -120,22 +129,24 @@ def _fence_others(ports: Ports, args: dict[str, Any]) -> None:
         if others <= group.fenced and group.mode is Mode.FORMING:
             return
         try:
-            store.put(stored, _alone(group, frozenset(others), ports.clock.now().timestamp()))
+            alone = _alone(group, frozenset(others), ports.clock.now().timestamp(), at_once=args.get("at_once", False))
+            store.put(stored, alone)
         except Conflict:
             continue
         return
     raise Conflict(f"the group of {args['deployment']} keeps changing")
 
 
-def _alone(group: Group, others: frozenset[str], now: float) -> Group:
-    """As one that is first made: nobody but this primary can be the primary until a replica has copied it."""
+def _alone(group: Group, others: frozenset[str], now: float, *, at_once: bool) -> Group:
+    """As one that is first made: nobody but this primary can be the primary until a replica has copied it. Until then
+    `strict` acknowledges no write, unless somebody wants that."""
     return replace(
         group,
         epoch=group.epoch + 1,
         mode=Mode.FORMING,
         reason="its data was restored from a backup",
         since=now,
-        required=False,
+        required=group.durability == "strict" and not at_once,
         sync_set=frozenset(),
         starts={},
         forgot=frozenset(),
@@ -185,8 +196,10 @@ async def _swap(run: Run, args: dict[str, Any]) -> None:
 
 
 async def _join(run: Run, args: dict[str, Any]) -> None:
-    """The boot script once more: the restored data may know other passwords, sites and certificates."""
-    await run_entry(run, {**args, "run_id": f"{args['run_id']}-join"}, "boot", JOIN, {})
+    """The boot script once more: the restored data may know other passwords, sites and certificates. Nobody is there
+    who could acknowledge that, and whoever comes copies it: no replica is launched before."""
+    again = {**args, "run_id": f"{args['run_id']}-join"}
+    await run_entry(run, again, "boot", JOIN, {"LOG_ACCOUNTS": "text:false"})
 
 
 async def _wait_armed(ports: Ports, args: dict[str, Any]) -> None:
@@ -202,6 +215,18 @@ async def _wait_armed(ports: Ports, args: dict[str, Any]) -> None:
         raise Failed(
             f"{args['server']} is restored, but ships no binary log of its new history after {ARMED_SECONDS:.0f} s",
             hint="see: journalctl -u relaunch-ship-binlogs on the server",
+        ) from None
+
+
+async def _wait_in_step(ports: Ports, deployment: str) -> None:
+    try:
+        async with asyncio.timeout(IN_STEP_SECONDS):
+            while _group(ports, deployment).group.mode is not Mode.SYNC:  # noqa: ASYNC110  a task reads what is stored
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError:
+        raise Failed(
+            f"{deployment} is restored, but no replica was in step after {IN_STEP_SECONDS:.0f} s: writes wait on",
+            hint=f"relaunch db status {deployment} says why",
         ) from None
 
 

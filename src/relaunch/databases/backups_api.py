@@ -40,6 +40,7 @@ class RestoreAsked(_Body):
 
     `source`: the deployment whose backups; its own when empty. `lineage`: of which history of that one's data.
     `snapshot`: instead of these, of the primary's own volume: its id, or latest.
+    `serve_at_once`: with `durability: strict`, do not let writes wait until the first fresh replica is in step.
     """
 
     source: str = Field(default="", pattern=_DEPLOYMENT)
@@ -48,6 +49,7 @@ class RestoreAsked(_Body):
     to: str = "newest"
     snapshot: str = ""
     confirm: str = ""
+    serve_at_once: bool = False
 
 
 class SchemaAsked(_Body):
@@ -105,11 +107,13 @@ async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dic
             raise BadInput(f"{asked.snapshot!r} is no snapshot's id", hint="the script `Show snapshots` lists them")
         if (asked.source, asked.lineage, asked.backup, asked.to) != ("", "", "latest", "newest"):
             raise BadInput("a snapshot is of one moment of this primary's data: nothing else can be said with it")
-        task = await _keeper(request).restore_snapshot(deployment, snapshot=asked.snapshot, who=request.state.who)
+        task = await _keeper(request).restore_snapshot(
+            deployment, snapshot=asked.snapshot, who=request.state.who, at_once=asked.serve_at_once
+        )
         return _task(request, task)
     task = await _keeper(request).restore(
         deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=to,
-        who=request.state.who,
+        who=request.state.who, at_once=asked.serve_at_once,
     )  # fmt: skip
     return _task(request, task)
 
