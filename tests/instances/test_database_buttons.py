@@ -302,6 +302,24 @@ def test_a_replica_that_somebody_wrote_to_is_replaced() -> None:
     assert "divergence" in relaunch("audit", "--subject", "database:shop")
 
 
+def test_a_broken_replica_leads_only_when_it_is_named_twice() -> None:
+    until(in_step, "both in step")
+    old, new = primary(), replica()
+    sql(new, "SET sql_log_bin = 0; INSERT INTO rack.small VALUES (99)")
+    sql(old, "INSERT INTO rack.small VALUES (99); INSERT INTO rack.small VALUES (100)")
+    until(lambda: "replica broken" in {page["rule"] for page in status()["pages"]}, "the page")
+
+    assert "has an error" in relaunch("db", "switchover", "shop", "--to", new, status=4)
+    said = relaunch("db", "promote", new, "--deployment", "shop", status=5)
+    assert "has an error" in said and f"--force {new} --reason 'WHY'" in said
+    relaunch("db", "promote", new, "--deployment", "shop", "--force", old, "--reason", "a test", status=5)
+    relaunch("db", "promote", new, "--deployment", "shop", "--force", new, "--reason", "a test")
+
+    assert primary() == new and sql(new, "SELECT MAX(a) FROM rack.small") == "99"
+    assert status()["loss_allowed"] == "" and "promote with loss" in relaunch("audit", "--subject", "database:shop")
+    until(in_step, "redundant again", 240)
+
+
 def test_a_replica_comes_and_goes() -> None:
     said = relaunch("db", "add-replica", "shop", "--memory", "768M")
     assert "+  db3: {template: mysql, zone: a, memory: 768M}" in said

@@ -58,6 +58,21 @@ def switchover(
 
 
 @app.command()
+def promote(
+    server: Annotated[str, typer.Argument(help="The server that is to be the primary.")],
+    deployment: Annotated[str | None, typer.Option(autocompletion=complete_deployment)] = None,
+    force: Annotated[str, typer.Option(help="Its name again: it leads, and what only others have is lost.")] = "",
+    reason: Annotated[str, typer.Option(help="Why that may be lost; kept with your name.")] = "",
+    no_wait: NoWait = False,
+    json: Json = False,
+) -> None:
+    """Make this server the primary: by a switchover if nothing is lost by it, else only when forced by its name."""
+    client, path = _group(deployment)
+    answer = client.post(f"{path}/promote", {"to": server, "force": force, "reason": reason})
+    finish(client, answer, json=json, no_wait=no_wait, verbose=False)
+
+
+@app.command()
 def failover(
     deployment: Deployment = None,
     allow_data_loss: Annotated[str | None, typer.Option(help="Why writes that no replica has may be lost.")] = None,

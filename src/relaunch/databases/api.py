@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.case import Case
-from relaunch.databases.failover import is_well, refuse_switchover
+from relaunch.databases.failover import is_well, refuse_promotion, refuse_switchover
 from relaunch.databases.group import PRESETS, Group, Member, Page, Seen
 from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known
 from relaunch.databases.positions import covers
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch, findings
-from relaunch.errors import BadInput, Conflict, NotFound
+from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
 from relaunch.servers.orders import Orders
 from relaunch.servers.store import new_id
 from relaunch.workflows.tasks import Asked
@@ -34,6 +34,14 @@ class SwitchoverAsked(_Body):
     """`to`: the server that is to be the primary; without it the only replica that can be."""
 
     to: str | None = None
+
+
+class PromotionAsked(_Body):
+    """`force`: the server's name once more, when what only others have may be lost; then `reason` says why."""
+
+    to: str
+    force: str = ""
+    reason: str = Field(default="", max_length=500)
 
 
 class Reason(_Body):
@@ -77,14 +85,32 @@ async def switch_over(request: Request, deployment: str, asked: SwitchoverAsked)
     why_not = refuse_switchover(stored.group, seen, to)
     if why_not:
         raise Conflict(f"no switchover to {stored.members[to].server}: {why_not}")
-    server = stored.members[to].server
-    task = f"switchover-{new_id()}"
-    await _orders(request).workflows.start_workflow(
-        Asked(kind="switchover", title=f"switch over to {server}", subject=f"database:{deployment}", who=_who(request)),
-        task,
-        {"deployment": deployment, "to": to, "server": server},
-    )
-    return {"task": task}
+    return await _switch_over(request, stored, to)
+
+
+@router.post("/databases/{deployment}/promote", status_code=202)
+async def promote(request: Request, deployment: str, asked: PromotionAsked) -> dict[str, Any]:
+    """Make this server the primary: by a switchover where that loses nothing, else refused with the reason. Forced by
+    its name it leads with what it has; the old primary is fenced or cut off first, and set aside with its data."""
+    request.state.action = "promote"
+    stored, watch = _group(request, deployment), _watch(request)
+    to = _candidate(stored, asked.to)
+    name, server, seen = stored.members[to].name, stored.members[to].server, watch.seen_now(stored)
+    why_not = refuse_switchover(stored.group, seen, to)
+    if not why_not:
+        return await _switch_over(request, stored, to)
+    never = refuse_promotion(stored.group, seen, to)
+    if never:
+        raise Conflict(f"{server} cannot be the primary: {never}")
+    if asked.force not in (name, server):
+        raise NeedsConfirmation(
+            f"{server} is not promoted: {why_not}",
+            hint=f"what only others have is lost when you say --force {name} --reason 'WHY'",
+        )
+    if len(asked.reason) < 3:
+        raise BadInput("say why what only others have may be lost", hint="--reason 'WHY': it is kept, with your name")
+    request.state.action = "promote with loss"
+    return await _switch_over(request, stored, to, force=asked.reason)
 
 
 @router.post("/databases/{deployment}/failover")
@@ -229,6 +255,17 @@ def _until(group: Group) -> str:
     if not group.loss_allowed:
         return ""
     return datetime.fromtimestamp(group.loss_allowed_at + group.loss_allowed_seconds, UTC).isoformat(timespec="seconds")
+
+
+async def _switch_over(request: Request, stored: StoredGroup, to: str, *, force: str = "") -> dict[str, Any]:
+    server, subject = stored.members[to].server, f"database:{stored.deployment}"
+    task, title = f"switchover-{new_id()}", f"{'promote' if force else 'switch over to'} {server}"
+    await _orders(request).workflows.start_workflow(
+        Asked(kind="switchover", title=title, subject=subject, who=_who(request)),
+        task,
+        {"deployment": stored.deployment, "to": to, "server": server, "force": force},
+    )
+    return {"task": task}
 
 
 def _name(stored: StoredGroup, member: str | None) -> str | None:

@@ -35,6 +35,16 @@ def begin_failover(case: Case, rule: str) -> Group:
     return raised(replace(group, change=change, failovers=(*recent, now)))
 
 
+def begin_promotion(group: Group, to: str, now: float, who: str, seconds: float) -> Group:
+    """A failover to this very member that a named person wants, at the price of what it has not received."""
+    change = Change(
+        kind="failover", step=Step.REVOKE, old=group.primary or "", candidate=None, rule=f"forced by {who}", forced=to,
+        began=now, step_began=now,
+    )  # fmt: skip
+    allowed = replace(group, loss_allowed=who, loss_allowed_at=now, loss_allowed_seconds=seconds)
+    return raised(replace(allowed, change=change))
+
+
 def begin_switchover(case: Case, to: str) -> Group:
     group, now = case.group, case.seen.now
     change = Change(
@@ -111,10 +121,11 @@ def _revoke(case: Case, change: Change) -> Outcome:
         pool = _pool(case, change)
         best = _best(case, change, pool)
         if best is not None:
-            position = everything(pool[best], case)
+            position = _reachable(case, change, pool[best])
             return Outcome(
                 group=_promoted(case, change, best, position),
-                why=f"{case.names([best])} has received the most, and nobody acknowledges any more",
+                why=f"{case.names([best])} {'was named' if change.forced else 'has received the most'}, and nobody"
+                " acknowledges any more",
             )
         why = f"divergence: none of {case.names(pool)} has all that the others have"
         waiting = why if pool else "nobody that could take over"
@@ -169,7 +180,9 @@ def _pool(case: Case, change: Change) -> dict[str, DatabaseReport]:
 
 
 def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | None:
-    """Of those that have all the others have, the one that is done applying soonest."""
+    """Of those that have all the others have, the one that is done applying soonest; one that was named is it."""
+    if change.forced:
+        return change.forced if change.forced in pool and pool[change.forced].answers else None
     have = {id: everything(report, case) for id, report in pool.items()}
     fit = [
         id
@@ -188,6 +201,11 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
         return (bool(pool[id].error), not applied, behind, case.member(id).zone != zone, case.member(id).rank, id)
 
     return min(fit, key=order, default=None)
+
+
+def _reachable(case: Case, change: Change, report: DatabaseReport) -> str:
+    """What it is to have when it leads: all; of one that was named and is stopped by an error, what it has applied."""
+    return report.executed if change.forced and report.error and not report.applying else everything(report, case)
 
 
 def _back(case: Case, change: Change) -> Group | None:
@@ -285,7 +303,7 @@ def _promote(case: Case, change: Change) -> Outcome:
     if (dead or forgot or slow) and _durable(case, change) and _heirs_heard(case, candidate):
         failed = candidate if change.step is Step.PROMOTE else None
         rule = f"{change.rule}, then its heir {'failed' if dead or forgot else 'was too slow'}"
-        again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule)
+        again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule, forced="")
         return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} did not take writes")
     what = "does not answer" if dead else "has started again and lost what it had received" if forgot else ""
     what = what or f"has not applied all it has received: {word.error if word else ''}"

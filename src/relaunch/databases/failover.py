@@ -97,6 +97,22 @@ def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
     return ""
 
 
+def refuse_promotion(group: Group, seen: Seen, to: str) -> str:
+    """Why this member cannot lead even when somebody forces it and gives up what it lacks, "" when it can."""
+    case = Case(group=group, seen=seen, windows=Windows(), position_covers=lambda position, other: position == other)
+    member, word = case.member(to), case.word(to)
+    checks: tuple[tuple[bool, str], ...] = (
+        (to not in seen.members, f"{to} is not a member of {group.name}"),
+        (group.primary == to, f"{member.name} is the primary already"),
+        (group.change is not None, f"a {group.change.kind if group.change else 'change'} is under way"),
+        (not group.initialised or group.mode is Mode.FORMING, f"no replica of {group.name} was ever in step"),
+        (to in group.fenced, f"{member.name} is fenced: its data is another one's, it will be replaced"),
+        (word is None or not word.answers, f"{member.name} does not answer"),
+        (word is not None and word.delayed, f"{member.name} is delayed or filtered on purpose: it lacks data"),
+    )
+    return next((why for refuses, why in checks if refuses), "")
+
+
 def _permission_over(case: Case, rule: Rule) -> str:
     """Why the permission to lose writes holds no more, "" while it does or there is none. A failover that has begun
     with it ends with it."""

@@ -35,6 +35,7 @@ class Change:
     candidate: str | None  # in REVOKE: the one that was to lead before, and could not
     position: str = ""
     rule: str = ""  # the rule that decided, or who asked
+    forced: str = ""  # a failover somebody ordered to this member, whatever the others have
     began: float
     step_began: float
 

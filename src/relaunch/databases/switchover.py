@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from relaunch.databases.change import begin_promotion
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed
 from relaunch.servers.ports import Ports, Switchover
@@ -15,13 +16,19 @@ from relaunch.workflows.durable import Run, workflow
 
 BEGIN_SECONDS = 10.0
 DONE_SECONDS = 60.0
+FORCED_SECONDS = 600.0
 LOOK_SECONDS = 0.02
 
 
 @workflow("switchover")
 async def switchover(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, to (an instance), server (its name)."""
-    await run.step("switch over", _switch_over, run, args, waits=True)
+    """args: deployment, to (an instance), server (its name), force (why whatever it lacks may be lost; "" for nothing
+    to be lost)."""
+    if args.get("force"):
+        await run.step("fence the others", _force, run, args)
+        await run.step(f"{args['server']} leads", _wait_until_it_leads, run.ports, args, waits=True)
+    else:
+        await run.step("switch over", _switch_over, run, args, waits=True)
     return {"primary": args["server"]}
 
 
@@ -51,6 +58,45 @@ async def _switch_over(run: Run, args: dict[str, Any]) -> str:
     finally:
         if ports.switchovers.get(args["deployment"]) is asked:
             del ports.switchovers[args["deployment"]]
+
+
+def _force(run: Run, args: dict[str, Any]) -> None:
+    store, now = GroupStore(run.ports.database), run.ports.clock.now().timestamp()
+    for _ in range(20):
+        stored = _group(store, args["deployment"])
+        change = stored.group.change
+        if stored.group.primary == args["to"] or (change is not None and change.forced == args["to"]):
+            return
+        if change is not None:
+            raise Conflict(f"a {change.kind} of {args['deployment']} is under way")
+        who = f"{run.who}: {args['force']}"
+        try:
+            store.put(stored, begin_promotion(stored.group, args["to"], now, who, FORCED_SECONDS))
+        except Conflict:
+            continue
+        return
+    raise Conflict(f"the group of {args['deployment']} keeps changing")
+
+
+async def _wait_until_it_leads(ports: Ports, args: dict[str, Any]) -> str:
+    store = GroupStore(ports.database)
+    try:
+        async with asyncio.timeout(FORCED_SECONDS):
+            while True:
+                group = _group(store, args["deployment"]).group
+                if group.change is None:
+                    if group.primary == args["to"]:
+                        return f"{args['server']} is the primary, epoch {group.epoch}"
+                    raise Failed(
+                        "it was given up, and the old primary takes writes again",
+                        hint=f"relaunch audit --subject database:{args['deployment']} tells why",
+                    )
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError:
+        raise Failed(
+            f"{args['server']} takes no writes after {FORCED_SECONDS:.0f} s, and is still to",
+            hint=f"relaunch db status {args['deployment']} says what it waits for",
+        ) from None
 
 
 def _group(store: GroupStore, deployment: str) -> StoredGroup:

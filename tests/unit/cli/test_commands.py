@@ -296,6 +296,14 @@ def test_failover_with_loss_wants_a_reason(api: Api, relaunch: Relaunch) -> None
     assert relaunch("db", "failover", "shop", "--allow-data-loss", "the disk is gone").status == 0
 
 
+def test_promotion_says_what_it_is_asked(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /databases/shop/promote"] = (409, refusal("needs_confirmation", "db2 lags 900 s"))
+
+    ran = relaunch("db", "promote", "db2", "--deployment", "shop")
+    assert ran.status == 5 and "db2 lags 900 s" in ran.err
+    assert api.bodies("POST /databases/shop/promote") == [{"to": "db2", "force": "", "reason": ""}]
+
+
 def test_every_error_ends_with_its_own_status(api: Api, relaunch: Relaunch) -> None:
     cases = {"bad_input": (400, 2), "not_found": (404, 3), "conflict": (409, 4), "needs_confirmation": (409, 5),
              "not_allowed": (401, 6), "unavailable": (503, 7), "failed": (500, 1)}  # fmt: skip

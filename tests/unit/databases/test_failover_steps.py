@@ -19,7 +19,8 @@ from looks import (
 )  # fmt: skip
 
 from relaunch.bus.messages import TakeRole
-from relaunch.databases.failover import refuse_switchover
+from relaunch.databases.change import begin_promotion
+from relaunch.databases.failover import refuse_promotion, refuse_switchover
 from relaunch.databases.group import Change, Group, Member, Mode, Seen, Step
 
 DEAD = look(STOPPED, *DEAF, **REFUSED)
@@ -256,6 +257,84 @@ def test_a_failover_that_began_with_a_permission_ends_with_it():
 
     assert promoted.primary == "s2"
     assert decided(obeyed(promoted, cut), promoted).group.loss_allowed == ""
+
+
+def promoting_by_force(**said: object) -> tuple[Group, Seen]:
+    """db3 is to lead although db2 has more; all have obeyed."""
+    seen = look(member("s3", executed="4", received="5", **said))
+    group = begin_promotion(SYNC, "s3", NOW, "Ann: db2's disk is dying", 600)
+    assert {id: order.role for id, order in decided(seen, group).orders.items()} == {
+        "s1": "fenced", "s2": "revoked", "s3": "revoked"
+    }  # fmt: skip
+    return group, obeyed(group, seen)
+
+
+def test_a_named_member_leads_with_what_it_has_and_who_has_more_is_replaced():
+    group, seen = promoting_by_force()
+
+    promoted = decided(seen, group).group
+
+    assert (promoted.primary, promoted.change.position) == ("s3", "5")
+    assert promoted.fenced == {"s1", "s2"} and promoted.sync_set == frozenset()
+    done = decided(obeyed(promoted, seen), promoted).group
+    assert done.change is None and done.loss_allowed == "" and done.failovers == ()
+
+
+def test_a_named_member_that_fails_while_it_is_promoted_is_not_waited_for():
+    group = begin_promotion(SYNC, "s3", NOW, "Ann", 600)
+    promoted = decided(obeyed(group, look()), group).group
+    dead = obeyed(promoted, replace(look(member("s3", answers=False)), now=NOW + 5), "s1", "s2")
+
+    again = decided(dead, promoted).group
+    assert again.change.step is Step.REVOKE and again.change.forced == ""
+    other = obeyed(again, look(member("s3", answers=False, cut_off=True), now=NOW + 5), "s1", "s2")
+    assert decided(other, again).group.primary == "s2"
+
+
+def test_a_named_member_stopped_by_an_error_leads_with_what_it_has_applied():
+    group, seen = promoting_by_force(error="Duplicate entry", applying=False)
+
+    assert decided(seen, group).group.change.position == "4"
+
+
+def test_nobody_is_forced_to_lead_before_the_old_primary_is_fenced():
+    group, seen = promoting_by_force()
+    seen = replace(seen, members={**seen.members, "s1": member("s1")})
+
+    assert decided(seen, group).group == group
+    assert decided(seen, group).cut_off == {"s1"}
+
+
+def test_a_named_member_that_does_not_answer_leads_nowhere_and_the_old_primary_goes_on():
+    seen = look(member("s3", answers=False))
+    group = begin_promotion(SYNC, "s3", NOW, "Ann", 600)
+    late = replace(obeyed(group, seen), now=NOW + 5)
+
+    change = decided(late, group).group.change
+
+    assert change is not None and change.step is Step.GO_BACK and change.candidate == "s1"
+
+
+@pytest.mark.parametrize(
+    ("why", "group", "seen"),
+    [
+        ("primary already", replace(SYNC, primary="s3"), look()),
+        ("under way", begun(), look()),
+        ("ever in step", replace(SYNC, mode=Mode.FORMING), look()),
+        ("is fenced", replace(SYNC, fenced=frozenset({"s3"})), look()),
+        ("does not answer", SYNC, look(member("s3", answers=False))),
+        ("on purpose", SYNC, look(member("s3", delayed=True))),
+        ("not a member", SYNC, look(members={"s1": member("s1")})),
+    ],
+)
+def test_what_nobody_can_force(why: str, group: Group, seen: Seen):
+    assert why in refuse_promotion(group, seen, "s3")
+
+
+def test_a_lagging_or_broken_replica_can_be_forced():
+    for said in ({"lag_seconds": 900.0}, {"error": "x", "applying": False}):
+        assert refuse_switchover(SYNC, look(member("s3", **said)), "s3") != ""
+        assert refuse_promotion(SYNC, look(member("s3", **said)), "s3") == ""
 
 
 def test_the_old_primary_that_returns_writable_is_fenced_and_replaced():

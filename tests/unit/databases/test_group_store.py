@@ -36,7 +36,14 @@ def database(tmp_path):
 def full(group: Group) -> Group:
     """No field as it is by default."""
     change = Change(
-        kind="failover", step=Step.REVOKE, old="i1", candidate=None, rule="silence", began=1.5, step_began=2.5
+        kind="failover",
+        step=Step.REVOKE,
+        old="i1",
+        candidate=None,
+        rule="silence",
+        forced="i2",
+        began=1.5,
+        step_began=2.5,
     )
     return replace(
         group, epoch=7, primary="i2", mode=Mode.SYNC, reason="in step", since=12.5, promoted=11.5, required=True,
