@@ -14,7 +14,7 @@ from typing import Any
 import rehearsal
 from rehearsal import PROJECT, STATE, Client, Figure, apply, controller, finished, report, servers, until
 
-NEVER = "{full: never, incremental: never, primary: never, prove: never}"
+NEVER = "{full: never, incremental: never, primary: never, prove: never, schemas: never}"
 GROUP = f"""deployment: bench
 servers:
   db1: {{template: mysql, zone: a, memory: 2G}}

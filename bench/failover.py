@@ -52,7 +52,7 @@ sites:
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}
 """
 TEMPLATES = {"mariadb": "mysql", "mysql": "mysql9"}
-NO_BACKUPS = "backups: {full: never, incremental: never, primary: never, prove: never}"
+NO_BACKUPS = "backups: {full: never, incremental: never, primary: never, prove: never, schemas: never}"
 POWER_OFF = signal.SIGRTMIN + 4  # to systemd
 PROGRAMS = ("mariadbd", "mysqld")
 TRACE = False

@@ -11,7 +11,15 @@
 #     Input Type: single
 #     Required: true
 #     Default: blank
+#   BACKUP_CHECK_SECONDS:
+#     Category: Backup
+#     Description: How long rows may be counted and summed before the dump, and again after it, smallest tables first.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:30
 # Attachments:
+# - table_checks.sh
 # - schema_dump.sh
 # ...
 # shellcheck disable=SC2154  # variables come from the attachment
@@ -23,6 +31,8 @@ set +a
 
 work=$(mktemp -d /run/relaunch-backup.XXXXXX)
 trap 'rm -rf "$work"' EXIT
+# shellcheck source=attachments/table_checks.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_checks.sh"
 # shellcheck source=attachments/schema_dump.sh disable=SC1091
 . "$RS_ATTACH_DIR/schema_dump.sh"
 stop_with() { echo "$*" >&2; exit 1; }
@@ -39,7 +49,7 @@ odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE 
   AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'")
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
 
-before=$(position_before)
+before=$(position_before) sums=$(sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}")
 # The hash is taken on the way.
 mkfifo "$work/fifo"
 sha256sum <"$work/fifo" | cut -d' ' -f1 >"$work/sha256" &
@@ -49,12 +59,13 @@ dump_schema "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null
 wait
 grep -q "^-- Dump completed" "$work/tail" || stop_with "The dump $id did not come to its end; without a manifest it does not count."
 gtid=$(position_of_dump "$before")
+check=$(sums_of_both "$sums" "$(sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}")")
 size=$(rclone lsf --format s "$target/dump.sql.zst.age")
 jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
   --arg server "$(hostname)" --arg dialect "$dialect" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
-  --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" \
+  --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" --argjson check "$check" \
   --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $dialect, $version, $begun,
-    $ended, $gtid, $recipient, stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
+    $ended, $gtid, $recipient, $check, stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
   rclone rcat "$target/manifest.json"
-echo "$BACKUP_SCHEMA at $gtid: $size bytes"
+jq -r --arg what "$BACKUP_SCHEMA at $gtid: $size bytes" '"\($what), \(.tables | length) tables summed, \(.unchecked | length) not"' <<<"$check"
 echo "BACKED-UP $id"

@@ -47,7 +47,20 @@
 #     Input Type: single
 #     Required: false
 #     Default: blank
+#   RESTORE_PHASE:
+#     Category: Backup
+#     Description: |-
+#       prove loads it into a server of its own that begins empty and goes away, compares what it holds with what was noted, and
+#       touches nothing else.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:all
+#     Possible Values:
+#     - text:all
+#     - text:prove
 # Attachments:
+# - table_checks.sh
 # - schema_dump.sh
 # ...
 # shellcheck disable=SC2154  # variables come from the attachment
@@ -58,25 +71,36 @@ set -a
 set +a
 
 work=/var/lib/mysql-schema
+# shellcheck source=attachments/table_checks.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_checks.sh"
 # shellcheck source=attachments/schema_dump.sh disable=SC1091
 . "$RS_ATTACH_DIR/schema_dump.sh"
 stop_with() { echo "$*" >&2; exit 1; }
-name=${RESTORE_AS:-$RESTORE_SCHEMA} trial=relaunch_trial
+name=${RESTORE_AS:-$RESTORE_SCHEMA} trial=relaunch_trial server_pid='' began=$SECONDS
+RESTORE_PHASE=${RESTORE_PHASE:-all} # as when it is run by hand
 for each in "$RESTORE_SCHEMA" "$name"; do
   [[ $each =~ ^[A-Za-z0-9_-]{1,64}$ ]] || stop_with "$each is no schema's name here: letters, digits, _ and - only"
 done
 case $name in mysql | sys | relaunch | information_schema | performance_schema) stop_with "$name is not to be replaced." ;; esac
 [ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
-[ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes: a schema is restored on the primary."
-tables=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
-[ "$tables" = 0 ] || [ "$RESTORE_CONFIRM" = "$name" ] ||
-  stop_with "$name has $tables tables. Nothing was touched. To replace it: RESTORE_CONFIRM=$name"
+if [ "$RESTORE_PHASE" = all ]; then
+  [ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes: a schema is restored on the primary."
+  tables=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
+  [ "$tables" = 0 ] || [ "$RESTORE_CONFIRM" = "$name" ] ||
+    stop_with "$name has $tables tables. Nothing was touched. To replace it: RESTORE_CONFIRM=$name"
+fi
 
 umask 077
 secret=$(mktemp -d /run/relaunch-restore.XXXXXX)
 rm -rf "$work"
 mkdir "$work"
-trap 'rm -rf "$secret" "$work"; sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial" || true' EXIT
+chmod 711 "$work" # a server of its own lies there when a backup is proven
+tidy() {
+  [ "$RESTORE_PHASE" = prove ] || sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial" || true
+  if [ -n "$server_pid" ]; then kill -KILL "$server_pid" 2>/dev/null || true; wait "$server_pid" 2>/dev/null || true; fi
+  rm -rf "$secret" "$work"
+}
+trap tidy EXIT
 printf '%s\n' "$BACKUP_KEY" >"$secret/key"
 
 root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
@@ -99,14 +123,37 @@ plain() { age -d -i "$secret/key" "$work/dump" 2>"$secret/age" | zstd -q -d; }
 # A trigger made by its full name carries that in the dump: taken out, or it would go to the schema of that name.
 load() { # load SCHEMA [STATEMENTS to begin with]
   plain | LC_ALL=C sed -E "/^\/\*!50003 CREATE\*\/ .*TRIGGER/ s/\`?$RESTORE_SCHEMA\`?\.//g" |
-    { [ -z "${2:-}" ] || echo "$2"; cat; } | "$client" "$1"
+    { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" "$1"
+}
+
+compare() { # what was noted at backup time, against what is loaded
+  local noted found
+  open_session "${here[@]}" -N -B --unbuffered --force
+  ask "SET SESSION group_concat_max_len = 1000000; SET SESSION time_zone = '+00:00'" >/dev/null
+  while IFS=$'\t' read -r table method noted; do
+    found=$(ask "$(check_sql "$trial" "$table" "$method")" | tr '\t' ' ')
+    [ "$found" = "$noted" ] || stop_with "DIFFERENT: $RESTORE_SCHEMA.$table: noted rows and sum $noted, found $found. Nothing was touched."
+    compared=$((compared + 1))
+  done < <(jq -r '.check.tables // [] | .[] | [.table, .method, "\(.rows) \(.sum)"] | @tsv' "$secret/manifest")
+  exec {to_db}>&- {from_db}<&-
 }
 
 # Once for trial, seen by nobody else: whatever is wrong with it shows before anything is replaced.
+compared=0
+[ "$RESTORE_PHASE" = all ] || start_scratch "$work/scratch" || stop_with "There is nothing to prove the backup on."
 sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial"
 if ! load "$trial" "SET sql_log_bin = 0;"; then
   ! grep -q "no identity matched" "$secret/age" || stop_with "WRONG KEY: $RESTORE_BACKUP is encrypted to $(jq -r .recipient "$secret/manifest")."
   stop_with "The backup $RESTORE_BACKUP cannot be loaded. Nothing was touched. $(cat "$secret/age")"
+fi
+compare
+if [ "$RESTORE_PHASE" = prove ]; then
+  count=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$trial'")
+  echo "$RESTORE_SCHEMA of $RESTORE_BACKUP can be loaded: $count tables, $compared compared"
+  jq -nc --arg id "$RESTORE_BACKUP" --arg schema "$RESTORE_SCHEMA" --argjson tables "$count" --arg gtid "$(jq -r .gtid "$secret/manifest")" \
+    --argjson compared "$compared" --argjson seconds "$((SECONDS - began))" \
+    '"RESTORED " + ({$id, $schema, $tables, $gtid, tables_compared: $compared, $seconds} | tojson)' -r
+  exit 0
 fi
 sql "SET sql_log_bin = 0; DROP DATABASE $trial"
 

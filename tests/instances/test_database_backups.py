@@ -28,7 +28,7 @@ STATE = Path(os.environ.get("RELAUNCH_BACKUP_TEST_STATE", "/var/tmp/relaunch-tes
 SETTINGS = 'network = "198.19.242.0/24"\nbridge = "rlt-bak"\napi_port = 17643\nbus_port = 17622\n'
 SETTINGS += f'alert_command = ["sh", "-c", "cat >>{STATE}/alerts"]\n'
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
-BY_HAND_ONLY = "{full: never, incremental: never, primary: never, prove: never}"
+BY_HAND_ONLY = "{full: never, incremental: never, primary: never, prove: never, schemas: never}"
 GROUP = f"""deployment: bak
 servers:
   db1: {{template: mysql, zone: a, memory: 1G}}
@@ -495,6 +495,17 @@ def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand
     before = stand.primary.sql(sum_of.format("shop"))
     stand.replica.run(f"mariadb -e \"SELECT MASTER_GTID_WAIT('{stand.position()}', 60)\"")
     relaunch("db", "backup", "bak", "--schema", "shop")
+    relaunch("db", "prove", "bak", "--schema", "shop")
+    (made,) = told("db", "backups", "bak")["schemas"]
+    assert (made["schema"], made["proven"], made["fault"]) == ("shop", True, "")
+    history = STATE / "object-store/backups/bak" / lineage_of(stand.primary)
+    manifest = history / "schemas/shop" / made["id"] / "manifest.json"
+    whole = manifest.read_text()
+    assert {each["table"] for each in json.loads(whole)["check"]["tables"]} == {"story", "more"}
+    manifest.write_text(whole.replace('"rows": 20000', '"rows": 19999'))
+    assert "DIFFERENT: shop.more" in relaunch("db", "prove", "bak", "--schema", "shop", check=False)
+    assert any("DIFFERENT: shop.more" in each for each in told("db", "backups", "bak")["reasons"])
+    manifest.write_text(whole)
     stand.primary.sql("UPDATE shop.more SET b = 'damaged'; INSERT INTO other.t VALUES (2)")
 
     relaunch("db", "restore-schema", "bak", "shop", "--as", "shop2")

@@ -35,7 +35,10 @@ servers:
   front1: {template: front-end, zone: a}
   db1: {template: mysql, zone: a, memory: 512M}
   db2: {template: mysql, zone: b, memory: 512M}
-database: {primary: db1, replicas: [db2], backups: {full: never, incremental: never, primary: never, prove: never}}
+database:
+  primary: db1
+  replicas: [db2]
+  backups: {full: never, incremental: never, primary: never, prove: never, schemas: never}
 sites:
   www.rack.test: {source: {app: rack}, runtime: rails, database: rack}
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}

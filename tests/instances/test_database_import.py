@@ -37,7 +37,7 @@ servers:
 database:
   primary: db1
   replicas: [db2]
-  backups: {full: never, incremental: never, primary: never, prove: never}
+  backups: {full: never, incremental: never, primary: never, prove: never, schemas: never}
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}
 """
 pytestmark = [

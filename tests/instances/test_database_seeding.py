@@ -27,7 +27,7 @@ servers:
   db2: {{template: mysql, zone: b, memory: 1G}}
   db3: {{template: mysql, zone: b, memory: 1G}}
 database: {{primary: db1, replicas: [{replicas}], durability: {durability}, backups: {{full: never, incremental: never,
-  primary: never, prove: never}}}}
+  primary: never, prove: never, schemas: never}}}}
 credentials: {{DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}}
 """
 SCRIPTS = PROJECT / "templates/scripts/attachments"

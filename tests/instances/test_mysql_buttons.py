@@ -32,7 +32,10 @@ servers:
   db1: {template: mysql9, zone: a, memory: 1G}
   db2: {template: mysql9, zone: b, memory: 1G}
 inputs: {INNODB_BUFFER_POOL: "text:32M", DB_NAME: "text:shop"}
-database: {primary: db1, replicas: [db2], backups: {full: never, incremental: never, primary: never, prove: never}}
+database:
+  primary: db1
+  replicas: [db2]
+  backups: {full: never, incremental: never, primary: never, prove: never, schemas: never}
 credentials: {REPLICATION_PASSWORD: generate}
 """
 HOST, PORT = f"198.19.{NUMBER}.1", 17505 + 6 * NUMBER

@@ -23,7 +23,7 @@ servers:
   db3: {template: mysql9, zone: a}
 inputs: {INNODB_BUFFER_POOL: "text:32M", DB_NAME: "text:shop"}
 database: {primary: db1, replicas: [db2, db3], durability: strict, backups: {full: never, incremental: never,
-  primary: never, prove: never}}
+  primary: never, prove: never, schemas: never}}
 credentials: {REPLICATION_PASSWORD: generate}
 """
 pytestmark = NEEDS

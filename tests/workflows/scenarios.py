@@ -20,6 +20,7 @@ from relaunch.databases import (  # noqa: F401  the workflows register themselve
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.databases.backups import read_manifest
 from relaunch.databases.group import Mode
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound
@@ -261,6 +262,20 @@ async def prove(world: World, d: str) -> str:
     return await keeper(world).prove(d, backup="latest", who="ann")
 
 
+async def prove_schemas(world: World, d: str) -> str:
+    backups = [
+        read_manifest({**MANIFEST, "kind": "schema", "schema": name, "id": f"{name}-1", "lineage": LINEAGE})
+        for name in ("blog", "shop")
+    ]
+    return await keeper(world).prove_schemas(d, backups, who="ann")
+
+
+def schemas_are_proven(world: World, d: str) -> bool:
+    proofs = Catalogue(world.ports.database, world.ports.objects, d).schema_proofs()
+    throw_away = [row for row in world.store.living_instances() if row["purpose"] == "prove"]
+    return {each.schema for each in proofs if each.proven} == {"blog", "shop"} and not throw_away
+
+
 async def restore(world: World, d: str) -> str:
     return await keeper(world).restore(d, source="", lineage="", backup="latest", to="newest", who="ann")
 
@@ -398,6 +413,7 @@ SCENARIOS: dict[str, Scenario] = {
     "refill": Scenario(replica_missing, refill, replaced),
     "back-up": Scenario(backed_up, back_up, has_backed_up),
     "prove": Scenario(backed_up, prove, is_proven),
+    "prove-schemas": Scenario(backed_up, prove_schemas, schemas_are_proven),
     "restore-schema": Scenario(backed_up, restore_schema, schema_is_restored),
     "restore": Scenario(backed_up, restore, is_restored),
     "switchover": Scenario(one_is_primary, switch_over, is_primary),

@@ -45,9 +45,8 @@ def backups(deployment: Name = None, json: Json = False) -> None:
     else:
         _print_backups(shown["backups"], empty="no backups yet")
         if shown["schemas"]:
-            rows = [{**each, "MB": f"{each['stored_bytes'] / 1e6:.1f}"} for each in shown["schemas"]]
             print("schemas by themselves:")
-            print_table(rows, ["id", "schema", "MB", "age=ended"], empty="")
+            _print_backups(shown["schemas"], empty="", second="schema")
         for older in shown["older"]:
             print(f"older history {older['lineage'] or 'without an id'} of data that was called {shown['deployment']}:")
             _print_backups(older["backups"], empty="no complete backup")
@@ -58,7 +57,7 @@ def backups(deployment: Name = None, json: Json = False) -> None:
         raise Failed("\n".join(shown["reasons"]))
 
 
-def _print_backups(backups: list[dict[str, Any]], *, empty: str) -> None:
+def _print_backups(backups: list[dict[str, Any]], *, empty: str, second: str = "role") -> None:
     rows = [
         {
             **each,
@@ -68,20 +67,21 @@ def _print_backups(backups: list[dict[str, Any]], *, empty: str) -> None:
         }
         for each in backups
     ]
-    print_table(rows, ["id", "role", "MB", "age=ended", "proven", "retention", "fault"], empty=empty)
+    print_table(rows, ["id", second, "MB", "age=ended", "proven", "retention", "fault"], empty=empty)
 
 
 @app.command()
 def prove(
     deployment: Name = None,
     backup: Annotated[str, typer.Option(help="Which; the newest by default.")] = "latest",
+    schema: Annotated[str, typer.Option(help="The backup of one schema by itself, of this one.")] = "",
     no_wait: NoWait = False,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Restore a backup on a throw-away instance, check its tables and compare their rows."""
     client, name = controller(), one_deployment(deployment)
-    answer = client.post(f"/databases/{part(name)}/prove", {"backup": backup})
+    answer = client.post(f"/databases/{part(name)}/prove", {"backup": backup, "of": schema})
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 from relaunch.databases.backups import (
     ABANDONED,
     Backup,
+    Kind,
     Known,
     Proof,
     Retention,
@@ -31,7 +32,7 @@ from relaunch.records.schema import backup_proofs, backups, tasks
 from relaunch.storage.objects import ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"
-KINDS = ("back-up", "prove")
+KINDS = ("back-up", "prove", "prove-schemas")
 LINEAGE = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 
 
@@ -41,7 +42,7 @@ def subject(deployment: str) -> str:
 
 def schedule_of(written: Mapping[str, str]) -> Schedule:
     """From the deployment file's `database: backups:`."""
-    names = ("incremental", "full", "primary", "prove")
+    names = ("incremental", "full", "primary", "prove", "schemas")
     told = {n: None if written[n] == "never" else parse_duration(written[n]) for n in names if n in written}
     return Schedule(**told)
 
@@ -49,6 +50,14 @@ def schedule_of(written: Mapping[str, str]) -> Schedule:
 def retention_of(written: Mapping[str, str]) -> Retention:
     names = ("last", "daily", "weekly", "monthly", "yearly")
     return Retention(**{name: int(written[name]) for name in names if name in written})
+
+
+def _row_of(backup: Backup) -> str:
+    return f"{backup.schema}/{backup.id}" if backup.kind is Kind.SCHEMA else backup.id
+
+
+def _folder_of(key: str) -> str:
+    return key.rpartition("/")[0]
 
 
 class Catalogue:
@@ -75,26 +84,38 @@ class Catalogue:
         every: list[StoredObject] = []
         for lineage in lineages:
             stored = await self._objects.list(f"{self._base(lineage)}/backups")
+            stored += await self._objects.list(f"{self._base(lineage)}/schemas")
             sizes = {each.key: each.size_bytes for each in stored}
-            present = {each.key.split("/")[-2] for each in stored if each.key.endswith(f"/{MANIFEST}")}
+            present = {self._row_id(each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
             known = {id: each for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
             for id in present - known.keys():
-                known[id] = {**await self._read(lineage, id), "lineage": lineage}
-            self._keep(lineage, {id: (known[id], self._fault(known[id], sizes)) for id in sorted(present)})
+                known[id] = {**await self._read(self._folder(lineage, id)), "lineage": lineage}
+            faults = {id: self._fault(known[id], self._folder(lineage, id), sizes) for id in present}
+            self._keep(lineage, {id: (known[id], faults[id]) for id in sorted(present)})
             every += stored
         return every
 
-    async def _read(self, lineage: str, id: str) -> dict[str, Any]:
+    @staticmethod
+    def _row_id(key: str) -> str:
+        """Of a backup with this object: its id; of one of a single schema SCHEMA/ID, as two may have the same id."""
+        above, id, _ = key.rsplit("/", 2)
+        return id if above.endswith("/backups") else f"{above.rpartition('/')[2]}/{id}"
+
+    def _folder(self, lineage: str, row_id: str) -> str:
+        return f"{self._base(lineage)}/{'schemas' if '/' in row_id else 'backups'}/{row_id}"
+
+    async def _read(self, folder: str) -> dict[str, Any]:
         try:
-            manifest = json.loads(await self._objects.get(f"{self._base(lineage)}/backups/{id}/{MANIFEST}"))
+            manifest = json.loads(await self._objects.get(f"{folder}/{MANIFEST}"))
             read_manifest(manifest)
         except (ValueError, BadInput, NotFound) as error:
-            return {"id": id, "unreadable": str(error)}
+            return {"id": folder.rpartition("/")[2], "unreadable": str(error)}
         return dict(manifest)
 
-    def _fault(self, manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    @staticmethod
+    def _fault(manifest: Mapping[str, Any], folder: str, sizes: Mapping[str, int]) -> str:
         for each in manifest.get("objects", ()):
-            size = sizes.get(f"{self._base(manifest['lineage'])}/backups/{manifest['id']}/{each['name']}")
+            size = sizes.get(f"{folder}/{each['name']}")
             if size != each["size_bytes"]:
                 return f"object {each['name']} " + ("is missing" if size is None else f"has {size} bytes")
         return ""
@@ -131,7 +152,14 @@ class Catalogue:
         return None
 
     def backups(self) -> tuple[Backup, ...]:
-        """All complete ones, oldest first, as the last `refresh` saw them."""
+        """All complete ones of everything, oldest first, as the last `refresh` saw them."""
+        return tuple(each for each in self._every() if each.kind is not Kind.SCHEMA)
+
+    def schemas(self) -> tuple[Backup, ...]:
+        """Those of one schema each."""
+        return tuple(each for each in self._every() if each.kind is Kind.SCHEMA)
+
+    def _every(self) -> tuple[Backup, ...]:
         with self._database.connect() as connection:
             rows = list(connection.execute(select(backups).where(backups.c.deployment == self._deployment)).mappings())
         found = [
@@ -146,13 +174,20 @@ class Catalogue:
         return found
 
     def proofs(self) -> tuple[Proof, ...]:
-        """The oldest first."""
+        """The oldest first; of backups of everything."""
+        return tuple(each for each in self._all_proofs() if not each.schema)
+
+    def schema_proofs(self) -> tuple[Proof, ...]:
+        return tuple(each for each in self._all_proofs() if each.schema)
+
+    def _all_proofs(self) -> tuple[Proof, ...]:
         with self._database.connect() as connection:
             query = select(backup_proofs).where(backup_proofs.c.deployment == self._deployment)
             rows = list(connection.execute(query.order_by(backup_proofs.c.at)).mappings())
         return tuple(
             Proof(
                 backup=row["backup"],
+                schema=row["detail"].get("schema", ""),
                 at=datetime.fromisoformat(row["at"]),
                 proven=row["proven"],
                 why=row["why"],
@@ -163,14 +198,15 @@ class Catalogue:
             for row in rows
         )
 
-    def record_proof(self, task: str, proof: Proof) -> None:
-        """Once for each task."""
-        detail = {"gtid": proof.gtid, "seconds": proof.seconds, "tables_compared": proof.tables_compared}
+    def record_proof(self, id: str, proof: Proof) -> None:
+        """Once for each id."""
+        detail: dict[str, Any] = {"schema": proof.schema} if proof.schema else {}
+        detail |= {"gtid": proof.gtid, "seconds": proof.seconds, "tables_compared": proof.tables_compared}
         with self._database.begin() as connection:
-            if connection.scalar(select(backup_proofs.c.id).where(backup_proofs.c.id == task)) is None:
+            if connection.scalar(select(backup_proofs.c.id).where(backup_proofs.c.id == id)) is None:
                 connection.execute(
                     insert(backup_proofs).values(
-                        id=task, deployment=self._deployment, backup=proof.backup, at=proof.at.isoformat(),
+                        id=id, deployment=self._deployment, backup=proof.backup, at=proof.at.isoformat(),
                         proven=proof.proven, why=proof.why, detail=detail,
                     )
                 )  # fmt: skip
@@ -193,21 +229,26 @@ class Catalogue:
     def remembered(self, lineage: str) -> Known:
         """The same without asking the store, so without the binary logs."""
         failed = self.failed(begun(lineage))
-        return of_lineage(Known(backups=self.backups(), proofs=self.proofs(), failed=failed), lineage)
+        known = Known(
+            backups=self.backups(), proofs=self.proofs(), schemas=self.schemas(), schema_proofs=self.schema_proofs(),
+            failed=failed,
+        )  # fmt: skip
+        return of_lineage(known, lineage)
 
     async def remove(
         self, lineage: str, gone: Sequence[Backup], stored: Sequence[StoredObject], now: datetime
     ) -> list[str]:
         """Delete these backups of one history (manifest first: from then on they do not count), what never ended, and
         binary logs from before the oldest kept one; the keys that went."""
-        going = {each.id for each in gone}
-        kept = [each for each in self.backups() if each.lineage == lineage and each.id not in going]
-        mine = [each for each in stored if each.key.startswith(f"{self._base(lineage)}/backups/")]
-        complete = {each.key.split("/")[-2] for each in mine if each.key.endswith(f"/{MANIFEST}")}
+        going = {self._folder(lineage, _row_of(each)) for each in gone}
+        kept = [each for each in self.backups() if each.lineage == lineage and each not in gone]
+        base = self._base(lineage)
+        mine = [each for each in stored if each.key.startswith((f"{base}/backups/", f"{base}/schemas/"))]
+        complete = {_folder_of(each.key) for each in mine if each.key.endswith(f"/{MANIFEST}")}
         keys = [
             each.key
             for each in mine
-            if (id := each.key.split("/")[-2]) in going or (id not in complete and now - each.changed > ABANDONED)
+            if (folder := _folder_of(each.key)) in going or (folder not in complete and now - each.changed > ABANDONED)
         ]
         await self._objects.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
         await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
@@ -230,16 +271,6 @@ class Catalogue:
         ]
         await self._objects.delete(old)
         return old
-
-    async def schemas(self, lineage: str) -> list[dict[str, Any]]:
-        """The complete backups of one schema each, the newest first: id, schema, stored_bytes, ended."""
-        stored = await self._objects.list(f"{self._base(lineage)}/schemas")
-        found = []
-        for manifest in (each for each in stored if each.key.endswith(f"/{MANIFEST}")):
-            folder, schema, id = manifest.key.rpartition("/")[0], *manifest.key.split("/")[-3:-1]
-            size = sum(each.size_bytes for each in stored if each.key.startswith(f"{folder}/"))
-            found.append({"id": id, "schema": schema, "stored_bytes": size, "ended": manifest.changed.isoformat()})
-        return sorted(found, key=lambda each: str(each["id"]), reverse=True)
 
     async def forget(self, lineage: str) -> list[str]:
         """Delete everything of one history; the keys that went."""

@@ -6,20 +6,26 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from relaunch.databases import backup_restore, backup_schema, backup_steps  # noqa: F401  they register themselves
+from relaunch.databases import backup_restore, backup_schema_steps, backup_steps  # noqa: F401  they register themselves
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours, alarm_of_tags
-from relaunch.databases.backup_shown import shown_backups, shown_known
+from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
+from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schemas
 from relaunch.databases.backups import (
     NEVER_SHIPPED,
     NO_BACKUP,
     NO_PROOF,
     SNAPSHOT,
     YOUNG,
+    Backup,
+    Kind,
+    Known,
+    Schedule,
     begun,
     chain,
     due,
@@ -112,6 +118,29 @@ class BackupKeeper:
         }  # fmt: skip
         return await self._start("restore", f"restore {server.full_name} from a snapshot", deployment, who, args)
 
+    async def prove_schemas(self, deployment: str, backups: Sequence[Backup], *, who: str) -> str:
+        """The task: these backups of one schema each, on one throw-away instance."""
+        members = self._members(deployment)
+        if not members:
+            raise Conflict(f"{deployment} has no database server whose image could be used")
+        if not backups:
+            raise NotFound("no such backup", hint=f"relaunch db backups {deployment}")
+        args = {
+            "deployment": deployment, "model": members[0][1]["id"], "instance": new_id(),
+            "schemas": [{"schema": each.schema, "backup": each.id, "lineage": each.lineage} for each in backups],
+        }  # fmt: skip
+        names = ", ".join(each.schema for each in backups)
+        return await self._start("prove-schemas", f"prove {names} of {deployment}", deployment, who, args)
+
+    async def prove_schema(self, deployment: str, *, schema: str, backup: str, who: str) -> str:
+        """The task. backup: its id, or latest."""
+        catalogue, lineage = self.catalogue(deployment), self._must_have_lineage(deployment)
+        await catalogue.refresh((lineage,))
+        known = catalogue.remembered(lineage)
+        newest = newest_of(known, schema)
+        mine = [each for each in known.schemas if each.schema == schema and each.id == backup]
+        return await self.prove_schemas(deployment, [newest] if backup == "latest" and newest else mine, who=who)
+
     async def restore(
         self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str, at_once: bool = False
     ) -> str:
@@ -200,9 +229,11 @@ class BackupKeeper:
             wrong = (*wrong, f"the backups cannot be looked at: {error.message}")
             known = catalogue.remembered(lineage or "")
             lineages = tuple(sorted({each.lineage for each in catalogue.backups()}))
-        verdict = status(known, schedule_of(spec.backups), now)
+        schedule, wanted = schedule_of(spec.backups), self._schemas(deployment)
+        verdict = status(known, schedule, now)
         unknown = () if known.shipping else (NEVER_SHIPPED,) * bool(wrong)  # nobody could look
         reasons = (*wrong, *(each for each in verdict.reasons if each not in unknown))
+        reasons += red_schemas(known, wanted, schedule, now)
         retention = retention_of(spec.backups)
         every, proofs = catalogue.backups(), catalogue.proofs()
         older = []
@@ -221,7 +252,7 @@ class BackupKeeper:
             "newest_proven": verdict.newest_proven,
             **shown_known(known, to_go(known.backups, known.proofs, retention), now),
             "older": older,
-            "schemas": await catalogue.schemas(lineage) if lineage and known.shipping else [],
+            "schemas": shown_schemas(known, schemas_to_go(known.schemas, known.schema_proofs, retention)),
         }
 
     async def prune(self, deployment: str) -> list[str]:
@@ -229,10 +260,12 @@ class BackupKeeper:
         catalogue, spec, removed = self.catalogue(deployment), self._spec(deployment), []
         lineages = await catalogue.lineages()
         stored = await catalogue.refresh(lineages)
-        every, proofs = catalogue.backups(), catalogue.proofs()
+        every, proofs, schemas = catalogue.backups(), catalogue.proofs(), catalogue.schemas()
         for lineage in lineages:
             theirs = [each for each in every if each.lineage == lineage]
             gone = to_go(theirs, proofs, retention_of(spec.backups))
+            mine = [each for each in schemas if each.lineage == lineage]
+            gone += schemas_to_go(mine, catalogue.schema_proofs(), retention_of(spec.backups))
             removed += await catalogue.remove(lineage, gone, stored, self._ports.clock.now())
         if removed:
             log.info("%s: %d objects of old backups are removed", deployment, len(removed))
@@ -265,6 +298,11 @@ class BackupKeeper:
         if spec.database is None:
             raise NotFound(f"deployment {deployment} has no database group")
         return spec.database
+
+    def _schemas(self, deployment: str) -> list[str]:
+        """Of its sites."""
+        spec = self._store.applied_spec(deployment)
+        return sorted({site.database for site in spec.sites if site.database}) if spec is not None else []
 
     def _rows(self, deployment: str) -> list[tuple[ServerRow, Row]]:
         """The members that have an instance, with it."""
@@ -315,22 +353,40 @@ class BackupKeeper:
         except RelaunchError as error:
             self._colours.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
             return
-        not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED) if now - begun(lineage) < YOUNG else ()
-        self._colours.say(deployment, (*wrong, *status(known, schedule, now).reasons), hushed=not_yet)
+        schemas = self._schemas(deployment)
+        not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED, *map(no_backup, schemas)) if now - begun(lineage) < YOUNG else ()
+        reasons = (*wrong, *status(known, schedule, now).reasons, *red_schemas(known, schemas, schedule, now))
+        self._colours.say(deployment, reasons, hushed=not_yet)
         if self._workflows.tasks.running_on(subject(deployment)) is not None:
             return
-        wanted = due(
-            known.backups, known.proofs, schedule, now, has_replica=any(role == "replica" for _, _, role in members)
-        )
-        if wanted is None or (known.failed and now - self._tried.get(deployment, now - AGAIN_AFTER) < AGAIN_AFTER):
+        has_replica = any(role == "replica" for _, _, role in members)
+        await self._start_what_is_due(deployment, known, schedule, now, has_replica)
+
+    async def _start_what_is_due(
+        self, deployment: str, known: Known, schedule: Schedule, now: datetime, has_replica: bool
+    ) -> None:
+        """One task at a time; an incremental last, as it is due again and again."""
+        wanted = due(known.backups, known.proofs, schedule, now, has_replica=has_replica)
+        schema: str | None = None
+        to_prove: tuple[Backup, ...] = ()
+        if wanted is None or wanted[0] == Kind.INCREMENTAL:
+            names = self._schemas(deployment)
+            schema, to_prove = due_schema(known, names, schedule, now), unproven(known, names, schedule, now)
+        if not (wanted or schema or to_prove):
+            return
+        if known.failed and now - self._tried.get(deployment, now - AGAIN_AFTER) < AGAIN_AFTER:
             return
         self._tried[deployment] = now
-        kind, side = wanted
-        if kind == "prove":
+        if schema is not None:
+            await self.back_up(deployment, kind="schema", side=None, schema=schema, who=WHO)
+        elif to_prove:
+            await self.prune(deployment)
+            await self.prove_schemas(deployment, to_prove, who=WHO)
+        elif wanted is not None and wanted[0] == "prove":
             await self.prune(deployment)
             await self.prove(deployment, backup="latest", who=WHO)
-        else:
-            await self.back_up(deployment, kind=kind, side=side, who=WHO)
+        elif wanted is not None:
+            await self.back_up(deployment, kind=wanted[0], side=wanted[1], who=WHO)
 
     def lineage(self, deployment: str) -> str | None:
         """The id of its data's history, as the primary says, or else another member; None when none has said."""

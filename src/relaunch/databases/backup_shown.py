@@ -44,3 +44,17 @@ def shown_backups(backups: Sequence[Backup], proofs: Iterable[Proof], gone: Iter
         }
         for each in reversed(backups)
     ]  # fmt: skip
+
+
+def shown_schemas(known: Known, gone: Iterable[Backup]) -> list[dict[str, Any]]:
+    """Those of one schema each, the newest first."""
+    going = {(each.schema, each.id) for each in gone}
+    proven = {(each.schema, each.backup): each.proven for each in known.schema_proofs}
+    return [
+        {
+            "id": each.id, "schema": each.schema, "server": each.server, "ended": each.ended.isoformat(),
+            "stored_bytes": each.stored_bytes, "gtid": each.gtid, "fault": each.fault,
+            "would_go": (each.schema, each.id) in going, "proven": proven.get((each.schema, each.id)),
+        }
+        for each in sorted(known.schemas, key=lambda one: (one.ended, one.id), reverse=True)
+    ]  # fmt: skip

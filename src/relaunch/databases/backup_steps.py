@@ -55,14 +55,14 @@ async def prove(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     proven: dict[str, Any] = {}
     error: RelaunchError | None = None
     try:
-        await run.step("launch a throw-away instance", _launch, ports, args)
+        await run.step("launch a throw-away instance", launch_throw_away, ports, args, RESTORE)
         await run.step("wait for its agent", wait_connected, ports, instance, waits=True)
-        await run.step("give it the store", _configure, run, args, waits=True)
+        await run.step("give it the store", configure, run, args, waits=True)
         proven = await run.step("restore, check and compare", _restore_there, run, args, waits=True)
     except RelaunchError as caught:
         error = caught
     with run.undoing():
-        await run.step("terminate the throw-away instance", _end, ports, instance)
+        await run.step("terminate the throw-away instance", end_throw_away, ports, instance)
         await run.step("record it", _record, ports, run.task, args, proven, "" if error is None else error.message)
     if error is not None:
         raise error
@@ -90,11 +90,12 @@ async def _refresh(ports: Ports, deployment: str, lineage: str) -> None:
     await Catalogue(ports.database, ports.objects, deployment).refresh((lineage,))
 
 
-async def _launch(ports: Ports, args: dict[str, Any]) -> None:
+async def launch_throw_away(ports: Ports, args: dict[str, Any], script: str) -> None:
+    """With this operational script of the model's, and what configures the store."""
     store = Store(ports.database, ports.clock)
     model = store.instance(args["model"])
     frozen = model["run_list"]
-    scripts = [run_list.operational_entry(frozen, RESTORE, args["model"])]
+    scripts = [run_list.operational_entry(frozen, script, args["model"])]
     scripts += [entry for entry in frozen["boot"] if entry["name"] == CONFIGURE]
     if len(scripts) != 2:
         raise Conflict(
@@ -125,7 +126,7 @@ async def _launch(ports: Ports, args: dict[str, Any]) -> None:
     store.set_cloud_instance(args["instance"], launched)
 
 
-async def _configure(run: Run, args: dict[str, Any]) -> None:
+async def configure(run: Run, args: dict[str, Any]) -> None:
     given = {**args, "run_id": f"{args['instance']}-configure"}
     await run_script(run, given, CONFIGURE, {"BACKUP_GROUP": f"text:{args['deployment']}"})
 
@@ -141,7 +142,7 @@ async def _restore_there(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(last_word(output, "RESTORED")))
 
 
-async def _end(ports: Ports, instance: str) -> None:
+async def end_throw_away(ports: Ports, instance: str) -> None:
     try:
         await end_in_cloud(ports, instance)
         record_end(ports, instance, "asked")

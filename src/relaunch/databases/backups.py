@@ -27,6 +27,7 @@ ABANDONED = timedelta(days=1)  # objects without a manifest this old are of a ba
 class Kind(StrEnum):
     FULL = "full"
     INCREMENTAL = "incremental"
+    SCHEMA = "schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Backup:
     warnings: tuple[str, ...] = ()
     fault: str = ""  # what its objects in the store lack; such a backup is no link of any chain
     lineage: str = ""  # the history of data it is of; chains and retention never cross from one to another
+    schema: str = ""  # which, of the kind that holds one only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class Proof:
     """One proving run: what was restored and whether it was found right."""
 
     backup: str
+    schema: str = ""  # whose backup, when it holds one schema only
     at: datetime
     proven: bool
     why: str = ""
@@ -70,6 +73,7 @@ class Schedule:
     full: timedelta | None = timedelta(days=7)
     primary: timedelta | None = timedelta(days=1)  # a full one from the primary: a replica may be wrong
     prove: timedelta | None = timedelta(hours=4)
+    schemas: timedelta | None = timedelta(days=1)  # of each site's schema by itself, proven after each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,8 @@ class Known:
 
     backups: tuple[Backup, ...]
     proofs: tuple[Proof, ...] = ()  # oldest first
+    schemas: tuple[Backup, ...] = ()  # those of one schema each, and the proofs of such
+    schema_proofs: tuple[Proof, ...] = ()
     shipping: Shipping | None = None
     failed: tuple[tuple[str, str], ...] = ()  # (what, why) of the newest attempts, when they failed
 
@@ -114,21 +120,23 @@ class Status:
 def read_manifest(plain: Mapping[str, Any], *, fault: str = "") -> Backup:
     """BadInput says what is wrong with a manifest that cannot be used."""
     try:
+        whole = plain if plain["kind"] != Kind.SCHEMA else {"parent": None, "role": "", "data_bytes": 0, **plain}
         return Backup(
             id=plain["id"],
             kind=Kind(plain["kind"]),
-            parent=plain["parent"],
+            parent=whole["parent"],
             server=plain["server"],
-            role=plain["role"],
+            role=whole["role"],
             begun=moment(plain["begun"]),
             ended=moment(plain["ended"]),
             gtid=plain["gtid"],
             stored_bytes=int(plain["stored_bytes"]),
-            data_bytes=int(plain["data_bytes"]),
+            data_bytes=int(whole["data_bytes"]),
             recipient=plain["recipient"],
             warnings=tuple(plain.get("warnings", ())),
             fault=fault,
             lineage=str(plain.get("lineage", "")),
+            schema=str(plain.get("schema", "")),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BadInput(f"a manifest of a backup is not what it should be: {error!r}") from None
@@ -153,7 +161,8 @@ def of_lineage(known: Known, lineage: str) -> Known:
     proofs = tuple(
         each for each in known.proofs if each.backup in mine or (each.backup not in others and each.at >= since)
     )
-    return replace(known, backups=backups, proofs=proofs)
+    schemas = tuple(each for each in known.schemas if each.lineage == lineage)
+    return replace(known, backups=backups, proofs=proofs, schemas=schemas)
 
 
 def chain(backups: Iterable[Backup], last: str) -> tuple[Backup, ...]:

@@ -32,7 +32,10 @@ class BackupAsked(_Body):
 
 
 class ProofAsked(_Body):
+    """`of`: one schema, whose backups are those of it by itself."""
+
     backup: str = "latest"
+    of: str = Field(default="", pattern=_SCHEMA)
 
 
 class RestoreAsked(_Body):
@@ -90,7 +93,10 @@ async def back_up(request: Request, deployment: str, asked: BackupAsked) -> dict
 @router.post("/databases/{deployment}/prove", status_code=202)
 async def prove(request: Request, deployment: str, asked: ProofAsked) -> dict[str, Any]:
     """Restore it on a throw-away instance, check and compare."""
-    task = await _keeper(request).prove(deployment, backup=_id(asked.backup), who=request.state.who)
+    keeper, backup, who = _keeper(request), _id(asked.backup), request.state.who
+    if asked.of:
+        return _task(request, await keeper.prove_schema(deployment, schema=asked.of, backup=backup, who=who))
+    task = await keeper.prove(deployment, backup=backup, who=who)
     return _task(request, task)
 
 

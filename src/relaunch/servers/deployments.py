@@ -21,7 +21,7 @@ DURABILITIES = ("available", "strict")
 FAILOVER_PRESETS = ("fast", "normal", "careful")
 NAME_LENGTH = 40
 READ_LAG_SECONDS, LEAST_READ_LAG_SECONDS = 30.0, 5.0  # what is measured is a row a second, asked for once a second
-BACKUP_INTERVALS = ("incremental", "full", "primary", "prove")
+BACKUP_INTERVALS = ("incremental", "full", "primary", "prove", "schemas")
 BACKUPS_KEPT = ("last", "daily", "weekly", "monthly", "yearly")
 BACKUP_METHODS = ("server", "snapshot")
 

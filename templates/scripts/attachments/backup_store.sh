@@ -76,41 +76,6 @@ find_objects() { # sets objects: what is in the store, as long as it was sent
   [ "$(jq length <<<"$objects")" = "$(find "$work" -name '*.sha256' | wc -l)" ] || stop_with "Objects are missing in the store."
 }
 
-open_session() { # open_session CLIENT…: for ask
-  coproc DB { "$@" 2>/dev/null; }
-  exec {to_db}>&"${DB[1]}" {from_db}<&"${DB[0]}" # copies: bash closes its own in subshells
-}
-ask() {
-  local line
-  echo "$1; SELECT '#end';" >&"$to_db"
-  while read -r line <&"$from_db" && [ "$line" != '#end' ]; do printf '%s\n' "$line"; done
-}
-
-# Rows counted and summed in the session as it sees them, the smallest tables first, for as long as there is time.
-sum_tables() { # sum_tables SECONDS; sets checks, unchecked
-  local deadline=$((SECONDS + $1)) schema table bytes has_key method rows sum
-  checks='[]' unchecked='[]'
-  while IFS=$'\t' read -r schema table bytes has_key; do
-    method=all
-    [ "$bytes" -lt 268435456 ] || method="last 100000"
-    if [ "$SECONDS" -ge "$deadline" ] || { [ "$method" != all ] && [ "$has_key" = 0 ]; }; then
-      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
-      continue
-    fi
-    read -r rows sum <<<"$(ask "$(check_sql "$schema" "$table" "$method")")" || true
-    if [ -z "${sum:-}" ]; then
-      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
-      continue
-    fi
-    checks=$(jq -c --arg schema "$schema" --arg table "$table" --arg method "$method" --argjson rows "$rows" --arg sum "$sum" \
-      '. + [{$schema, $table, $method, $rows, $sum}]' <<<"$checks")
-  done < <(sql "SELECT t.table_schema, t.table_name, COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
-      information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
-      AND s.index_name = 'PRIMARY') FROM information_schema.tables t
-    WHERE t.table_type = 'BASE TABLE' AND t.engine = 'InnoDB'
-    AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
-}
-
 warn_of_engines() { # warn_of_engines WHAT: sets warnings, one for each table that is not InnoDB's
   warnings=$(sql "SELECT CONCAT(table_schema, '.', table_name, ' is ', engine, ': $1')
     FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB'

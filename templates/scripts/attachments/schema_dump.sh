@@ -3,6 +3,7 @@
 #
 # One schema as statements, of one moment, from MariaDB or MySQL, whichever is here. Meant to be sourced; whoever does
 # has: work    a folder in memory
+#      table_checks.sh sourced
 # shellcheck disable=SC2154,SC2034
 set -euo pipefail
 
@@ -15,6 +16,8 @@ if command -v mariadb >/dev/null; then
   # A server that has written no event of its own yet has the position it was seeded with.
   position_before() { sql "SELECT @@gtid_slave_pos"; }
   watch_dump() { :; }
+  make_scratch() { mariadb-install-db --no-defaults --user=mysql --datadir="$1" --auth-root-authentication-method=socket --skip-test-db >"$1.log" 2>&1; }
+  server=(mariadbd --no-defaults --skip-log-bin --loose-plugin-load-add=)
   position_of_dump() { # position_of_dump BEFORE: the dump's first bytes are in $work/head
     local said
     said=$(sed -n "s/.*gtid_slave_pos='\([^']*\)'.*/\1/p" "$work/head" | head -n 1)
@@ -28,6 +31,8 @@ else
   # more had come when its snapshot was taken is looked up while it runs.
   position_before() { executed; }
   executed() { sql "SELECT REPLACE(@@global.gtid_executed, '\n', '')"; }
+  make_scratch() { mysqld --no-defaults --user=mysql --datadir="$1" --initialize-insecure --log-error="$1.log"; }
+  server=(mysqld --no-defaults --disable-log-bin --mysqlx=OFF)
   watch_dump() { # beside the dump, whose end will be in $work/tail
     local begun="SELECT COUNT(*) FROM information_schema.innodb_trx JOIN performance_schema.session_connect_attrs
       ON processlist_id = trx_mysql_thread_id WHERE attr_name = 'program_name' AND attr_value = 'mysqldump'"
@@ -45,4 +50,41 @@ else
     echo "$1"
   }
 fi
-sql() { "$client" -N -B -e "$1"; }
+here=("$client") # how the server is reached that is meant
+sql() { "${here[@]}" -N -B -e "$1"; }
+
+# What its tables hold, all of one moment; {} when nothing was summed.
+sums_of() { # sums_of SCHEMA SECONDS: prints {tables, unchecked}
+  local checks='[]' unchecked='[]'
+  open_session "${here[@]}" -N -B --unbuffered --force
+  ask "SET SESSION group_concat_max_len = 1000000; SET SESSION time_zone = '+00:00';
+    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT" >/dev/null
+  sum_tables "$2" "$1"
+  exec {to_db}>&- {from_db}<&-
+  jq -nc --argjson tables "$checks" --argjson unchecked "$unchecked" '{tables: ($tables | map(del(.schema))), unchecked: $unchecked}'
+}
+
+# The sums of before the dump that are those of after it as well: they are of its moment, too.
+sums_of_both() { # sums_of_both BEFORE AFTER
+  jq -nc --argjson before "$1" --argjson after "$2" '[$before.tables[] | select(. as $one | $after.tables | index($one))] as $same
+    | {tables: $same, unchecked: ([$before, $after | .tables[].table, .unchecked[]] | map(sub("^.*[.]"; "")) | unique - ($same | map(.table)))}'
+}
+
+# A server of its own with nothing in it, unreachable from outside.
+start_scratch() { # start_scratch FOLDER; sets here, server_pid
+  local sockets=$1/sockets
+  install -d -o mysql -g mysql "$1" "$1/data" "$sockets"
+  make_scratch "$1/data" || { tail -n 15 "$1/data.log" >&2; return 1; }
+  "${server[@]}" --user=mysql --datadir="$1/data" --socket="$sockets/s" --pid-file="$sockets/pid" --skip-networking \
+    --innodb-flush-log-at-trx-commit=0 --max-allowed-packet=1G --event-scheduler=OFF --log-error="$sockets/log" &
+  server_pid=$!
+  here=("$client" --no-defaults --user=root --socket="$sockets/s")
+  for _ in $(seq 600); do
+    if sql "SELECT 1" >/dev/null 2>&1; then return 0; fi
+    kill -0 "$server_pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  echo "The database does not start in $1:" >&2
+  tail -n 15 "$sockets/log" >&2
+  return 1
+}

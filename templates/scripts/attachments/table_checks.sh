@@ -2,7 +2,8 @@
 # Written by relaunch: attachment table_checks.sh of the scripts that back up and restore. Change it there.
 #
 # What a table holds as two numbers, the same on every server that holds the same rows: how many, and a sum over a
-# checksum of each. Meant to be sourced.
+# checksum of each. Meant to be sourced; whoever does has sql STATEMENT.
+# shellcheck disable=SC2034
 set -euo pipefail
 
 # check_sql SCHEMA TABLE METHOD, needs ask(): the statement. METHOD: all, or last N: the N highest by primary key.
@@ -20,4 +21,39 @@ check_sql() {
   local from="\`$schema\`.\`$table\`"
   [ "$method" = all ] || from="(SELECT * FROM $from ORDER BY $key LIMIT ${method#last }) AS sample"
   echo "SELECT COUNT(*), COALESCE(SUM(CAST(CRC32(CONCAT_WS(',', $columns)) AS UNSIGNED)), 0) FROM $from"
+}
+
+open_session() { # open_session CLIENT…: for ask
+  coproc DB { "$@" 2>/dev/null; }
+  exec {to_db}>&"${DB[1]}" {from_db}<&"${DB[0]}" # copies: bash closes its own in subshells
+}
+ask() {
+  local line
+  echo "$1; SELECT '#end';" >&"$to_db"
+  while read -r line <&"$from_db" && [ "$line" != '#end' ]; do printf '%s\n' "$line"; done
+}
+
+# Rows counted and summed in the session as it sees them, the smallest tables first, for as long as there is time.
+sum_tables() { # sum_tables SECONDS [SCHEMA]; sets checks, unchecked
+  local deadline=$((SECONDS + $1)) only=${2:+"AND t.table_schema = '$2'"} schema table bytes has_key method rows sum
+  checks='[]' unchecked='[]'
+  while IFS=$'\t' read -r schema table bytes has_key; do
+    method=all
+    [ "$bytes" -lt 268435456 ] || method="last 100000"
+    if [ "$SECONDS" -ge "$deadline" ] || { [ "$method" != all ] && [ "$has_key" = 0 ]; }; then
+      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
+      continue
+    fi
+    read -r rows sum <<<"$(ask "$(check_sql "$schema" "$table" "$method")")" || true
+    if [ -z "${sum:-}" ]; then
+      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
+      continue
+    fi
+    checks=$(jq -c --arg schema "$schema" --arg table "$table" --arg method "$method" --argjson rows "$rows" --arg sum "$sum" \
+      '. + [{$schema, $table, $method, $rows, $sum}]' <<<"$checks")
+  done < <(sql "SELECT t.table_schema, t.table_name, COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
+      information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
+      AND s.index_name = 'PRIMARY') FROM information_schema.tables t
+    WHERE t.table_type = 'BASE TABLE' AND t.engine = 'InnoDB'
+    $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
 }

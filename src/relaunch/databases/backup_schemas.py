@@ -1,0 +1,90 @@
+"""Backups of one schema each: which is due, which is to be proven, what is red, what may go. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from relaunch.databases.backups import LATE_AT_LEAST, LATE_FACTOR, Backup, Known, Proof, Retention, Schedule, to_go
+
+REPLACED = "-replaced-"  # in the id of one that was made because another took its place, and not by the schedule
+PROVE_AGAIN = timedelta(hours=1)  # a proof that failed
+PROVEN_WITHIN = timedelta(hours=2)
+
+
+def due_schema(known: Known, wanted: Iterable[str], schedule: Schedule, now: datetime) -> str | None:
+    """The schema whose backup is the most overdue; those that have none come first."""
+    if schedule.schemas is None:
+        return None
+    ages = []
+    for schema in wanted:
+        newest = newest_of(known, schema)
+        age = timedelta.max if newest is None else now - newest.begun
+        if age >= schedule.schemas:
+            ages.append((age, schema))
+    return max(ages, key=lambda each: (each[0], each[1]), default=(None, None))[1]
+
+
+def unproven(known: Known, wanted: Iterable[str], schedule: Schedule, now: datetime) -> tuple[Backup, ...]:
+    """The newest of each schema that nobody has proven yet."""
+    if schedule.schemas is None or schedule.prove is None:
+        return ()
+    found = []
+    for schema in sorted(wanted):
+        newest = newest_of(known, schema)
+        if newest is None:
+            continue
+        proof = _proof_of(known, newest)
+        if proof is None or (not proof.proven and now - proof.at >= PROVE_AGAIN):
+            found.append(newest)
+    return tuple(found)
+
+
+def red_schemas(known: Known, wanted: Iterable[str], schedule: Schedule, now: datetime) -> tuple[str, ...]:
+    """Why they are red, one reason for each that is."""
+    if schedule.schemas is None:
+        return ()
+    reasons = (_wrong(known, schema, schedule, schedule.schemas, now) for schema in sorted(wanted))
+    return tuple(reason for reason in reasons if reason)
+
+
+def _wrong(known: Known, schema: str, schedule: Schedule, interval: timedelta, now: datetime) -> str:
+    damaged = [each.id for each in known.schemas if each.schema == schema and each.fault]
+    newest = newest_of(known, schema)
+    if damaged:
+        return f"schema {schema}: {damaged[-1]} is damaged"
+    if newest is None:
+        return no_backup(schema)
+    if now - newest.ended > max(LATE_FACTOR * interval, LATE_AT_LEAST):
+        return f"schema {schema}: its newest backup is {newest.id}: the next has not happened on time"
+    proof = _proof_of(known, newest)
+    if proof is not None and not proof.proven:
+        return f"schema {schema}: the proof of {newest.id} failed: {proof.why}"
+    if proof is None and schedule.prove is not None and now - newest.ended > PROVEN_WITHIN:
+        return f"schema {schema}: {newest.id} is not proven yet"
+    return ""
+
+
+def no_backup(schema: str) -> str:
+    return f"schema {schema}: there is no backup of it by itself"
+
+
+def newest_of(known: Known, schema: str) -> Backup | None:
+    mine = [each for each in known.schemas if each.schema == schema and not each.fault and REPLACED not in each.id]
+    return max(mine, key=lambda each: (each.begun, each.id), default=None)
+
+
+def _proof_of(known: Known, backup: Backup) -> Proof | None:
+    """The last of it."""
+    mine = [each for each in known.schema_proofs if (each.schema, each.backup) == (backup.schema, backup.id)]
+    return max(mine, key=lambda each: each.at, default=None)
+
+
+def schemas_to_go(schemas: Sequence[Backup], proofs: Sequence[Proof], retention: Retention) -> tuple[Backup, ...]:
+    """What retention no longer keeps, of each schema of each history by itself: also of one that is no site's any
+    more."""
+    gone: list[Backup] = []
+    for lineage, schema in sorted({(each.lineage, each.schema) for each in schemas}):
+        mine = [each for each in schemas if (each.lineage, each.schema) == (lineage, schema)]
+        gone += to_go(mine, [each for each in proofs if each.schema == schema], retention)
+    return tuple(gone)
