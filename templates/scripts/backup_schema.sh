@@ -54,7 +54,7 @@ before=$(position_before) sums=$(sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECOND
 mkfifo "$work/fifo"
 sha256sum <"$work/fifo" | cut -d' ' -f1 >"$work/sha256" &
 watch_dump &
-dump_schema "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null) >(tail -c 200 >"$work/tail") |
+dump_schema "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null) >(tail -c 65536 >"$work/tail") |
   nice -n 19 zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" | tee "$work/fifo" | rclone rcat "$target/dump.sql.zst.age"
 wait
 grep -q "^-- Dump completed" "$work/tail" || stop_with "The dump $id did not come to its end; without a manifest it does not count."

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from relaunch.databases.backup_key import new_identity
+from relaunch.databases.mariadb import MariaDB
 
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_BACKUP_TEST_STATE", "/var/tmp/relaunch-test-backups"))
@@ -494,10 +495,12 @@ def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand
     )
     before = stand.primary.sql(sum_of.format("shop"))
     stand.replica.run(f"mariadb -e \"SELECT MASTER_GTID_WAIT('{stand.position()}', 60)\"")
+    reached = stand.position()
     relaunch("db", "backup", "bak", "--schema", "shop")
     relaunch("db", "prove", "bak", "--schema", "shop")
     (made,) = told("db", "backups", "bak")["schemas"]
     assert (made["schema"], made["proven"], made["fault"]) == ("shop", True, "")
+    assert MariaDB().covers(made["gtid"], reached)
     history = STATE / "object-store/backups/bak" / lineage_of(stand.primary)
     manifest = history / "schemas/shop" / made["id"] / "manifest.json"
     whole = manifest.read_text()

@@ -16,11 +16,12 @@ if command -v mariadb >/dev/null; then
   # A server that has written no event of its own yet has the position it was seeded with.
   position_before() { sql "SELECT @@gtid_slave_pos"; }
   watch_dump() { :; }
-  make_scratch() { mariadb-install-db --no-defaults --user=mysql --datadir="$1" --auth-root-authentication-method=socket --skip-test-db >"$1.log" 2>&1; }
+  make_scratch() { mariadb-install-db --no-defaults --user=mysql --datadir="$1" --auth-root-authentication-method=socket --skip-test-db --force --skip-name-resolve >"$1.log" 2>&1; }
   server=(mariadbd --no-defaults --skip-log-bin --loose-plugin-load-add=)
-  position_of_dump() { # position_of_dump BEFORE: the dump's first bytes are in $work/head
+  # It stands at the dump's beginning, and since MariaDB 11 at its end.
+  position_of_dump() { # position_of_dump BEFORE: the dump's first bytes are in $work/head, its last in $work/tail
     local said
-    said=$(sed -n "s/.*gtid_slave_pos='\([^']*\)'.*/\1/p" "$work/head" | head -n 1)
+    said=$(sed -n "s/.*gtid_slave_pos='\([^']*\)'.*/\1/p" "$work/head" "$work/tail" | head -n 1)
     echo "${said:-$1}"
   }
 else
