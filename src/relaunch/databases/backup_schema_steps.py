@@ -66,20 +66,28 @@ async def prove_schemas(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         await run.step("wait for its agent", wait_connected, ports, instance, waits=True)
         await run.step("give it the store", configure, run, args, waits=True)
         for each in args["schemas"]:
-            proven: dict[str, Any] = {}
-            why = ""
-            try:
-                proven = await run.step(f"load and compare {each['schema']}", _load, run, args, each, waits=True)
-            except RelaunchError as error:
-                why = error.message
-                failed.append(f"{each['schema']}: {why}")
-            await run.step(f"record {each['schema']}", _record, ports, run.task, args["deployment"], each, proven, why)
-    finally:
-        with run.undoing():
-            await run.step("terminate the throw-away instance", end_throw_away, ports, instance)
+            failed += await _prove_one(run, args, each)
+    except RelaunchError as error:
+        failed.append(error.message)
+    with run.undoing():
+        await run.step("terminate the throw-away instance", end_throw_away, ports, instance)
     if failed:
         raise Failed("; ".join(failed))
     return {"proven": [each["schema"] for each in args["schemas"]]}
+
+
+async def _prove_one(run: Run, args: dict[str, Any], each: dict[str, str]) -> list[str]:
+    """What went wrong, if anything."""
+    proven: dict[str, Any] = {}
+    why = ""
+    try:
+        proven = await run.step(f"load and compare {each['schema']}", _load, run, args, each, waits=True)
+    except RelaunchError as error:
+        why = error.message
+    await run.step(
+        f"record {each['schema']}", _record, run.ports, run.task, args["deployment"], each, proven, why
+    )  # fmt: skip
+    return [f"{each['schema']}: {why}"] if why else []
 
 
 async def _load(run: Run, args: dict[str, Any], each: dict[str, str]) -> dict[str, Any]:
