@@ -365,11 +365,11 @@ class BackupKeeper:
     async def _start_what_is_due(
         self, deployment: str, known: Known, schedule: Schedule, now: datetime, has_replica: bool
     ) -> None:
-        """One task at a time; an incremental last, as it is due again and again."""
+        """One task at a time; an incremental last, as it is due again and again, but for what has just failed."""
         wanted = due(known.backups, known.proofs, schedule, now, has_replica=has_replica)
         schema: str | None = None
         to_prove: tuple[Backup, ...] = ()
-        if wanted is None or wanted[0] == Kind.INCREMENTAL:
+        if wanted is None or (wanted[0] == Kind.INCREMENTAL and not known.failed):
             names = self._schemas(deployment)
             schema, to_prove = due_schema(known, names, schedule, now), unproven(known, names, schedule, now)
         if not (wanted or schema or to_prove):
