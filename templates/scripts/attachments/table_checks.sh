@@ -27,6 +27,12 @@ open_session() { # open_session CLIENT…: for ask
   coproc DB { "$@" 2>/dev/null; }
   exec {to_db}>&"${DB[1]}" {from_db}<&"${DB[0]}" # copies: bash closes its own in subshells
 }
+close_session() { # the client ends with what it reads from
+  local writes=${DB[1]} pid=$DB_PID
+  exec {to_db}>&- {writes}>&-
+  wait "$pid" 2>/dev/null || true
+  exec {from_db}<&-
+}
 ask() {
   local line
   echo "$1; SELECT '#end';" >&"$to_db"
