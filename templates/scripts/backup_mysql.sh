@@ -52,8 +52,8 @@ set +a
 BACKUP_KIND=${BACKUP_KIND:-full} BACKUP_BANDWIDTH=${BACKUP_BANDWIDTH:-} # as when it is run by hand
 
 state=/var/lib/relaunch-backup
-data=/var/lib/mysql
-copy=/var/lib/mysql-backup # beside the data
+data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
+copy=$data-backup # beside the data
 work=$(mktemp -d /run/relaunch-backup.XXXXXX)
 sockets=$work/sockets
 chmod 711 "$work"
