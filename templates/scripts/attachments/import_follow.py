@@ -113,7 +113,9 @@ class Follower:
         if event[1] != b"700101" and int(event[3]):
             self._end = int(event[3])
             self._time = _moment(event[1], event[2])
-            if not self._inside and ALONE.search(event[4]):
+            # A description of the log comes first wherever one begins to read.
+            behind = self._file == self.reached[0] and self._end < self.reached[1]
+            if not self._inside and not behind and ALONE.search(event[4]):
                 self.reached = (self._file, self._end)
         table = TABLE.search(event[4])
         if table:

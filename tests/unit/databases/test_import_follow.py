@@ -234,6 +234,15 @@ def test_a_new_file_of_mysql_is_described_between_transactions(script: ModuleTyp
     assert sent.count("COMMIT") == 2
 
 
+def test_read_from_its_middle_a_log_is_described_first_and_the_position_stays(script: ModuleType) -> None:
+    stand = Stand(script)
+    stand.read(transaction(900, "`shop`.`t`"))
+
+    sent = stand.read(event(126, "Start: binlog v 4") + "BINLOG '\nAAAA\n'/*!*/;\n" + transaction(1300, "`shop`.`t`"))
+
+    assert "126" not in sent and "position = 900, 1300," in sent
+
+
 def test_compressed_transactions_stop_it_as_their_positions_mean_nothing(stand: Stand, script: ModuleType) -> None:
     with pytest.raises(script.Stop, match="binlog_transaction_compression"):
         stand.read(event(480, "Transaction_payload") + "# Start of compressed events!\n")
