@@ -164,10 +164,17 @@ class DatabaseWatch:
         self.decisions = {name: each for name, each in self.decisions.items() if name in self._stored}
 
     def _look_at(self, deployment: str) -> None:
+        read = False
         for _ in range(MOST_TURNS):
-            stored = self._stored[deployment]
+            stored = self._stored.get(deployment)
+            if stored is None:
+                return
             seen = self._seen(stored)
             decision = decide(stored.group, seen, self._windows(stored), covers(seen), parted(seen))
+            if decision.rule == OVERTAKEN and not read:  # is it only what was read that is old?
+                self._read_again(always=True)
+                read = True
+                continue
             detail = in_short(stored, seen)
             if decision.group == stored.group:
                 self._tell_pages(stored, decision, detail)

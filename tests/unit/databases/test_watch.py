@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,3 +190,17 @@ def test_one_that_is_heard_after_it_was_cut_off_is_not_cut_off_any_more(monkeypa
     heard.take("s1", member("s1").report)
 
     assert "s1" not in heard.cut_off
+
+
+def test_what_somebody_else_has_stored_meanwhile_is_read_before_the_store_is_called_older(world):
+    told(world, look())
+    later = replace(SYNC, epoch=7)
+    world.groups.put(world.groups.group("shop"), later)
+    everybody = look(*(member(id, epoch=7) for id in ("s1", "s2", "s3")))
+    world.watch._stale = False
+    world.watch.poke = lambda: None  # nobody says that it has changed
+
+    told(world, everybody)
+
+    assert world.watch.decisions["shop"].rule == "healthy"
+    assert world.groups.group("shop").group == later
