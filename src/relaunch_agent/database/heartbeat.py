@@ -16,6 +16,7 @@ from relaunch_agent.database.stalls import Progress, WriteSeen, disk, stall
 
 BEAT_SECONDS = 1.0
 LATE_SECONDS = 1.0  # in flight for longer: look why
+ACKNOWLEDGED_SECONDS = 1.5  # between two looks a primary under load commits something
 WAIT_SECONDS = 86400.0  # a commit may wait that long for its acknowledgement; one session waits, not one a second
 BEAT = """INSERT INTO relaunch.heartbeat (server_id, epoch, at) VALUES (@@server_id, %s, UTC_TIMESTAMP(3))
  ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), at = VALUES(at)"""
@@ -53,6 +54,11 @@ class Heartbeat:
     def unacknowledged(self) -> bool:
         """By the last look, the write in flight waits for an acknowledgement."""
         return self._why == NO_ACKNOWLEDGEMENT
+
+    @property
+    def unheard(self) -> bool:
+        """That write has been waiting, and nobody else's has been acknowledged either: it is not only slow."""
+        return self.unacknowledged and not self._progress.commits(time.monotonic(), within=ACKNOWLEDGED_SECONDS)
 
     def explain(self, session: LocalSession, state: ServerState) -> None:
         """Called by whoever looks at the server anyway: why is the write in flight not done?"""

@@ -54,8 +54,8 @@ class Progress:
     def works(self, now: float) -> bool:
         return now - self._wrote < LATELY_SECONDS
 
-    def commits(self, now: float) -> bool:
-        return now - self._committed < LATELY_SECONDS
+    def commits(self, now: float, *, within: float = LATELY_SECONDS) -> bool:
+        return now - self._committed < within
 
 
 def stall(seen: WriteSeen) -> str:

@@ -112,7 +112,7 @@ class DatabaseWork:
             holds = self._mode == "sync" and self._is_primary and state is not None and not state.read_only
             over = self._lease.is_over(
                 time.monotonic(), holds=holds, controller_heard=self._link.heard_at,
-                acknowledged=hears_replica(state, waits=self._heartbeat.unacknowledged),
+                acknowledged=hears_replica(state, waits=self._heartbeat.unheard),
             )  # fmt: skip
             if over:
                 self._roles.fence("neither the controller nor a replica that acknowledges was heard for 6 s")

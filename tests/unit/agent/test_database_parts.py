@@ -48,7 +48,8 @@ def test_a_server_works_while_it_writes_a_lot_and_not_when_its_disk_hangs() -> N
 
     assert not progress.works(119.0) and not progress.commits(119.0)
     progress.look(120.0, "0-1-8", 9 * 10**6)
-    assert progress.commits(120.5)
+    assert progress.commits(120.5) and progress.commits(122.0)
+    assert progress.commits(121.0, within=1.5) and not progress.commits(122.0, within=1.5)
 
 
 def test_where_nobody_tells_what_is_written_a_server_is_taken_to_work() -> None:
