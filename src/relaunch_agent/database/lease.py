@@ -26,6 +26,8 @@ class Lease:
 
 
 def hears_replica(state: Optional[ServerState], *, waits: bool) -> bool:
-    """`waits`: the heartbeat's row has been waiting for an acknowledgement, and nothing else got one. A replica that was silently cut off counts
-    as connected until TCP gives up, a quarter of an hour later: what it acknowledges is what tells."""
+    """`waits`: the heartbeat's row has been waiting for an acknowledgement, and nothing else got one.
+
+    A replica that was silently cut off counts as connected until TCP gives up, a quarter of an hour later: what it
+    acknowledges is what tells."""
     return state is not None and bool(state.acknowledgers) and not waits
