@@ -61,6 +61,7 @@ class World:
     slow: bool = False
     lossy: bool = False
     controller_up: bool = True
+    began: float = 1000.0  # the controller that is there did
     crash_soon: bool = False
     controller_disk_full: bool = False
     maintenance: bool = False
@@ -235,7 +236,7 @@ class World:
     def seen(self) -> Seen:
         members = {}
         for id in sorted(self.members):
-            report, said = self.reports.get(id, (None, self.now))
+            report, said = self.reports.get(id, (None, self.began))
             members[id] = Member(
                 id=id,
                 name=id,
@@ -387,6 +388,10 @@ class World:
                 binlog = primary.binlog[:count]
                 self._launched(id, {origin: number for origin, number in binlog}, binlog)
                 self.launching.remove((due, id))
+
+    def start_controller(self) -> None:
+        if not self.controller_up:
+            self.controller_up, self.began = True, self.now
 
     def kill_controller(self) -> None:
         self.controller_up = False

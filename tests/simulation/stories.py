@@ -190,7 +190,7 @@ def happen(world: World, fault: str) -> None:
         case "crash at a decision":
             world.crash_soon = True
         case "start controller":
-            world.controller_up = True
+            world.start_controller()
         case "terminate":
             world.terminate(random.choice(ids))
         case "put the store back":

@@ -31,7 +31,8 @@ class Case:
     def member(self, id: str | None) -> Member:
         """One that is not listed has no instance any more, so nothing it sends arrives anywhere."""
         found = self.seen.members.get(id or "")
-        return found or Member(id=id or "", name=id or "nobody", address="", cut_off=True)
+        gone = Member(id=id or "", name=id or "nobody", address="", report_seconds=float("inf"), cut_off=True)
+        return found or gone
 
     @property
     def primary(self) -> Member:

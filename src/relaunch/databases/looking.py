@@ -26,6 +26,7 @@ Covers = Callable[[str, str], bool]
 class Heard:
     """Everything said so far, by instance; moments of the monotonic clock. Nothing of it outlives the controller."""
 
+    began: float = field(default_factory=time.monotonic)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
     witnessed: dict[str, tuple[Witnessed, float]] = field(default_factory=dict)
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
@@ -97,7 +98,7 @@ def look(
     present = time.monotonic()
     members = {}
     for each in stored.members.values():
-        _, said = heard.reports.get(each.id, (None, present))
+        _, said = heard.reports.get(each.id, (None, heard.began))
         running, asked = heard.running.get(each.id, (None, 0.0))
         members[each.id] = Member(
             id=each.id,

@@ -36,7 +36,10 @@ def lost_seconds(case: Case, id: str) -> float:
     """How long a member has been of no use to the primary's commits; 0 while it is."""
     member, word = case.member(id), case.word(id)
     if word is None:
-        lost = member.report_seconds if member.report is not None else case.elapsed(case.group.since)
+        # Not heard since the controller began: it has not been waited for longer than that.
+        lost = member.report_seconds
+        if member.report is None:
+            lost = min(lost, case.elapsed(case.group.since))
     else:
         lost = max(word.trouble_seconds if not word.answers else 0.0, _nothing_received_seconds(case, id, word))
     return min(lost, _primary_up_seconds(case))

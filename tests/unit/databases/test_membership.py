@@ -227,3 +227,25 @@ def test_a_primary_that_somebody_told_not_to_wait_is_told_to_and_promises_nothin
     assert blocked.group.mode is Mode.BLOCKED and blocked.group.epoch == SYNC.epoch + 1
     assert blocked.orders["s1"].required
     assert decided(obeyed(blocked.group, look()), blocked.group).group.mode is Mode.SYNC
+
+
+@pytest.mark.parametrize("durability", ["available", "strict"])
+def test_a_controller_that_begins_waits_for_replicas_that_have_not_spoken_yet(durability: str):
+    """Found by reading: the primary's agent was the first to be heard, and all replicas were lost at once."""
+    group = replace(SYNC, durability=durability)
+
+    def begun(seconds: float) -> Seen:
+        silent = [member(id, unheard=True, age=seconds, connected=False) for id in ("s2", "s3")]
+        return look(member("s1", acknowledgers=[]), *silent)
+
+    assert decided(begun(2.0), group).group == group
+    if durability == "available":
+        assert decided(begun(3.5), group).group.mode is Mode.ASYNC
+
+
+def test_one_whose_instance_is_no_more_leaves_the_sync_set():
+    seen = look(members={"s1": member("s1"), "s2": member("s2")})
+    first = decided(seen).group
+    assert first.leaving == {"s3"}
+
+    assert decided(seen, first).group.left == {"s3"}
