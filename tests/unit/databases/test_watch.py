@@ -15,10 +15,12 @@ from sqlalchemy.exc import OperationalError
 from relaunch.bus.messages import TakeRole, Witnessed
 from relaunch.clock import SystemClock
 from relaunch.databases.alarm import Alarm
+from relaunch.databases.api import Adoption, adopt
+from relaunch.databases.group import Mode
 from relaunch.databases.looking import Heard
 from relaunch.databases.store import GroupStore
 from relaunch.databases.watch import DatabaseWatch
-from relaunch.errors import Unavailable
+from relaunch.errors import Conflict, Unavailable
 from relaunch.records import schema
 from relaunch.records.engine import open_database
 from relaunch.servers.deployments import read_deployment
@@ -89,7 +91,11 @@ def world(tmp_path):
         changed=lambda: None,
         alarm=alarm,
     )
-    yield SimpleNamespace(watch=watch, agents=agents, records=records, groups=groups, alarm=alarm, engine=engine)
+    app = SimpleNamespace(state=SimpleNamespace(ports=ports, databases=watch))
+    asks = SimpleNamespace(app=app, state=SimpleNamespace(who="ann"))
+    yield SimpleNamespace(
+        asks=asks, watch=watch, agents=agents, records=records, groups=groups, alarm=alarm, engine=engine
+    )
     engine.dispose()
 
 
@@ -99,7 +105,8 @@ def told(world, seen) -> None:
     async def once() -> None:
         world.watch.poke()
         for each in seen.members.values():
-            world.watch.seen(each.id, each.report)
+            if each.report is not None:
+                world.watch.seen(each.id, each.report)
         for each in seen.observers:
             probes = {f"@{id}": probe for id, probe in each.probes.items()}
             world.watch.seen(each.id, Witnessed(probes=probes))
@@ -204,3 +211,25 @@ def test_what_somebody_else_has_stored_meanwhile_is_read_before_the_store_is_cal
 
     assert world.watch.decisions["shop"].rule == "healthy"
     assert world.groups.group("shop").group == later
+
+
+def test_a_person_says_who_leads_when_the_store_is_older_and_one_server_is_gone(world):
+    leads = member("s2", epoch=9, role="primary", read_only=False, source="", required=True, acknowledgers=["@s3"])
+    told(world, look(member("s1", unheard=True), leads, member("s3", epoch=9, source="@s2")))
+    assert world.watch.decisions["shop"].rule == "the store is older"
+    assert world.agents.orders == [] and world.groups.group("shop").group == SYNC
+
+    with pytest.raises(Conflict, match="db1 does not answer"):
+        asyncio.run(adopt(world.asks, "shop", Adoption(primary="db1", reason="a snapshot")))
+    asyncio.run(adopt(world.asks, "shop", Adoption(primary="db2", reason="a snapshot")))
+
+    group = world.groups.group("shop").group
+    assert (group.primary, group.epoch, group.reason) == ("s2", 10, "ann: a snapshot")
+    assert (group.fenced, group.sync_set, group.mode) == ({"s1"}, {"s3"}, Mode.BLOCKED)
+
+
+def test_a_store_that_is_not_older_is_not_adopted(world):
+    told(world, look())
+
+    with pytest.raises(Conflict, match="nothing is to be adopted"):
+        asyncio.run(adopt(world.asks, "shop", Adoption(primary="db2", reason="to see")))
