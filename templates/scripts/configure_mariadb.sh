@@ -24,7 +24,8 @@ server=$(relaunch-local get server)
 name=$(jq -r .name <<<"$server")
 address=$(jq -r .address <<<"$server")
 group=$(relaunch-local get database.group)
-IFS=. read -r _ _ third fourth <<<"$address"
+IFS=. read -r first second third fourth <<<"$address"
+id=$((((first * 256 + second) * 256 + third) * 256 + fourth)) # the whole address: nobody else in a group can have it
 config=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
 
 # The server reads the key as its own user.
@@ -54,7 +55,7 @@ innodb_flush_log_at_trx_commit = 1
 sync_binlog = 1
 
 # Replication by GTID; one domain per database group, so that a site can move between groups.
-server_id = $((third * 256 + fourth))
+server_id = $id
 gtid_domain_id = $(($(printf '%s' "$group" | cksum | cut -d' ' -f1) % 4294967295))
 gtid_strict_mode = ON
 log_bin = binlog
@@ -90,4 +91,4 @@ if systemctl is-active --quiet mariadb && cmp -s "$config" "$config.new"; then
 fi
 mv "$config.new" "$config"
 systemctl restart mariadb
-echo "MariaDB listens on $address:3306, read-only, group $group, server id $((third * 256 + fourth))."
+echo "MariaDB listens on $address:3306, read-only, group $group, server id $id."

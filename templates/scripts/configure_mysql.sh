@@ -23,7 +23,8 @@ set -euo pipefail
 server=$(relaunch-local get server)
 name=$(jq -r .name <<<"$server")
 address=$(jq -r .address <<<"$server")
-IFS=. read -r _ _ third fourth <<<"$address"
+IFS=. read -r first second third fourth <<<"$address"
+id=$((((first * 256 + second) * 256 + third) * 256 + fourth)) # the whole address: nobody else in a group can have it
 config=/etc/mysql/mysql.conf.d/zz-90-relaunch.cnf
 
 # The server reads the key as its own user.
@@ -56,7 +57,7 @@ sync_binlog = 1
 sync_relay_log = 1
 relay_log_recovery = OFF
 
-server_id = $((third * 256 + fourth))
+server_id = $id
 gtid_mode = ON
 enforce_gtid_consistency = ON
 log_bin = binlog
@@ -93,4 +94,4 @@ if systemctl is-active --quiet mysql && cmp -s "$config" "$config.new"; then
 fi
 mv "$config.new" "$config"
 systemctl restart mysql
-echo "MySQL listens on $address:3306, read-only, server id $((third * 256 + fourth))."
+echo "MySQL listens on $address:3306, read-only, server id $id."

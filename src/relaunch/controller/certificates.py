@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from relaunch.clock import Clock
+from relaunch.servers.lifecycle import CERTIFICATE_LIFE
 
 AUTHORITY_LIFE = timedelta(days=3650)
-SERVER_LIFE = timedelta(days=825)  # the longest Apple's clients accept
 RENEW_BEFORE = timedelta(days=60)
 SKEW = timedelta(hours=1)  # clocks of instances may stand behind ours
 
@@ -69,7 +69,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - SKEW)
-            .not_valid_after(min(now + SERVER_LIFE, self._certificate.not_valid_after_utc))
+            .not_valid_after(min(now + CERTIFICATE_LIFE, self._certificate.not_valid_after_utc))
             .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)

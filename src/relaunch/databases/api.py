@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.case import Case
 from relaunch.databases.failover import is_well, refuse_promotion, refuse_switchover
+from relaunch.databases.findings import findings
 from relaunch.databases.group import PRESETS, Group, Member, Page, Seen
 from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known
 from relaunch.databases.positions import covers
 from relaunch.databases.store import GroupStore, StoredGroup
-from relaunch.databases.watch import DatabaseWatch, findings
+from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
 from relaunch.servers.orders import Orders
 from relaunch.servers.store import new_id
@@ -70,7 +71,8 @@ async def list_databases(request: Request) -> dict[str, Any]:
 async def show_database(request: Request, deployment: str) -> dict[str, Any]:
     """One group: mode, members with roles and positions, an unfinished change, and what a person should know."""
     stored = _group(request, deployment)
-    return shown(_watch(request), stored, findings(request.app.state.ports.database, stored))
+    ports = request.app.state.ports
+    return shown(_watch(request), stored, findings(ports.database, stored, ports.clock.now()))
 
 
 @router.post("/databases/{deployment}/switchover", status_code=202)

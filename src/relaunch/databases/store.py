@@ -34,6 +34,7 @@ class StoredMember:
     zone: str
     cloud_id: str | None
     state: State
+    launched: datetime
     rank: int = 0
     never_leads: bool = False
 
@@ -79,7 +80,7 @@ class GroupStore:
             wanted = (
                 s.c.deployment_id, s.c.id.label("server_id"), s.c.name, s.c.zone, i.c.id.label("instance"), i.c.state,
                 i.c.private_address, i.c.cloud_id, i.c.run_list, i.c.aside_until,
-            )  # fmt: skip
+                i.c.launched,            )  # fmt: skip
             servers = [
                 dict(row)
                 for row in connection.execute(select(*wanted).outerjoin(i, s.c.instance_id == i.c.id)).mappings()
@@ -182,6 +183,7 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             zone=each["zone"],
             cloud_id=each["cloud_id"],
             state=State(each["state"]),
+            launched=datetime.fromisoformat(each["launched"]),
             rank=wanted.index(each["name"]) if each["name"] in wanted else len(wanted),
             never_leads=spec.database is not None and each["name"] in spec.database.never_primary,
         )

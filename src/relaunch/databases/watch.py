@@ -14,15 +14,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from relaunch.bus.messages import DatabaseReport, Hold, TakeRole, Witnessed
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.alarm import Alarm
-from relaunch.databases.checksums import last_checksum, standing
-from relaunch.databases.extra_transactions import extra_pages
 from relaunch.databases.failover import decide
+from relaunch.databases.findings import findings
 from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windows
 from relaunch.databases.looking import Heard, in_short, look
 from relaunch.databases.overtaken import OVERTAKEN
@@ -322,7 +320,7 @@ class DatabaseWatch:
 
     async def _tidy(self, stored: StoredGroup) -> None:
         """The slow things, one at a time: members that are missing, instances kept aside long enough, findings."""
-        self._findings[stored.deployment] = findings(self._ports.database, stored)
+        self._findings[stored.deployment] = findings(self._ports.database, stored, self._ports.clock.now())
         if not stored.group.paused:
             await launch_missing(self._workflows, stored)
         await end_those_kept_long_enough(self._workflows, stored, self._ports.clock.now())
@@ -379,11 +377,6 @@ class DatabaseWatch:
         for page in (*decision.pages, *self._findings.get(stored.deployment, ())):
             wrong[page.rule] = "; ".join(filter(None, (wrong.get(page.rule), page.text)))
         self._alarm.look(_subject(stored), wrong, time.monotonic(), stays=STAYS_SECONDS)
-
-
-def findings(database: Engine, stored: StoredGroup) -> tuple[Page, ...]:
-    """What is to be known besides what the agents say: by comparing, and by reading what was set aside."""
-    return (*standing(last_checksum(database, stored.deployment), stored), *extra_pages(database, stored))
 
 
 def _subject(stored: StoredGroup) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 
 from relaunch.errors import Conflict
+
+CERTIFICATE_LIFE = timedelta(days=825)  # of an instance's, from its launch on: the longest Apple's clients accept
 
 
 class State(StrEnum):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from relaunch.clock import SetClock, SystemClock
-from relaunch.controller.certificates import RENEW_BEFORE, SERVER_LIFE, Authority
+from relaunch.controller.certificates import RENEW_BEFORE, Authority
+from relaunch.servers.lifecycle import CERTIFICATE_LIFE
 
 VERIFY_X509_STRICT = 0x20  # on by default from Python 3.13
 
@@ -79,5 +80,5 @@ def test_a_kept_certificate_is_made_anew_near_its_end_or_for_other_names_only(tm
     assert kept("localhost") == first
     assert kept("localhost", "here.test") != first
     second = kept("localhost")
-    clock.move(SERVER_LIFE - RENEW_BEFORE + timedelta(days=1))
+    clock.move(CERTIFICATE_LIFE - RENEW_BEFORE + timedelta(days=1))
     assert kept("localhost") != second

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from relaunch.databases.checksums import standing
+from relaunch.databases.findings import ending_certificates
 from relaunch.databases.group import Group
 from relaunch.databases.store import StoredGroup, StoredMember
 from relaunch.servers.lifecycle import State
+
+LAUNCHED = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def member(instance: str, name: str) -> StoredMember:
     return StoredMember(
         id=instance, server_id=name, name=name, server=f"shop/{name}", address="", zone="a", cloud_id=None,
-        state=State.OPERATIONAL,
+        state=State.OPERATIONAL, launched=LAUNCHED,
     )  # fmt: skip
 
 
@@ -47,3 +51,15 @@ def test_the_replica_and_its_tables_are_named_with_the_command() -> None:
 def test_a_fresh_replica_differs_no_more() -> None:
     assert standing(FOUND, stored(member("i1", "db1"), member("i9", "db2"))) == ()
     assert standing(None, stored(member("i1", "db1"))) == ()
+
+
+def test_a_certificate_near_its_end_is_a_page_that_says_what_to_do():
+    end = LAUNCHED + timedelta(days=825)
+    group = stored(member("i1", "db1"), member("i2", "db2"))
+
+    assert ending_certificates(group, end - timedelta(days=31)) == ()
+    first, second = (page.text for page in ending_certificates(group, end - timedelta(days=29)))
+    assert (
+        "shop/db1 ends on 2029-02-03" in first and "db switchover shop, then relaunch server relaunch shop/db1" in first
+    )
+    assert "switchover" not in second and "relaunch server relaunch shop/db2" in second
