@@ -2,8 +2,9 @@
 
 Its image comes from Debian sid and takes minutes to make: it stays in /var/tmp/relaunch-test-mysql
 (RELAUNCH_MYSQL_TEST_STATE names another folder) from one run to the next, and where it is not there yet the tests are
-skipped, unless RELAUNCH_MYSQL_TEST=1 asks for them, as ./test does. One at a time: they share folder, bridge and
-ports; RELAUNCH_MYSQL_TEST_NUMBER (40; up to 59) gives other addresses and ports, for another folder.
+skipped, unless RELAUNCH_MYSQL_TEST=1 asks for them, as ./test does. Those marked LONG run in drills/long_tests only.
+One at a time: they share the folder, the bridge and the ports; RELAUNCH_MYSQL_TEST_NUMBER (40; up to 59) gives other
+addresses and ports, for another folder.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ NEEDS = [
     pytest.mark.skipif(not ASKED, reason="its image takes minutes to make: RELAUNCH_MYSQL_TEST=1 asks for it"),
     pytest.mark.timeout(900),
 ]
+LONG = pytest.mark.skipif("RELAUNCH_LONG_TESTS" not in os.environ, reason="takes minutes: sudo drills/long_tests")
 
 
 def relaunch(*words: str, check: bool = True) -> str:

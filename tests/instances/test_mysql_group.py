@@ -14,7 +14,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from mysql_stand import NEEDS, PROJECT, Group, group_of, outage, relaunch, stop_controller, taken_by_another, until
+from mysql_stand import (
+    LONG,
+    NEEDS,
+    PROJECT,
+    Group,
+    group_of,
+    outage,
+    relaunch,
+    stop_controller,
+    taken_by_another,
+    until,
+)
 
 GROUP = """deployment: my
 servers:
@@ -95,6 +106,7 @@ def test_a_killed_replica_is_back_in_step_by_itself_and_acknowledges(group: Grou
     until(lambda: group.sql(replica["address"], state) == "1\t1", "the replica to acknowledge, read-only", seconds=60)
 
 
+@LONG
 def test_a_lost_acknowledgement_is_asked_for_again(group: Group) -> None:
     """A replica that connects again acknowledges nothing that it has already, and all who could write wait."""
     group.wait_redundant()
@@ -126,6 +138,7 @@ def test_a_lost_acknowledgement_is_asked_for_again(group: Group) -> None:
     assert group.member("primary")["instance"] == primary["instance"]
 
 
+@LONG
 def test_a_clone_is_refused_without_room_and_begun_anew_after_a_kill(group: Group) -> None:
     group.wait_redundant()
     address = group.member("replica")["address"]
