@@ -19,6 +19,7 @@ from relaunch_agent.database.prompting import Prompter
 from relaunch_agent.database.session import LocalSession
 
 LOOK_SECONDS = 0.5  # its end is noticed at once all the same
+REPLICA_LOOK_SECONDS = 0.25  # when its source was last heard is known to this
 DEAD_LOOK_SECONDS = 0.1
 TELL_SECONDS = 0.25
 REPORT_SECONDS = 0.5
@@ -174,7 +175,7 @@ class Reporter:
                 self._heartbeat.explain(session, state)
                 self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)
                 self._call(self._seen, state, asked, dialect.name, done, started)
-                pause = LOOK_SECONDS
+                pause = REPLICA_LOOK_SECONDS if state.source else LOOK_SECONDS
             except RelaunchError as error:
                 if session is not None:
                     session.close()
