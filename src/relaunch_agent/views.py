@@ -121,6 +121,8 @@ def _age(view: Mapping[str, Any], version: int) -> Tuple[str, int, int]:
     """Group, its epoch, version: a controller whose store was put back counts versions anew, and a view of an older
     epoch than ours may name a primary that was."""
     database: Mapping[str, Any] = view.get("database") or {}
+    if not database.get("initialised"):  # it begins, perhaps anew: its epochs do too
+        return "", 0, version
     return str(database.get("group") or ""), int(database.get("epoch") or 0), version
 
 

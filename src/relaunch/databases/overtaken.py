@@ -15,7 +15,7 @@ OVERTAKEN = "the store is older"
 
 
 def is_overtaken(case: Case) -> bool:
-    return _latest(case) > case.group.epoch
+    return case.group.initialised and _latest(case) > case.group.epoch
 
 
 def why_not_known(case: Case, primary: str | None = None) -> str:

@@ -22,7 +22,9 @@ def views(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Views:
 
 
 def view(epoch: int | None, primary: str = "db1") -> dict[str, Any]:
-    return {"database": None if epoch is None else {"group": "shop", "epoch": epoch, "primary": primary}}
+    if epoch is None:
+        return {"database": None}
+    return {"database": {"group": "shop", "epoch": epoch, "primary": primary, "initialised": epoch > 1}}
 
 
 def taken(views: Views, version: int, view: dict[str, Any]) -> bool:
@@ -49,3 +51,7 @@ def test_an_older_epochs_view_is_refused_however_new_it_says_it_is(views: Views)
 def test_without_a_database_before_or_after_the_version_decides(views: Views) -> None:
     assert taken(views, 7, view(9)) and taken(views, 8, view(None)) and taken(views, 9, view(2))
     assert not taken(views, 8, view(None))
+
+
+def test_a_group_that_begins_anew_is_no_older_one(views: Views) -> None:
+    assert taken(views, 7, view(9)) and taken(views, 8, view(1)) and taken(views, 9, view(2))

@@ -73,6 +73,7 @@ def test_a_person_says_who_leads_and_who_is_not_heard_is_fenced():
 
 def test_a_store_that_is_not_older_is_left_alone():
     assert decided(look(member("s3", epoch=4))).rule == "healthy"
+    assert decided(LATER, replace(SYNC, initialised=False)).rule != OVERTAKEN, "it begins, perhaps anew"
 
 
 def test_a_front_end_that_knows_a_later_epoch_stops_everything_too():
