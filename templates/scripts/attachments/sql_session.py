@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 END = "#relaunch-end#"
+LOST = (1053, 1927, 2006, 2013, 2055, 4031)  # shut down, killed, gone: the session is no more
 IS_MARIADB = shutil.which("mariadb") is not None  # what this server's client, and so its database, is
 
 
@@ -48,6 +49,8 @@ class Session:
                 return found
             if line.startswith("ERROR "):
                 error = error or line
+                if SqlError(line).number in LOST:  # then the end is never told
+                    raise SqlError(error)
             else:
                 found.append(line.split("\t"))
         raise SqlError(error or f"the session has ended: {found[-1:]}")
