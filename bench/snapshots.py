@@ -103,7 +103,10 @@ class Primary:
             running.wait(timeout=30)
 
     def running(self, statement: str) -> list[str]:
-        found = self.sql(f"SELECT id FROM information_schema.processlist WHERE info LIKE '{statement[:12]}%SLEEP(60)%'")
+        found = self.sql(
+            f"SELECT id FROM information_schema.processlist WHERE info LIKE '{statement[:6]}%SLEEP(60)%'"
+            " AND id <> CONNECTION_ID()"
+        )
         return found.split()
 
     @contextmanager

@@ -106,11 +106,13 @@ class Locker:
 
     def ask(self, statement, seconds=LOCK_SECONDS):
         """The statement's rows; NotNow when it took too long, or the server says that it did."""
+        dog = self.within(seconds)
         try:
-            with self.within(seconds) as dog:
+            with dog:
                 found = self._session.rows(statement)
         except SqlError as error:
-            raise NotNow(f"{statement}: {error}") from None
+            if not dog.bit:
+                raise NotNow(f"{statement}: {error}") from None
         if dog.bit:
             raise NotNow(f"{statement} took longer than {seconds} s")
         return found
