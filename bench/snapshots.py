@@ -201,7 +201,8 @@ def restored(primary: Primary, name: str) -> list[Figure]:
             RESTORE_TO="newest", RESTORE_BACKUP="latest",
         )  # fmt: skip
         primary.run(
-            f"until {primary.dialect.client} -e 'SELECT 1 FROM bench.ledger' >/dev/null 2>&1; do sleep 0.02; done"
+            f"timeout 60 sh -c \"until {primary.dialect.client} -e 'SELECT 1 FROM bench.ledger' >/dev/null 2>&1;"
+            ' do sleep 0.02; done"'
         )
         usable = time.monotonic()
         took.append(usable - began_restore)
