@@ -126,7 +126,7 @@ if [ "$(jq -r .waiting record)" = true ]; then
 fi
 rm -rf "$copy"
 mkdir -m 711 "$copy"
-snapshots lay-out "$(jq -r .id record)" "$copy/data"
+snapshots lay-out "$(jq -r .id record)" "$copy/data" >/dev/null
 start_copy "$copy/data" "${options[@]}"
 gtid=$(copy_position)
 warnings=$(jq .warnings record)

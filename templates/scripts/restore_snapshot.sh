@@ -57,14 +57,11 @@ trap tidy EXIT
 
 [ "$RESTORE_CONFIRM" = "$BACKUP_GROUP" ] || stop_with "Nothing was touched. To replace what is here: RESTORE_CONFIRM=$BACKUP_GROUP"
 RESTORE_NEW_LINEAGE=${RESTORE_NEW_LINEAGE:-$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')}
-snapshots() { python3 "$RS_ATTACH_DIR/take_snapshot.py" "$@"; }
-record=$(snapshots list | jq -sc --arg wanted "$RESTORE_SNAPSHOT" 'map(select($wanted == "latest" or .id == $wanted)) | last')
-[ "$record" != null ] || stop_with "There is no snapshot $RESTORE_SNAPSHOT here: $(snapshots list | jq -r '.id + ","' | tr '\n' ' ')"
-id=$(jq -r .id <<<"$record")
 
 rm -rf "$work"
 mkdir -m 711 "$work"
-snapshots lay-out "$id" "$work/data"
+record=$(python3 "$RS_ATTACH_DIR/take_snapshot.py" lay-out "$RESTORE_SNAPSHOT" "$work/data")
+id=$(jq -r .id <<<"$record")
 start_copy "$work/data" --innodb-buffer-pool-size=64M --innodb-doublewrite=ON # a page may have been half written
 gtid=$(copy_position)
 from=$(jq -r .lineage <<<"$record")

@@ -152,7 +152,7 @@ class Stand:
         """Who has it now."""
 
         def found() -> list[str]:
-            shown = json.loads(relaunch("server", "list", "--json"))["servers"]
+            shown = json.loads(relaunch("server", "list", "--json"))
             return [each["private_address"] for each in shown if each["tags"].get("database") == role]
 
         until(lambda: len(found()) == 1, f"one {role}", seconds=180)
@@ -200,7 +200,7 @@ def numbers_in(server: Server, snapshot: dict[str, Any]) -> set[int]:
       sockets=$(mktemp -d); chown mysql "$sockets"; chmod 711 "$sockets"
       trap 'kill_copy; rm -rf "$sockets" {VOLUME}/looked-at' EXIT
       . /root/s/attachments/mariadb_copy.sh
-      rm -rf {VOLUME}/looked-at; {TAKE} lay-out {snapshot["id"]} {VOLUME}/looked-at
+      rm -rf {VOLUME}/looked-at; {TAKE} lay-out {snapshot["id"]} {VOLUME}/looked-at >/dev/null
       start_copy {VOLUME}/looked-at --innodb-buffer-pool-size=32M
       ask_copy -e "CHECK TABLE shop.ledger, shop.more" | grep -v "OK$" >&2 || true
       ask_copy -e "SELECT number FROM shop.ledger"; stop_copy"""

@@ -5,7 +5,7 @@
     take_snapshot.py take [--keep N] [--least-free BYTES] [--wait SECONDS]
     take_snapshot.py trim [--least-free BYTES]     drops the oldest while less than that is free
     take_snapshot.py list | drop ID
-    take_snapshot.py lay-out ID FOLDER             its data directory, writable, sharing blocks where that is possible
+    take_snapshot.py lay-out ID|latest FOLDER      its data directory, writable, sharing blocks where that is possible
 
 No statement that runs ahead of us makes commits behind us wait: a lock that is not had within LOCK_SECONDS is given up
 by ending our session, and after TRIES a snapshot is taken without any. As data and binary log lie on one volume, that
@@ -353,15 +353,18 @@ def lineage_of(session):
 
 def lay_out(volume, id, folder):
     """Ready to be started by a server of the same version; what is of the running one only is left out."""
-    record = next((each for each in kept(volume) if each["id"] == id), None)
+    found = kept(volume)
+    record = next((each for each in reversed(found) if id in ("latest", each["id"])), None)
     if record is None:
-        raise VolumeError(f"there is no snapshot {id} on {volume.root}")
-    volume.lay_out(id, record["data"], folder)
+        there = ", ".join(each["id"] for each in found) or "none"
+        raise VolumeError(f"there is no snapshot {id} on {volume.root}, but: {there}")
+    volume.lay_out(record["id"], record["data"], folder)
     with open(os.path.join(folder, "backup-my.cnf"), "w") as file:
         file.write("[mysqld]\n" + "".join(f"{name} = {value}\n" for name, value in record["settings"].items()))
     for name in ("relaunch-group", "relaunch-group.accounts"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
+    return record
 
 
 def main():
@@ -401,7 +404,7 @@ def act(volume, told):
         for record in kept(volume):
             print(json.dumps({**record, "path": volume.path(record["id"])}))
     elif told.way == "lay-out":
-        lay_out(volume, told.id, told.folder)
+        print(json.dumps(lay_out(volume, told.id, told.folder)))
     else:
         volume.drop(told.id)
         forget(volume, told.id)

@@ -104,8 +104,8 @@ def test_what_a_kill_left_half_done_is_cleared_away(tmp_path: Path) -> None:
 def test_what_is_laid_out_names_no_group_and_knows_its_settings(tmp_path: Path) -> None:
     volume = Volume(tmp_path, used=0).with_snapshots("1")
 
-    script.lay_out(volume, "1", str(tmp_path / "copy"))
-    with pytest.raises(kinds.VolumeError, match="no snapshot 2"):
+    assert script.lay_out(volume, "latest", str(tmp_path / "copy"))["id"] == "1"
+    with pytest.raises(kinds.VolumeError, match=r"no snapshot 2 on .*, but: 1"):
         script.lay_out(volume, "2", str(tmp_path / "copy"))
 
     assert (tmp_path / "copy/backup-my.cnf").read_text() == "[mysqld]\ninnodb_page_size = 16384\n"
