@@ -101,6 +101,18 @@ async def test_a_volume_outlives_reboots_and_its_instance(local: LocalLab) -> No
     assert local.inside(other.id, "ls /srv/data") == ""
 
 
+async def test_with_a_volume_the_snapshots_that_its_instance_made_in_it_go(local: LocalLab) -> None:
+    volume = await local.cloud.create_volume(client_token="data", size_bytes=64 * MEGABYTE, zone="a")
+    place = next(local.folder.glob("**/pool/volumes/*"))
+    (place / "snapshots").mkdir()
+    for name in ("snapshots/1", "snapshots/2"):
+        subprocess.run(["btrfs", "subvolume", "snapshot", "-r", place, place / name], check=True)
+
+    await local.cloud.delete_volume(volume.id)
+
+    assert list(place.parent.iterdir()) == []
+
+
 async def test_an_instance_does_not_hold_another_cloud_s_volumes(local: LocalLab, tmp_path: Path) -> None:
     pool = tmp_path / "volumes/pool"
     pool.mkdir(parents=True)
