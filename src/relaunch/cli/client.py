@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -163,6 +164,8 @@ class Client:
             headers["Content-Type"] = "application/json"
             content = json.dumps(body)
         for attempt in (1, 2):
+            if self._connection is not None and _ended(self._connection):
+                self.close()
             fresh = self._connection is None
             connection = self._connection = self._connection or self._connect()
             try:
@@ -200,6 +203,11 @@ class Client:
             f"no controller answers at {self.where.url}: {why}",
             hint="is it running? sudo ./relaunch controller status; start it: sudo ./relaunch controller start",
         )
+
+
+def _ended(connection: http.client.HTTPConnection) -> bool:
+    """Whether the controller has closed a connection on which no answer is due: nothing but its end can be read."""
+    return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
 
 
 def part(text: str) -> str:

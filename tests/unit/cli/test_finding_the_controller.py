@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from relaunch.cli.client import find_controller
+from relaunch.cli.client import Client, Where, find_controller
 from relaunch.errors import Unavailable
 
 from .conftest import Api, Ran
@@ -100,3 +103,30 @@ def test_who_is_not_root_is_told_to_use_sudo(tmp_path: Path) -> None:
 
     assert "NotAllowed" in ran.stderr
     assert "use sudo" in ran.stderr
+
+
+def test_an_order_after_a_long_pause_goes_over_a_new_connection() -> None:
+    """The controller closes a connection on which nothing was said for a while."""
+    asked = []
+
+    class OneAnswerEach(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            self.close_connection = True  # without having said so
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneAnswerEach) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = Client(Where(url=f"http://127.0.0.1:{server.server_port}", token="t", ca=None))
+        client.post("/one", {})
+        assert client._connection and client._connection.sock
+        select.select([client._connection.sock], [], [], 5)  # until its end is here
+        client.post("/two", {})
+        client.close()
+        server.shutdown()
+
+    assert len(asked) == 2
