@@ -22,7 +22,7 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
  @@rpl_semi_sync_master_enabled AS enabled, @@rpl_semi_sync_master_timeout AS timeout_ms,
  @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_master_wait_point AS wait_point,
  @@rpl_semi_sync_slave_enabled AS acknowledges"""
-SEMI_SYNC = "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl_semi_sync%'"
+SEMI_SYNC = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"  # by WHERE the server would work out all there are
 REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
 # Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
 CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
