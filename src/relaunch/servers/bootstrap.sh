@@ -87,8 +87,8 @@ SuccessExitStatus=78
 KillMode=process
 OOMScoreAdjust=-800
 Environment=LANG=C.UTF-8
-# The threads that watch databases would each keep memory of their own.
-Environment=MALLOC_ARENA_MAX=1
+# The threads that watch databases would each keep memory of their own; what was large and is free goes back at once.
+Environment=MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072
 
 [Install]
 WantedBy=multi-user.target
