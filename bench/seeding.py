@@ -10,8 +10,8 @@ import re
 import time
 from typing import Any
 
-from backups import NEVER, caught_up, fill, on, sql
-from rehearsal import Figure, apply, controller, finished, relaunch, report, servers, until
+from members import CREDENTIALS, NEVER, addresses, caught_up, fill, on, sql
+from rehearsal import Figure, apply, controller, finished, relaunch, report, until
 
 from relaunch.cli.client import Client
 
@@ -20,7 +20,7 @@ servers:
   db1: {{template: mysql, zone: a, memory: 2G}}
   db2: {{template: mysql, zone: b, memory: 2G}}
 database: {{primary: db1, replicas: [db2], durability: strict, backups: {NEVER}}}
-credentials: {{DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}}
+{CREDENTIALS}
 """
 COPIED = re.compile(r"(\d+) MB copied from (\S+) in ([\d.]+) s")
 IN_PLACE = re.compile(r"Prepared and in place after ([\d.]+) s")
@@ -40,12 +40,12 @@ def main() -> None:
 
 
 def measured(client: Client, megabytes: int, runs: int) -> list[Figure]:
-    primary, replica = addresses(client)
+    primary, replica = both(client)
     fill(primary, megabytes)
     caught_up(primary, replica)
     plain, copies, whole, ratios, again, after = [], [], [], [], [], []
     for _ in range(runs):
-        primary, replica = addresses(client)
+        primary, replica = both(client)
         size, seconds = plain_copy(primary, replica)
         plain.append(size / 1e6 / seconds)
         finished(client, str(client.post("/servers/bench/db2/relaunch", {})["task"]["id"]))
@@ -69,9 +69,9 @@ def measured(client: Client, megabytes: int, runs: int) -> list[Figure]:
     ]
 
 
-def addresses(client: Client) -> tuple[str, str]:
-    """Of db1 and db2, as they are now."""
-    found = {each["name"].rpartition("/")[2]: each["private_address"] for each in servers(client, "bench")}
+def both(client: Client) -> tuple[str, str]:
+    """Addresses of db1 and db2, as they are now."""
+    found = addresses(client)
     return found["db1"], found["db2"]
 
 
@@ -114,7 +114,7 @@ def redundant_again(client: Client, server: str) -> float:
         within_seconds=300,
         every_seconds=0.5,
     )
-    primary, replica = addresses(client)
+    primary, replica = both(client)
     wanted = sql(primary, "SELECT COUNT(*), MAX(id) FROM bench.t")
     assert sql(replica, "SELECT COUNT(*), MAX(id) FROM bench.t") == wanted
     return seconds
