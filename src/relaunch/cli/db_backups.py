@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from relaunch.cli.client import part
 from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, controller, one_deployment
 from relaunch.cli.show import Json, NoWait, Verbose, print_json, print_table
+from relaunch.durations import shown_duration
 from relaunch.errors import Failed, NeedsConfirmation
 
 app = typer.Typer(no_args_is_help=True)
@@ -52,9 +54,14 @@ def backups(deployment: Name = None, json: Json = False) -> None:
             _print_backups(older["backups"], empty="no complete backup")
         logs = shown["binary_logs"]
         print(f"binary logs: up to {logs['gtid']}, {logs['behind_seconds']} s ago" if logs else "binary logs: none")
+        print("made every: " + ", ".join(f"{name} {_every(each)}" for name, each in shown["schedule"].items()))
         print("green: " + shown["newest_proven"] + " is proven" if shown["green"] else "RED")
     if not shown["green"]:
         raise Failed("\n".join(shown["reasons"]))
+
+
+def _every(seconds: float | None) -> str:
+    return "never" if seconds is None else shown_duration(timedelta(seconds=seconds))
 
 
 def _print_backups(backups: list[dict[str, Any]], *, empty: str, second: str = "role") -> None:

@@ -15,7 +15,7 @@ from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours, alarm_of_tags
 from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
-from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schemas
+from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schedule, shown_schemas
 from relaunch.databases.backups import (
     NEVER_SHIPPED,
     NO_BACKUP,
@@ -248,6 +248,7 @@ class BackupKeeper:
             "lineage": lineage,
             "green": not reasons,
             "reasons": list(reasons),
+            "schedule": shown_schedule(schedule),
             "newest": verdict.newest,
             "newest_proven": verdict.newest_proven,
             **shown_known(known, to_go(known.backups, known.proofs, retention), now),

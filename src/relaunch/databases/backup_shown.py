@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from relaunch.databases.backups import Backup, Known, Proof
+from relaunch.databases.backups import Backup, Known, Proof, Schedule
 
 
 def shown_known(known: Known, gone: Iterable[Backup], now: datetime) -> dict[str, Any]:
@@ -58,3 +58,9 @@ def shown_schemas(known: Known, gone: Iterable[Backup]) -> list[dict[str, Any]]:
         }
         for each in sorted(known.schemas, key=lambda one: (one.ended, one.id), reverse=True)
     ]  # fmt: skip
+
+
+def shown_schedule(schedule: Schedule) -> dict[str, float | None]:
+    """Seconds between two; None is never."""
+    intervals = {name: getattr(schedule, name) for name in Schedule.__dataclass_fields__}
+    return {name: None if each is None else each.total_seconds() for name, each in intervals.items()}

@@ -296,6 +296,22 @@ def test_failover_with_loss_wants_a_reason(api: Api, relaunch: Relaunch) -> None
     assert relaunch("db", "failover", "shop", "--allow-data-loss", "the disk is gone").status == 0
 
 
+def test_backups_show_what_is_wrong_the_schemas_and_how_often_each_is_made(api: Api, relaunch: Relaunch) -> None:
+    dump = {"id": "20261122T180000Z-schema-db2", "schema": "redmine", "stored_bytes": 2_000_000, "ended": None,
+            "proven": False, "fault": "", "would_go": False}  # fmt: skip
+    api.answers["GET /databases/shop/backups"] = (200, {
+        "deployment": "shop", "green": False, "reasons": ["schema redmine: the proof failed"], "newest_proven": "b1",
+        "schedule": {"incremental": 600.0, "full": 604800.0, "schemas": None}, "backups": [], "schemas": [dump],
+        "older": [], "binary_logs": None,
+    })  # fmt: skip
+
+    ran = relaunch("db", "backups", "shop")
+
+    assert ran.status == 1 and "schema redmine: the proof failed" in ran.err
+    assert "made every: incremental 10 min, full 7 d, schemas never" in ran.out
+    assert "20261122T180000Z-schema-db2" in ran.out and "redmine" in ran.out and "NO" in ran.out
+
+
 def test_promotion_says_what_it_is_asked(api: Api, relaunch: Relaunch) -> None:
     api.answers["POST /databases/shop/promote"] = (409, refusal("needs_confirmation", "db2 lags 900 s"))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from relaunch.clock import SetClock
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of
+from relaunch.databases.backup_shown import shown_schedule
 from relaunch.databases.backups import (
     Backup,
     Kind,
@@ -173,6 +174,9 @@ def test_the_deployment_file_says_how_often() -> None:
 
     assert spec is not None
     assert schedule_of(spec.backups) == Schedule(incremental=timedelta(minutes=5), full=None)
+    assert shown_schedule(schedule_of(spec.backups)) == {
+        "incremental": 300, "full": None, "primary": 86400, "prove": 14400, "schemas": 86400
+    }  # fmt: skip
     assert retention_of(spec.backups) == Retention(last=7)
     for wrong in ("full: soon", "last: many", "hourly: 1h"):
         with pytest.raises(FormatError):
