@@ -183,6 +183,10 @@ last=$secret/manifests/$RESTORE_BACKUP/manifest.json
 gtid=$(jq -r .gtid "$last")
 echo "Chain: ${chain[*]}"
 echo "Its position: $gtid, of $(jq -r .ended "$last")"
+series() { grep -oE '[0-9]+\.[0-9]+' | head -n 1; }
+theirs=$(jq -r .version "$last") mine=$(mariadbd --version | sed 's/.*Ver //')
+[ "$(series <<<"$theirs")" = "$(series <<<"$mine")" ] ||
+  stop_with "ANOTHER VERSION: $RESTORE_BACKUP is of $theirs, here is ${mine%% *}. Nothing was done. Restore it on a server of that version."
 
 free=$(df --output=avail -B1 "$work" | tail -n 1)
 need=$(for id in "${chain[@]}"; do cat "$secret/manifests/$id/manifest.json"; done | jq -s '((map(.data_bytes) | max)
@@ -340,6 +344,12 @@ if [ "$RESTORE_TO" != backup ]; then
   replay "${limit[@]}"
   if [[ $RESTORE_TO == gtid:* ]] && ! reaches "$(reached)" "${RESTORE_TO#gtid:}"; then
     stop_with "MISSING LINK: the binary logs in the store end at $(reached), before ${RESTORE_TO#gtid:}."
+  fi
+  if [[ $RESTORE_TO == gtid:* ]]; then
+    wanted=${RESTORE_TO#gtid:} found=$(reached)
+    for each in ${wanted//,/ }; do
+      [[ ,$found, == *,$each,* ]] || stop_with "NO SUCH POSITION: this history has no $each; it is at $found there. Nothing was touched."
+    done
   fi
 elif [ "$gtid" = "$check_gtid" ]; then
   check

@@ -124,6 +124,10 @@ rm -rf "$work"
 mkdir -p "$work"
 choose_history
 choose_chain
+series() { grep -oE '[0-9]+\.[0-9]+' | head -n 1; }
+theirs=$(jq -r .version "$last") mine=$(mysqld --version | awk '{print $3}')
+[ "$(series <<<"$theirs")" = "$(series <<<"$mine")" ] ||
+  stop_with "ANOTHER VERSION: $RESTORE_BACKUP is of $theirs, here is $mine. Nothing was done. Restore it on a server of that version."
 need_room "$(for id in "${chain[@]}"; do cat "$(manifest "$id")"; done | jq -s 'map(.data_bytes) | max * 11 / 10 | floor')"
 for id in "${chain[@]}"; do
   fetch "$id" python3 "$RS_ATTACH_DIR/copy_pages.py" load "$work/data"

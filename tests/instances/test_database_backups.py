@@ -295,6 +295,25 @@ def test_a_backup_with_an_expired_credential_fails_and_does_not_count(stand: Sta
     assert sorted(stand.bucket.glob("backups/*/manifest.json")) == before
 
 
+def test_a_position_that_never_was_and_a_backup_of_another_version_are_named(stand: Stand) -> None:
+    make_keepsake(stand)
+    domain, server, number = stand.ids["gtid"].split("-")
+    never = f"{domain}-{int(server) + 1}-{number}"
+
+    said = stand.refused(to=f"gtid:{never}")
+    assert f"NO SUCH POSITION: this history has no {never}; it is at {stand.ids['gtid']} there" in said
+
+    manifest = stand.bucket / "backups" / stand.ids["incremental"] / "manifest.json"
+    content = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(content), "version": "10.3.39-MariaDB"}))
+    try:
+        time.sleep(3)
+        assert "ANOTHER VERSION" in stand.refused()
+    finally:
+        manifest.write_text(content)
+        time.sleep(3)
+
+
 def test_restored_to_a_position_it_has_all_before_and_nothing_after(stand: Stand) -> None:
     done = stand.restored(to=f"gtid:{stand.ids['gtid']}")
 
@@ -413,6 +432,8 @@ def refused_restore(stand: Stand, *words: str) -> str:
 def test_in_place_it_is_refused_without_the_name_or_a_link_or_room(stand: Stand) -> None:
     assert "say --confirm bak" in refused_restore(stand)
     assert "say --confirm bak" in refused_restore(stand, "--confirm", "lab")
+    for to, why in (("time:2040-01-01 00:00:00", "is still to come"), ("time:2020-01-01 00:00:00", "no moment before")):
+        assert why in refused_restore(stand, "--confirm", "bak", "--to", to)
     with moved_away(stand.bucket / "backups" / stand.ids["full"]):
         said = refused_restore(stand, "--confirm", "bak")
         assert f"the backup {stand.ids['full']}, which {stand.ids['incremental']} builds on is not in the store" in said

@@ -14,6 +14,7 @@ from relaunch.databases import backup_restore, backup_schema_steps, backup_steps
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours, alarm_of_tags
+from relaunch.databases.backup_moments import refuse_moment
 from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
 from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schedule, shown_schemas
 from relaunch.databases.backups import (
@@ -154,6 +155,7 @@ class BackupKeeper:
             raise NotFound(f"no history {lineage} of {source} in the store", hint=f"it has: {', '.join(lineages)}")
         await catalogue.refresh(lineages)
         lineage, backup = self._chosen(deployment, source, catalogue, lineages, lineage, backup)
+        refuse_moment(await catalogue.known(lineage), to, backup, self._ports.clock.now())
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "source": source, "lineage": lineage, "backup": backup, "to": to, "at_once": at_once,
