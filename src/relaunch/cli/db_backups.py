@@ -54,6 +54,8 @@ def backups(deployment: Name = None, json: Json = False) -> None:
             _print_backups(older["backups"], empty="no complete backup")
         logs = shown["binary_logs"]
         print(f"binary logs: up to {logs['gtid']}, {logs['behind_seconds']} s ago" if logs else "binary logs: none")
+        for warning in shown["backups"][0]["warnings"] if shown["backups"] else ():
+            print(f"! {warning}")
         print("made every: " + ", ".join(f"{name} {_every(each)}" for name, each in shown["schedule"].items()))
         print("green: " + shown["newest_proven"] + " is proven" if shown["green"] else "RED")
     if not shown["green"]:

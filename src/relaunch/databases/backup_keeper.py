@@ -115,7 +115,8 @@ class BackupKeeper:
         server, row = self._primary_at_rest(deployment)
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
-            "snapshot": snapshot, "new_lineage": self._new_lineage(), "at_once": at_once,
+            "snapshot": snapshot, "new_lineage": self._new_lineage(),
+            "held": self._is_strict(deployment) and not at_once,
         }  # fmt: skip
         return await self._start("restore", f"restore {server.full_name} from a snapshot", deployment, who, args)
 
@@ -158,11 +159,14 @@ class BackupKeeper:
         refuse_moment(await catalogue.known(lineage), to, backup, self._ports.clock.now())
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
-            "source": source, "lineage": lineage, "backup": backup, "to": to, "at_once": at_once,
-            "new_lineage": self._new_lineage(),
+            "source": source, "lineage": lineage, "backup": backup, "to": to,
+            "new_lineage": self._new_lineage(), "held": self._is_strict(deployment) and not at_once,
         }  # fmt: skip
         of = "" if source == deployment else f" from {source}"
         return await self._start("restore", f"restore {server.full_name}{of} to {to}", deployment, who, args)
+
+    def _is_strict(self, deployment: str) -> bool:
+        return self._spec(deployment).durability == "strict"
 
     def _primary_at_rest(self, deployment: str) -> tuple[ServerRow, Row]:
         """Conflict when there is none that can be told now, or something else is under way."""

@@ -31,8 +31,8 @@ LOOK_SECONDS = 0.5
 @workflow("restore")
 async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, server, instance (the primary's), run_id, source (whose backups), lineage (of which history),
-    backup, to, new_lineage, at_once (writes do not wait for a replica); for one of its own snapshots instead of source,
-    lineage, backup and to: snapshot. What was there stays beside the restored data."""
+    backup, to, new_lineage, held (writes wait until a replica is in step); for one of its own snapshots instead of
+    source, lineage, backup and to: snapshot. What was there stays beside the restored data."""
     ports: Ports = run.ports
     paused = f"restore {run.task}"
     try:
@@ -55,7 +55,7 @@ async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         raise
     await run.step("failover again", _resume, ports, args["deployment"], paused)
     await run.step("wait for backups of the new history", _wait_armed, ports, args, waits=True)
-    if _group(ports, args["deployment"]).group.required:
+    if args["held"]:
         await run.step("writes wait until a replica is in step", _wait_in_step, ports, args["deployment"], waits=True)
     else:
         await run.step("until a replica is in step, writes are on the primary alone", _nothing_more)
@@ -129,7 +129,7 @@ def _fence_others(ports: Ports, args: dict[str, Any]) -> None:
         if others <= group.fenced and group.mode is Mode.FORMING:
             return
         try:
-            alone = _alone(group, frozenset(others), ports.clock.now().timestamp(), at_once=args.get("at_once", False))
+            alone = _alone(group, frozenset(others), ports.clock.now().timestamp(), held=args["held"])
             store.put(stored, alone)
         except Conflict:
             continue
@@ -137,16 +137,16 @@ def _fence_others(ports: Ports, args: dict[str, Any]) -> None:
     raise Conflict(f"the group of {args['deployment']} keeps changing")
 
 
-def _alone(group: Group, others: frozenset[str], now: float, *, at_once: bool) -> Group:
-    """As one that is first made: nobody but this primary can be the primary until a replica has copied it. Until then
-    `strict` acknowledges no write, unless somebody wants that."""
+def _alone(group: Group, others: frozenset[str], now: float, *, held: bool) -> Group:
+    """As one that is first made: nobody but this primary can be the primary until a replica has copied it. `held`:
+    until then no write is acknowledged."""
     return replace(
         group,
         epoch=group.epoch + 1,
         mode=Mode.FORMING,
         reason="its data was restored from a backup",
         since=now,
-        required=group.durability == "strict" and not at_once,
+        required=held,
         sync_set=frozenset(),
         starts={},
         forgot=frozenset(),

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from relaunch.databases.backups import LATE_AT_LEAST, LATE_FACTOR, Backup, Known, Proof, Retention, Schedule, to_go
+from relaunch.databases.backups import (
+    LATE_AT_LEAST,
+    LATE_FACTOR,
+    Backup,
+    Known,
+    Proof,
+    Retention,
+    Schedule,
+    of_the_future,
+    to_go,
+)
 
 REPLACED = "-replaced-"  # in the id of one that was made because another took its place, and not by the schedule
 PROVE_AGAIN = timedelta(hours=1)  # a proof that failed
@@ -19,7 +29,7 @@ def due_schema(known: Known, wanted: Iterable[str], schedule: Schedule, now: dat
     ages = []
     for schema in wanted:
         newest = newest_of(known, schema)
-        age = timedelta.max if newest is None else now - newest.begun
+        age = timedelta.max if newest is None or of_the_future(newest, now) else now - newest.begun
         if age >= schedule.schemas:
             ages.append((age, schema))
     return max(ages, key=lambda each: (each[0], each[1]), default=(None, None))[1]

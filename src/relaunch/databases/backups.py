@@ -20,6 +20,7 @@ LATE_AT_LEAST = timedelta(minutes=10)
 LOST_LOG_SECONDS = timedelta(seconds=90)  # the shipper says at least once a minute that it is alive
 NEVER_SHIPPED = "no binary log was ever shipped"
 NO_BACKUP, NO_PROOF = "there is no complete backup", "no backup was proven yet"
+SKEW = timedelta(minutes=10)  # what ended later than so much after now was made under a clock that was wrong
 YOUNG = timedelta(minutes=30)  # a history in which what was never there yet is no news
 ABANDONED = timedelta(days=1)  # objects without a manifest this old are of a backup that never ended
 
@@ -221,8 +222,13 @@ def due(
 def _passed(backups: Sequence[Backup], interval: timedelta | None, now: datetime) -> bool:
     if interval is None:
         return False
-    last = max((each.begun for each in backups), default=None)
+    last = max((each.begun for each in backups if not of_the_future(each, now)), default=None)
     return last is None or now - last >= interval
+
+
+def of_the_future(backup: Backup, now: datetime) -> bool:
+    """By a clock that was wrong there: it may not keep the next one from being made."""
+    return backup.ended > now + SKEW
 
 
 def status(known: Known, schedule: Schedule, now: datetime) -> Status:
@@ -237,6 +243,11 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     fulls = [each for each in known.backups if each.kind is Kind.FULL]
     if schedule.full and fulls and now - max(each.ended for each in fulls) > LATE_FACTOR * schedule.full:
         reasons.append("the weekly full backup has not happened on time")
+    future = [each.id for each in known.backups if of_the_future(each, now)]
+    if future:
+        reasons.append(
+            f"{future[-1]} is of a time to come: is a clock wrong on {_server_of(known, future[-1])}, or here?"
+        )
     broken = [each.id for each in known.backups if not is_whole(known.backups, each.id)]
     if broken:
         reasons.append(f"links are missing or damaged below {', '.join(broken[:3])}{' …' if len(broken) > 3 else ''}")
@@ -257,6 +268,10 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
         newest=best.id if best else None,
         newest_proven=max(proven, key=lambda each: each.at).backup if proven else None,
     )
+
+
+def _server_of(known: Known, id: str) -> str:
+    return next(each.server for each in known.backups if each.id == id)
 
 
 def _shown(at: datetime) -> str:

@@ -211,3 +211,12 @@ async def test_the_catalogue_sees_what_objects_lack(tmp_path: object) -> None:
     assert [each.fault for each in catalogue.backups()] == ["object data.0 is missing"]
     removed = await catalogue.remove("", (), stored, NOW + timedelta(days=2))
     assert removed == ["d/backups/half/data.0"]
+
+
+def test_a_backup_of_a_time_to_come_is_red_and_keeps_no_other_from_being_made() -> None:
+    ahead = backup("ahead", ago=-hours(400))
+    known = replace(GREEN, backups=(*CHAIN, ahead))
+
+    assert "ahead is of a time to come: is a clock wrong on db2" in status(known, Schedule(), NOW).reasons[0]
+    late = (backup("old", ago=hours(24 * 8)), ahead)
+    assert due(late, (PROVEN,), Schedule(), NOW, has_replica=True) == ("full", "replica")
