@@ -326,6 +326,8 @@ class World:
         self.members, self.put_back = set(members), True
         self.launching.clear()
         self.going.clear()
+        while len(self.members) + len(self.launching) <= self.replicas:
+            self._replaced()  # a server of the file without an instance is launched
 
     @property
     def overtaken(self) -> bool:
