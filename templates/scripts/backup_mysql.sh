@@ -81,7 +81,7 @@ if [ -n "$(sql "SHOW REPLICA STATUS")" ]; then role=replica; fi
 [ "$role" = primary ] && [ "$(sql "SELECT @@super_read_only OR @@offline_mode")" = 1 ] &&
   stop_with "This server follows nobody and takes no writes: nobody knows how old its data is."
 
-replica_lag() { mysql -e "SHOW REPLICA STATUS\G" | awk '$1 == "Seconds_Behind_Source:" {print $2}'; }
+replica_lag() { mysql -E -e "SHOW REPLICA STATUS" | awk '$1 == "Seconds_Behind_Source:" {print $2}'; }
 if [ "$role" = replica ]; then
   for _ in $(seq "$BACKUP_MAX_LAG"); do
     lag=$(replica_lag)

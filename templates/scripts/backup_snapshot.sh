@@ -92,7 +92,7 @@ replication=$(sql "SHOW REPLICA STATUS")
 if [ -n "$replication" ]; then role=replica; fi
 [ "$role" = primary ] && [ "$(sql "SELECT @@read_only")" != 0 ] &&
   stop_with "This server follows nobody and takes no writes: nobody knows how old its data is."
-replica_lag() { "$client" -e "SHOW REPLICA STATUS\G" | awk '$1 ~ /^Seconds_Behind_(Source|Master):$/ {print $2}'; }
+replica_lag() { "$client" -E -e "SHOW REPLICA STATUS" | awk '$1 ~ /^Seconds_Behind_(Source|Master):$/ {print $2}'; }
 if [ "$role" = replica ]; then
   for _ in $(seq "$BACKUP_MAX_LAG"); do
     lag=$(replica_lag)

@@ -83,7 +83,7 @@ must_be_primary() {
   fi
 }
 
-replica_says() { mysql -e "SHOW REPLICA STATUS\G" | sed -n "s/^ *$1: //p"; }
+replica_says() { mysql -E -e "SHOW REPLICA STATUS" | sed -n "s/^ *$1: //p"; }
 
 # The receiver alone, while the applier goes on: else what was received would be thrown away. The agent may start it in
 # between: then the change is refused, and tried again.

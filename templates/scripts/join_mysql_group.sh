@@ -240,7 +240,7 @@ wait_until_caught_up() {
   position=$(primary_position)
   if [ "$(here "SELECT WAIT_FOR_EXECUTED_GTID_SET('$position', 300)")" != 0 ]; then
     echo "Has not caught up with $primary within 300 s:" >&2
-    mysql -e "SHOW REPLICA STATUS\G" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
+    mysql -E -e "SHOW REPLICA STATUS" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
     exit 1
   fi
   echo "Follows $primary ($primary_address), caught up with $position"

@@ -9,5 +9,5 @@ set -euo pipefail
 mysql -t -e "SELECT @@hostname AS server, @@super_read_only AS read_only, @@offline_mode AS offline, @@gtid_executed AS executed;
   SHOW STATUS WHERE Variable_name LIKE 'Rpl_semi_sync_%_status' OR Variable_name IN
     ('Rpl_semi_sync_source_clients', 'Rpl_semi_sync_source_wait_sessions')"
-mysql -e "SHOW REPLICA STATUS\G" |
+mysql -E -e "SHOW REPLICA STATUS" |
   grep -E "Source_Host|_Running:|Seconds_Behind_Source|Retrieved_Gtid_Set|Last_.*Error:" || echo "Follows nobody."
