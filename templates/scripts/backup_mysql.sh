@@ -96,7 +96,7 @@ has_map() { [ -e "$state/last/map" ]; }
 begin_backup has_map
 need_disk "$(sql "$clone_bytes")" "$data"
 end_other_clones "SOURCE = 'LOCAL INSTANCE'"
-warn_of_engines "its rows are not in this backup, a clone has InnoDB tables only"
+warn "its rows are not in this backup, a clone has InnoDB tables only"
 
 # Rows as they are at one moment: a consistent snapshot that has just what this server had executed when it was begun.
 # That is so when nothing was under way and nothing has come since: what is committed leaves gtid_owned and enters

@@ -32,8 +32,8 @@ else
   # more had come when its snapshot was taken is looked up while it runs.
   position_before() { executed; }
   executed() { sql "SELECT REPLACE(@@global.gtid_executed, '\n', '')"; }
-  make_scratch() { mysqld --no-defaults --user=mysql --datadir="$1" --initialize-insecure --log-error="$1.log"; }
-  server=(mysqld --no-defaults --disable-log-bin --mysqlx=OFF)
+  make_scratch() { mysqld --no-defaults --user=mysql --datadir="$1" --initialize-insecure --secure-file-priv=NULL --log-error="$1.log"; }
+  server=(mysqld --no-defaults --disable-log-bin --mysqlx=OFF --secure-file-priv=NULL)
   watch_dump() { # beside the dump, whose end will be in $work/tail
     local begun="SELECT COUNT(*) FROM information_schema.innodb_trx JOIN performance_schema.session_connect_attrs
       ON processlist_id = trx_mysql_thread_id WHERE attr_name = 'program_name' AND attr_value = 'mysqldump'"

@@ -63,3 +63,23 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; sets checks, unchecked
     WHERE t.table_type = 'BASE TABLE' AND t.engine = 'InnoDB'
     $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
 }
+
+# What a backup or a replica does not hold as the rest, and what would fail or do something else elsewhere: a line each.
+odd_things() { # odd_things WHY: what is wrong with a table that is not InnoDB's
+  local ours="NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch')"
+  local gone="NOT IN (SELECT CAST(CONCAT(user, '@', host) AS BINARY) FROM mysql.user)" said="': its definer ', definer, ' does not exist'"
+  sql "SELECT CONCAT(table_schema, '.', table_name, ' is ', engine, ': $1') FROM information_schema.tables
+      WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB' AND table_schema $ours
+    UNION ALL SELECT CONCAT(table_schema, '.', table_name, ' is a sequence: it is not compared') FROM information_schema.tables
+      WHERE table_type = 'SEQUENCE' AND table_schema $ours
+    UNION ALL SELECT CONCAT('event ', event_schema, '.', event_name, $said) FROM information_schema.events
+      WHERE event_schema $ours AND CAST(definer AS BINARY) $gone
+    UNION ALL SELECT CONCAT('trigger ', trigger_schema, '.', trigger_name, $said) FROM information_schema.triggers
+      WHERE trigger_schema $ours AND CAST(definer AS BINARY) $gone
+    UNION ALL SELECT CONCAT('routine ', routine_schema, '.', routine_name, $said) FROM information_schema.routines
+      WHERE routine_schema $ours AND CAST(definer AS BINARY) $gone
+    UNION ALL SELECT CONCAT('view ', table_schema, '.', table_name, $said) FROM information_schema.views
+      WHERE table_schema $ours AND security_type = 'DEFINER' AND CAST(definer AS BINARY) $gone
+    UNION ALL SELECT CONCAT('binlog_format is ', @@global.binlog_format, ': a statement may do something else on a replica')
+      FROM DUAL WHERE @@global.binlog_format <> 'ROW'"
+}
