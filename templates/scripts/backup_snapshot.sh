@@ -119,6 +119,8 @@ echo "$id: from the $role, lag $lag s${parent:+, on top of $parent}"
 ionice -c 3 -p $$
 renice -n 19 -p $$ >/dev/null
 options=(--innodb-buffer-pool-size=64M --innodb-doublewrite=ON) # a page may have been half written
+# Another size would have the redo log made anew.
+[ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$(jq -r .settings.innodb_redo_log_capacity record)")
 # What no replica has yet may never become the group's: as a replica MariaDB rolls it back. Its clients wait still.
 if [ "$(jq -r .waiting record)" = true ]; then
   [ "$dialect" = mariadb ] || stop_with "Commits wait for a replica: the snapshot is kept here, and nothing is stored."

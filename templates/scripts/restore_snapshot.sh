@@ -62,8 +62,12 @@ rm -rf "$work"
 mkdir -m 711 "$work"
 record=$(python3 "$RS_ATTACH_DIR/take_snapshot.py" lay-out "$RESTORE_SNAPSHOT" "$work/data")
 id=$(jq -r .id <<<"$record")
-start_copy "$work/data" --innodb-buffer-pool-size=64M --innodb-doublewrite=ON # a page may have been half written
+options=(--innodb-buffer-pool-size=64M --innodb-doublewrite=ON) # a page may have been half written
+# Another size would have the redo log made anew.
+[ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$(jq -r .settings.innodb_redo_log_capacity <<<"$record")")
+start_copy "$work/data" "${options[@]}"
 gtid=$(copy_position)
+echo "A server on a copy of the snapshot $id answers after $((($(date +%s%N) - began) / 1000000)) ms, at $gtid"
 from=$(jq -r .lineage <<<"$record")
 # From here on it is a history of its own.
 if [ "$dialect" = mariadb ]; then
@@ -81,7 +85,6 @@ echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
 chown mysql:mysql "$work/data/relaunch-group"
 rm -f "$work/data/auto.cnf" "$work/data/relaunch-group.accounts"
 seconds=$((($(date +%s%N) - began) / 1000000000))
-echo "The snapshot $id is laid out and recovered to $gtid in $((($(date +%s%N) - began) / 1000000)) ms"
 jq -nc --arg id "$id" --arg gtid "$gtid" --argjson seconds "$seconds" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$from" \
   '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $seconds, tables_compared: 0, chain_length: 0, $lineage, $from} | tojson)' -r |
   tee "$work/restored"

@@ -11,10 +11,10 @@ server_pid=
 ask_copy() { mysql --no-defaults --user=root --socket="$sockets/s" -N -B "$@"; }
 
 # Its own log begins where the data ends, with the same GTIDs: replicas can follow it.
-start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log
+start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log.err
   local data=$1
   shift
-  mysqld --no-defaults --user=mysql --datadir="$data" --socket="$sockets/s" --pid-file="$sockets/pid" --log-error="$sockets/log" \
+  mysqld --no-defaults --user=mysql --datadir="$data" --socket="$sockets/s" --pid-file="$sockets/pid" --log-error="$sockets/log.err" \
     --skip-networking --mysqlx=OFF --skip-replica-start --persisted-globals-load=OFF --secure-file-priv=NULL \
     --plugin-load-add=auth_socket.so --performance-schema=OFF --event-scheduler=OFF \
     --server-id=1 --gtid-mode=ON --enforce-gtid-consistency=ON --log-bin=binlog --relay-log=relay --sync-binlog=0 \
@@ -27,7 +27,7 @@ start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log
     sleep 0.2
   done
   echo "MySQL does not start on the copy in $data:" >&2
-  tail -n 20 "$sockets/log" >&2
+  tail -n 20 "$sockets/log.err" >&2
   exit 1
 }
 

@@ -46,7 +46,7 @@ LONG = (
 )
 SETTINGS = (
     "innodb_page_size", "innodb_data_file_path", "innodb_undo_tablespaces", "innodb_checksum_algorithm",
-    "lower_case_table_names",
+    "lower_case_table_names", "innodb_log_file_size", "innodb_redo_log_capacity",
 )  # fmt: skip
 LOG_STATUS = (
     "SELECT REPLACE(JSON_UNQUOTE(JSON_EXTRACT(local, '$.gtid_executed')), '\\n', '') FROM performance_schema.log_status"
