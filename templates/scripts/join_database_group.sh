@@ -178,16 +178,20 @@ copy_data() {
 }
 
 put_in_place() {
-  local memory gtid begun=$SECONDS
-  systemctl stop mariadb
+  local memory gtid stopping begun=$SECONDS
+  systemctl stop mariadb &
+  stopping=$!
   memory=$(my_print_defaults --mariadbd | sed -n 's/^--innodb[-_]buffer[-_]pool[-_]size=//p' | tail -n 1)
-  if ! mariadb-backup --prepare --use-memory="${memory:-128M}" --target-dir="$copying" >prepare.log 2>&1 ||
+  # Through the system's cache, where what was copied still is; all of it is on disk before it is put in place.
+  if ! mariadb-backup --prepare --use-memory="${memory:-128M}" --innodb-flush-method=fsync --target-dir="$copying" \
+    >prepare.log 2>&1 ||
     ! grep -q "completed OK!" prepare.log; then
     tail -n 15 prepare.log >&2
     echo "What was copied could not be prepared. Run this again: it begins anew." >&2
     exit 1
   fi
   gtid=$(position_of_copy)
+  wait "$stopping"
   chown -R mysql:mysql "$copying"
   [ "$(jq .gtid seed.json)" != null ] || take_back_unacknowledged
   mv seed.json "$copying/${seeded##*/}"

@@ -83,9 +83,11 @@ set +a
 
 data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
 work=$data-restoring # beside the data: putting it in place is a rename
-began=$SECONDS
+milliseconds() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+began=$(milliseconds)
+seconds() { local ms=$(($(milliseconds) - began)); printf '%d.%02d' $((ms / 1000)) $((ms % 1000 / 10)); }
 stop_with() { echo "$*" >&2; exit 1; }
-server_pid=
+server_pid='' writing_pid=
 keep=  # what lies in $work stays there
 RESTORE_PHASE=${RESTORE_PHASE:-all} RESTORE_LINEAGE=${RESTORE_LINEAGE:-newest} # as when it is run by hand
 
@@ -107,6 +109,7 @@ in_place() { # by renames; done again after it was broken off, it goes on where 
 }
 
 tidy() {
+  [ -z "$writing_pid" ] || kill "$writing_pid" 2>/dev/null || true
   if [ -n "$server_pid" ]; then kill "$server_pid" 2>/dev/null || true; wait "$server_pid" 2>/dev/null || true; fi
   rm -rf "$secret"
   [ -n "$keep" ] || rm -rf "$work"
@@ -190,55 +193,70 @@ theirs=$(jq -r .version "$last") mine=$(mariadbd --version | sed 's/.*Ver //')
 
 free=$(df --output=avail -B1 "$work" | tail -n 1)
 need=$(for id in "${chain[@]}"; do cat "$secret/manifests/$id/manifest.json"; done | jq -s '((map(.data_bytes) | max)
-  + ((map(select(.kind == "incremental") | .stored_bytes) | max) // 0) * 4) * 11 / 10 | floor')
+  + ((map(select(.kind == "incremental") | .stored_bytes) | max) // 0) * 8) * 11 / 10 | floor')
 [ "$free" -gt "$need" ] || stop_with "NOT ENOUGH DISK: $((need / 1000000)) MB are needed, $((free / 1000000)) MB are free. Nothing was done."
 
 # Of a snapshot are stored pages, which are recovered already; else it is mariadb-backup's stream.
 of_pages() { [ "$(jq -r .method "$secret/manifests/$1/manifest.json")" = snapshot ]; }
 unpack() { # unpack ID FOLDER: standard input
-  if of_pages "$1"; then python3 "$RS_ATTACH_DIR/copy_pages.py" load "$2"; else mbstream -x -C "$2"; fi
+  if of_pages "$1"; then python3 "$RS_ATTACH_DIR/copy_pages.py" load "$2"; else mbstream -x -p 2 -C "$2"; fi
 }
 # One object after the other, each compared with the hash in the manifest before any of it is believed.
 fetch() { # fetch ID FOLDER
-  local manifest=$secret/manifests/$1/manifest.json status=0
-  mkdir -p "$2"
-  rm -f "$secret/damaged"
+  local manifest=$secret/manifests/$1/manifest.json status=0 notes=$secret/fetching/$1
+  mkdir -p "$2" "$notes"
   while read -r name size sha256; do
-    mkfifo "$secret/fifo"
-    sha256sum <"$secret/fifo" >"$secret/sum" &
-    rclone cat "$BACKUP_ROOT/backups/$1/$name" 2>>"$secret/rclone" | tee "$secret/fifo" || echo "$name cannot be read" >>"$secret/damaged"
+    mkfifo "$notes/fifo"
+    openssl dgst -sha256 -r <"$notes/fifo" >"$notes/sum" & # faster than sha256sum of Debian 12
+    rclone cat "$BACKUP_ROOT/backups/$1/$name" 2>>"$notes/rclone" | tee "$notes/fifo" || echo "$name cannot be read" >>"$notes/damaged"
     wait
-    rm "$secret/fifo"
-    [ "$(cut -d' ' -f1 "$secret/sum")" = "$sha256" ] || echo "DAMAGED OBJECT: $1/$name is not what was stored ($size bytes, sha256 $sha256)" >>"$secret/damaged"
-  done < <(jq -r '.objects[] | "\(.name) \(.size_bytes) \(.sha256)"' "$manifest") 2>>"$secret/rclone" |
-    age -d -i "$secret/key" 2>"$secret/age" | zstd -q -d | unpack "$1" "$2" || status=$?
-  if grep -q "no identity matched" "$secret/age"; then
+    rm "$notes/fifo"
+    [ "$(cut -d' ' -f1 "$notes/sum")" = "$sha256" ] || echo "DAMAGED OBJECT: $1/$name is not what was stored ($size bytes, sha256 $sha256)" >>"$notes/damaged"
+  done < <(jq -r '.objects[] | "\(.name) \(.size_bytes) \(.sha256)"' "$manifest") 2>>"$notes/rclone" |
+    age -d -i "$secret/key" 2>"$notes/age" | zstd -q -d | unpack "$1" "$2" || status=$?
+  if grep -q "no identity matched" "$notes/age"; then
     stop_with "WRONG KEY: $1 is encrypted to $(jq -r .recipient "$manifest"), which this key does not open."
   fi
-  if [ -e "$secret/damaged" ]; then cat "$secret/damaged" >&2; stop_with "The backup $1 cannot be used."; fi
-  [ "$status" = 0 ] || stop_with "The backup $1 cannot be unpacked: $(tail -n 3 "$secret/age" "$secret/rclone" 2>/dev/null)"
+  if [ -e "$notes/damaged" ]; then cat "$notes/damaged" >&2; stop_with "The backup $1 cannot be used."; fi
+  [ "$status" = 0 ] || stop_with "The backup $1 cannot be unpacked: $(tail -n 3 "$notes/age" "$notes/rclone" 2>/dev/null)"
 }
+# What was unpacked goes to the disk while more of it comes, and not all of it at the end.
+write_on() {
+  while sleep 0.5; do find "$work" -type f -size +8M -exec sync --data {} + 2>>"$secret/writing" || true; done
+}
+# As much as the server itself may take, unless it runs just now and takes it.
+memory=$(my_print_defaults --mariadbd | sed -n 's/^--innodb[-_]buffer[-_]pool[-_]size=//p' | tail -n 1)
+if [ -z "$memory" ] || pgrep -x mariadbd >/dev/null; then memory=128M; fi
+# Through the system's cache, where what was unpacked still is; it is on disk once, at the end.
+cached=(--innodb-flush-method=fsync --innodb-doublewrite=OFF)
 prepare() {
-  if ! mariadb-backup --prepare --target-dir="$work/data" "$@" >"$secret/log" 2>&1 || ! grep -q "completed OK!" "$secret/log"; then
+  if ! mariadb-backup --prepare --target-dir="$work/data" --use-memory="$memory" "${cached[0]}" "$@" >"$secret/log" 2>&1 ||
+    ! grep -q "completed OK!" "$secret/log"; then
     tail -n 15 "$secret/log" >&2
     stop_with "The backup could not be prepared."
   fi
 }
-for id in "${chain[@]}"; do
+write_on &
+writing_pid=$!
+fetch "${chain[0]}" "$work/data"
+echo "${chain[0]} is unpacked, $(seconds) s"
+for i in "${!chain[@]}"; do
+  id=${chain[$i]} next=${chain[$((i + 1))]:-} fetching=
+  # While one is prepared the next is fetched. Pages go straight onto those of the one before, and need no preparing.
+  if [ -n "$next" ] && ! of_pages "$next"; then fetch "$next" "$work/part-$((i + 1))" & fetching=$!; fi
   if of_pages "$id"; then
-    fetch "$id" "$work/data"
-  elif [ "$id" = "${chain[0]}" ]; then
-    fetch "$id" "$work/data"
+    [ "$i" = 0 ] || fetch "$id" "$work/data"
+  elif [ "$i" = 0 ]; then
     prepare
   else
-    fetch "$id" "$work/part"
-    prepare --incremental-dir="$work/part"
-    rm -rf "$work/part"
+    prepare --incremental-dir="$work/part-$i"
+    rm -rf "$work/part-$i"
   fi
-  echo "$id is unpacked and prepared, $((SECONDS - began)) s"
+  echo "$id is in place, $(seconds) s"
+  [ -z "$fetching" ] || wait "$fetching" || exit 1
 done
 rm -rf "$work/data/.copy-pages"
-prepared=$((SECONDS - began))
+prepared=$(seconds)
 
 # A server of its own on the restored data, unreachable from outside, to replay the binary log into. Its own log begins
 # where the backup ends, with the same GTIDs: replicas can follow it.
@@ -249,7 +267,7 @@ install -d -o mysql -g mysql "$sockets"
 ask_file() { mariadb --no-defaults --socket="$sockets/s" -N -B "$@"; }
 mariadbd --defaults-file="$work/data/backup-my.cnf" --user=mysql --datadir="$work/data" --socket="$sockets/s" \
   --pid-file="$sockets/pid" --skip-networking --skip-slave-start --log-bin=binlog --binlog-format=ROW --server-id=1 \
-  --gtid-strict-mode=ON --sync-binlog=0 --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=128M \
+  --gtid-strict-mode=ON --sync-binlog=0 --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size="$memory" "${cached[@]}" \
   --max-allowed-packet=1G --event-scheduler=OFF --loose-plugin-load-add= >"$secret/server" 2>&1 &
 server_pid=$!
 for _ in $(seq 600); do
@@ -354,8 +372,10 @@ if [ "$RESTORE_TO" != backup ]; then
 elif [ "$gtid" = "$check_gtid" ]; then
   check
 fi
+echo "Rows are replayed and compared, $(seconds) s"
 mariadb-check --no-defaults --socket="$sockets/s" --all-databases --silent >"$secret/tables" 2>&1 || true
 ! grep -iE '^(error|warning|status)|corrupt' "$secret/tables" || stop_with "Table checks found faults: $(cat "$secret/tables")"
+echo "Tables are checked, $(seconds) s"
 position=$(reached)
 # From here on it is a history of its own.
 ask_file -e "SET sql_log_bin = 0; CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
@@ -364,11 +384,14 @@ ask_file -e "SET sql_log_bin = 0; CREATE DATABASE IF NOT EXISTS relaunch CHARACT
 ask_file -e "SET GLOBAL gtid_slave_pos = '$position'; SET GLOBAL innodb_fast_shutdown = 1; SHUTDOWN"
 wait "$server_pid" || true
 server_pid=
+kill "$writing_pid" && writing_pid=
 
 echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
 chown mysql:mysql "$work/data/relaunch-group"
-echo "Restored to $position in $((SECONDS - began)) s; $checked tables compared, table checks are clean"
-jq -nc --arg id "$RESTORE_BACKUP" --arg gtid "$position" --argjson seconds "$((SECONDS - began))" --argjson prepared "$prepared" \
+sync -f "$work"
+! grep "error syncing" "$secret/writing" >&2 || stop_with "The disk does not take what is restored."
+echo "Restored to $position in $(seconds) s; $checked tables compared, table checks are clean"
+jq -nc --arg id "$RESTORE_BACKUP" --arg gtid "$position" --argjson seconds "$(seconds)" --argjson prepared "$prepared" \
   --argjson checked "$checked" --argjson chain "${#chain[@]}" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$RESTORE_LINEAGE" \
   '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $prepared, tables_compared: $checked, chain_length: $chain, $lineage, $from} | tojson)' -r >"$work/restored"
 keep=yes # whatever goes wrong from now on: what was prepared is not lost

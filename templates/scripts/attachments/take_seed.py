@@ -9,6 +9,7 @@ must not be taken here, 3 (with --empty: MariaDB runs here and holds nothing) th
 it from the start is as good, and minds no migration running meanwhile.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 TLS = "/etc/relaunch/tls"
@@ -28,6 +30,7 @@ MOST_LAG_SECONDS = 5
 TRIES = 3
 BUSY_SECONDS = 1800.0
 PROGRESS_SECONDS = 2.0
+SYNC_SECONDS, SYNC_BYTES = 0.5, 8 << 20
 
 
 class Failed(Exception):
@@ -130,6 +133,30 @@ def frames(stream):
         yield body
 
 
+class WriteOn(threading.Thread):
+    """What has come goes to the disk while more comes, and not all of it at the end."""
+
+    def __init__(self, folder, sync=os.fdatasync):
+        super().__init__(daemon=True)
+        self.over, self.error = threading.Event(), None
+        self._folder, self._sync = folder, sync
+        self.start()
+
+    def run(self):
+        while self.error is None and not self.over.wait(SYNC_SECONDS):
+            for parent, _, files in os.walk(self._folder):
+                for file in files:
+                    with contextlib.suppress(FileNotFoundError), open(os.path.join(parent, file), "rb") as opened:
+                        self._write(opened.fileno())
+
+    def _write(self, file):
+        try:
+            if os.fstat(file).st_size >= SYNC_BYTES:
+                self._sync(file)
+        except OSError as error:
+            self.error = error
+
+
 def take(name, address, folder):
     with connect(address) as connection:
         stream = connection.makefile("rb", buffering=1 << 18)
@@ -145,6 +172,7 @@ def take(name, address, folder):
         began = shown = time.monotonic()
         sent = 0
         unpack = subprocess.Popen(["mbstream", "-x", "-p", "2", "-C", folder], stdin=subprocess.PIPE)
+        writing = WriteOn(folder)
         try:
             incoming = frames(stream)
             while True:
@@ -164,9 +192,13 @@ def take(name, address, folder):
         except BrokenPipeError:
             raise Failed("what came could not be unpacked: mbstream ended") from None
         finally:
+            writing.over.set()
             if unpack.poll() is None:
                 unpack.kill()
                 unpack.wait()
+        writing.join()
+        if writing.error:
+            raise Failed(f"what came cannot be written: {writing.error}")
         took = time.monotonic() - began
         print(f"{sent // 1000000} MB copied from {name} in {took:.1f} s, {sent / took / 1e6:.0f} MB/s", flush=True)
         return {"server": name, "address": address, "gtid": told["gtid"], "bytes": sent, "seconds": round(took, 1)}
