@@ -135,10 +135,10 @@ progress() {  # every 10 s: how much, how fast, how long still
     echo "$((bytes / 1000000)) MB read, $((bytes / took / 1000000)) MB/s$left"
   done
 }
-progress &
+progress 9>&- & # neither of the two holds the lock
 progress=$!
 : >"$work/log"
-hurry_at_the_lock &
+hurry_at_the_lock 9>&- &
 hurry=$!
 trap 'kill $progress $hurry 2>/dev/null || true; rm -rf "$work"' EXIT
 
