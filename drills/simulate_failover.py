@@ -75,6 +75,11 @@ def _mutants(seed: int) -> int:
 
 def _first_break(mutant: object, seed: int) -> str:
     with mutant.at_work() as physics:  # type: ignore[attr-defined]
+        if mutant.scripted is not None:  # type: ignore[attr-defined]
+            try:
+                mutant.scripted(physics)  # type: ignore[attr-defined]
+            except Broken as fault:
+                return f"scripted: {str(fault)[:90]}"
         for number in range(MUTANT_STORIES):
             try:
                 tell(invented(f"{seed}-{number}", LENGTH, physics))

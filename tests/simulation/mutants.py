@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scripted import the_heir_of_a_failed_candidate_restarts
 from simulated import Physics
 
 from relaunch.databases import change, failover, membership, roles, rules
@@ -21,6 +22,7 @@ class Mutant:
     rule: int
     story: str  # one that notices it
     name: str
+    scripted: Callable[[Physics], object] | None = None  # instead of that story: too rare to be invented
     patches: tuple[tuple[Any, str, Any], ...] = ()
     physics: Callable[[], Physics] = Physics
 
@@ -116,6 +118,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(story="18", rule=3, name="a restarted replica is believed",
            patches=((Case, "remembers", lambda *_: True),)),
     Mutant(story="431", rule=3, name="a replica that restarted after the candidate failed is believed",
+           scripted=the_heir_of_a_failed_candidate_restarts,
            patches=((change, "_not_revoked", _failed_candidate_forgiven),)),
     Mutant(story="1", rule=3, name="an agent obeys an older epoch", physics=lambda: Physics(agents_refuse_older=False)),
     Mutant(story="139", rule=4, name="the most executed leads",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from mutants import MUTANTS, Mutant
-from simulated import Broken
+from scripted import the_heir_of_a_failed_candidate_restarts
+from simulated import Broken, Physics
 from stories import CALM, invented, shortened, tell, total
 
 STORIES, LENGTH = 34, 60
@@ -24,8 +25,16 @@ def test_faults_in_any_order_lose_nothing_and_end_in_one_writer():
 def test_a_broken_rule_is_noticed(mutant: Mutant):
     """The story known to notice it, else others: what else changes in the code changes stories too."""
     with mutant.at_work() as physics, pytest.raises(Broken):
+        if mutant.scripted is not None:
+            mutant.scripted(physics)
         for seed in (mutant.story, *(str(number) for number in range(150))):
             tell(invented(seed, LENGTH, physics))
+
+
+def test_the_heir_of_a_failed_candidate_that_restarted_does_not_lead():
+    world = the_heir_of_a_failed_candidate_restarts(Physics())
+
+    assert world.last is not None and [page.rule for page in world.last.pages] == ["failover waits"]
 
 
 def test_a_story_that_breaks_is_shortened_to_what_breaks_it():
