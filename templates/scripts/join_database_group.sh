@@ -30,18 +30,6 @@
 #     Description: Replicas log in with it to follow and to copy the primary.
 #     Input Type: single
 #     Required: true
-#   LOG_ACCOUNTS:
-#     Category: Database
-#     Description: |-
-#       Whether the accounts the primary makes go into its binary log; text:false when no replica is there that could
-#       acknowledge them, and each one to come will be copied from this server, as after a restore.
-#     Input Type: single
-#     Required: false
-#     Advanced: true
-#     Default: text:true
-#     Possible Values:
-#     - text:true
-#     - text:false
 # Attachments:
 # - take_seed.py
 # ...
@@ -104,15 +92,13 @@ SQL
   done
 }
 
-unlogged() { if [ "${LOG_ACCOUNTS:-true}" = false ]; then echo "SET SESSION sql_log_bin = 0; "; fi; }
-
 # Not when they are made already: a write waits for the replica, and a primary must come up without one.
 ensure_accounts() {
   local wanted sum status=0
   wanted=$(accounts)
   sum=$(sha256sum <<<"$wanted")
   if [ "$(cat "$joined.accounts" 2>/dev/null)" = "$sum" ]; then return; fi
-  timeout 60 mariadb <<<"$(unlogged)$wanted" || status=$?
+  timeout 60 mariadb <<<"$wanted" || status=$?
   if [ "$status" != 0 ]; then
     [ "$status" != 124 ] || echo "No replica acknowledged the accounts within 60 s (durability strict). Is one running?" >&2
     exit 1

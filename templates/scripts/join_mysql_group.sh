@@ -37,18 +37,6 @@
 #     Required: false
 #     Advanced: true
 #     Default: text:0
-#   LOG_ACCOUNTS:
-#     Category: Database
-#     Description: |-
-#       Whether the accounts the primary makes go into its binary log; text:false when no replica is there that could
-#       acknowledge them, and each one to come will be copied from this server, as after a restore.
-#     Input Type: single
-#     Required: false
-#     Advanced: true
-#     Default: text:true
-#     Possible Values:
-#     - text:true
-#     - text:false
 # Attachments:
 # - database_group.sh
 # - mysql_logins.sh
@@ -69,8 +57,6 @@ if [ "${#REPLICATION_PASSWORD}" -gt 32 ]; then
   echo "REPLICATION_PASSWORD has ${#REPLICATION_PASSWORD} characters; MySQL takes 32 for following a server." >&2
   exit 1
 fi
-
-unlogged() { if [ "${LOG_ACCOUNTS:-true}" = false ]; then echo "SET SESSION sql_log_bin = 0; "; fi; }
 
 schemas() {  # the sites' databases, and one more
   { relaunch-local get sites 2>/dev/null || echo '[]'; } | jq -r '.[].database // empty'

@@ -105,9 +105,6 @@ def restore(
         str, typer.Option("--from-snapshot", help="Of the primary's own volume: latest, or its id.")
     ] = "",
     confirm: Annotated[str, typer.Option(help="The deployment's name: its data will be replaced.")] = "",
-    serve_at_once: Annotated[
-        bool, typer.Option("--serve-at-once", help="With durability strict: no write waits for the first replica.")
-    ] = False,
     no_wait: NoWait = False,
     verbose: Verbose = False,
     json: Json = False,
@@ -120,7 +117,6 @@ def restore(
     client = controller()
     asked = {
         "to": to, "backup": backup, "source": source, "lineage": lineage, "snapshot": snapshot, "confirm": confirm,
-        "serve_at_once": serve_at_once,
     }  # fmt: skip
     answer = client.post(f"/databases/{part(deployment)}/restore", asked)
     finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)

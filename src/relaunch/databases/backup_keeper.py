@@ -110,13 +110,12 @@ class BackupKeeper:
         }  # fmt: skip
         return await self._start("prove", f"prove backup {backup} of {deployment}", deployment, who, args)
 
-    async def restore_snapshot(self, deployment: str, *, snapshot: str, who: str, at_once: bool = False) -> str:
+    async def restore_snapshot(self, deployment: str, *, snapshot: str, who: str) -> str:
         """The task: the primary's data replaced by a snapshot of its own volume, its replicas by fresh ones."""
         server, row = self._primary_at_rest(deployment)
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "snapshot": snapshot, "new_lineage": self._new_lineage(),
-            "held": self._is_strict(deployment) and not at_once,
         }  # fmt: skip
         return await self._start("restore", f"restore {server.full_name} from a snapshot", deployment, who, args)
 
@@ -143,9 +142,7 @@ class BackupKeeper:
         mine = [each for each in known.schemas if each.schema == schema and each.id == backup]
         return await self.prove_schemas(deployment, [newest] if backup == "latest" and newest else mine, who=who)
 
-    async def restore(
-        self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str, at_once: bool = False
-    ) -> str:
+    async def restore(self, deployment: str, *, source: str, lineage: str, backup: str, to: str, who: str) -> str:
         """The task: the primary's data replaced, its replicas by fresh ones. source: whose backups, "" for its own;
         lineage: of which history, "" for the present one, or the newest that can be restored."""
         server, row = self._primary_at_rest(deployment)
@@ -160,13 +157,10 @@ class BackupKeeper:
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "source": source, "lineage": lineage, "backup": backup, "to": to,
-            "new_lineage": self._new_lineage(), "held": self._is_strict(deployment) and not at_once,
+            "new_lineage": self._new_lineage(),
         }  # fmt: skip
         of = "" if source == deployment else f" from {source}"
         return await self._start("restore", f"restore {server.full_name}{of} to {to}", deployment, who, args)
-
-    def _is_strict(self, deployment: str) -> bool:
-        return self._spec(deployment).durability == "strict"
 
     def _primary_at_rest(self, deployment: str) -> tuple[ServerRow, Row]:
         """Conflict when there is none that can be told now, or something else is under way."""

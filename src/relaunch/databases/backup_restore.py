@@ -24,14 +24,13 @@ from relaunch.workflows.durable import Run, workflow
 
 FENCED_SECONDS = 60.0
 ARMED_SECONDS = 120.0
-IN_STEP_SECONDS = 900.0
 LOOK_SECONDS = 0.5
 
 
 @workflow("restore")
 async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, server, instance (the primary's), run_id, source (whose backups), lineage (of which history),
-    backup, to, new_lineage, held (writes wait until a replica is in step); for one of its own snapshots instead of
+    backup, to, new_lineage; for one of its own snapshots instead of
     source, lineage, backup and to: snapshot. What was there stays beside the restored data."""
     ports: Ports = run.ports
     paused = f"restore {run.task}"
@@ -55,10 +54,7 @@ async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         raise
     await run.step("failover again", _resume, ports, args["deployment"], paused)
     await run.step("wait for backups of the new history", _wait_armed, ports, args, waits=True)
-    if args["held"]:
-        await run.step("writes wait until a replica is in step", _wait_in_step, ports, args["deployment"], waits=True)
-    else:
-        await run.step("until a replica is in step, writes are on the primary alone", _nothing_more)
+    await run.step("until a replica is in step, writes are on the primary alone", _nothing_more)
     return restored
 
 
@@ -129,7 +125,7 @@ def _fence_others(ports: Ports, args: dict[str, Any]) -> None:
         if others <= group.fenced and group.mode is Mode.FORMING:
             return
         try:
-            alone = _alone(group, frozenset(others), ports.clock.now().timestamp(), held=args["held"])
+            alone = _alone(group, frozenset(others), ports.clock.now().timestamp())
             store.put(stored, alone)
         except Conflict:
             continue
@@ -137,16 +133,15 @@ def _fence_others(ports: Ports, args: dict[str, Any]) -> None:
     raise Conflict(f"the group of {args['deployment']} keeps changing")
 
 
-def _alone(group: Group, others: frozenset[str], now: float, *, held: bool) -> Group:
-    """As one that is first made: nobody but this primary can be the primary until a replica has copied it. `held`:
-    until then no write is acknowledged."""
+def _alone(group: Group, others: frozenset[str], now: float) -> Group:
+    """As one that is first made: nobody but this primary can be the primary until a replica has copied it."""
     return replace(
         group,
         epoch=group.epoch + 1,
         mode=Mode.FORMING,
         reason="its data was restored from a backup",
         since=now,
-        required=held,
+        required=False,
         sync_set=frozenset(),
         starts={},
         forgot=frozenset(),
@@ -196,10 +191,9 @@ async def _swap(run: Run, args: dict[str, Any]) -> None:
 
 
 async def _join(run: Run, args: dict[str, Any]) -> None:
-    """The boot script once more: the restored data may know other passwords, sites and certificates. Nobody is there
-    who could acknowledge that, and whoever comes copies it: no replica is launched before."""
-    again = {**args, "run_id": f"{args['run_id']}-join"}
-    await run_entry(run, again, "boot", JOIN, {"LOG_ACCOUNTS": "text:false"})
+    """The boot script once more: the restored data may know other passwords, sites and certificates. No replica is
+    launched before."""
+    await run_entry(run, {**args, "run_id": f"{args['run_id']}-join"}, "boot", JOIN, {})
 
 
 async def _wait_armed(ports: Ports, args: dict[str, Any]) -> None:
@@ -215,18 +209,6 @@ async def _wait_armed(ports: Ports, args: dict[str, Any]) -> None:
         raise Failed(
             f"{args['server']} is restored, but ships no binary log of its new history after {ARMED_SECONDS:.0f} s",
             hint="see: journalctl -u relaunch-ship-binlogs on the server",
-        ) from None
-
-
-async def _wait_in_step(ports: Ports, deployment: str) -> None:
-    try:
-        async with asyncio.timeout(IN_STEP_SECONDS):
-            while _group(ports, deployment).group.mode is not Mode.SYNC:  # noqa: ASYNC110  a task reads what is stored
-                await asyncio.sleep(LOOK_SECONDS)
-    except TimeoutError:
-        raise Failed(
-            f"{deployment} is restored, but no replica was in step after {IN_STEP_SECONDS:.0f} s: writes wait on",
-            hint=f"relaunch db status {deployment} says why",
         ) from None
 
 

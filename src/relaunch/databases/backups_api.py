@@ -43,7 +43,6 @@ class RestoreAsked(_Body):
 
     `source`: the deployment whose backups; its own when empty. `lineage`: of which history of that one's data.
     `snapshot`: instead of these, of the primary's own volume: its id, or latest.
-    `serve_at_once`: with `durability: strict`, do not let writes wait until the first fresh replica is in step.
     """
 
     source: str = Field(default="", pattern=_DEPLOYMENT)
@@ -52,7 +51,6 @@ class RestoreAsked(_Body):
     to: str = "newest"
     snapshot: str = ""
     confirm: str = ""
-    serve_at_once: bool = False
 
 
 class SchemaAsked(_Body):
@@ -113,13 +111,11 @@ async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dic
             raise BadInput(f"{asked.snapshot!r} is no snapshot's id", hint="the script `Show snapshots` lists them")
         if (asked.source, asked.lineage, asked.backup, asked.to) != ("", "", "latest", "newest"):
             raise BadInput("a snapshot is of one moment of this primary's data: nothing else can be said with it")
-        task = await _keeper(request).restore_snapshot(
-            deployment, snapshot=asked.snapshot, who=request.state.who, at_once=asked.serve_at_once
-        )
+        task = await _keeper(request).restore_snapshot(deployment, snapshot=asked.snapshot, who=request.state.who)
         return _task(request, task)
     task = await _keeper(request).restore(
         deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=to,
-        who=request.state.who, at_once=asked.serve_at_once,
+        who=request.state.who,
     )  # fmt: skip
     return _task(request, task)
 

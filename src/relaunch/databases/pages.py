@@ -34,8 +34,8 @@ def pages_beside(case: Case, group: Group) -> tuple[Page, ...]:
         text = f"{case.names(diverged)} has writes that the primary of {name} lacks, and lacks some of its."
         found.append(Page(rule="divergence", text=text))
     if group.mode is Mode.FORMING and group.reason and case.elapsed(group.since) >= case.windows.degrade_after:
-        what = "no write is acknowledged" if group.required else "writes are on the primary alone"
-        text = f"Until a replica of {name} is in step {what}, and nobody could take over: {group.reason}."
+        what = "writes are on the primary alone, and nobody could take over"
+        text = f"Until a replica of {name} is in step {what}: {group.reason}."
         found.append(Page(rule="one copy only", text=text))
     if group.mode is Mode.BLOCKED and case.elapsed(group.since) >= case.windows.degrade_after:
         found.append(Page(rule="commits wait", text=f"{name} acknowledges no write: {group.reason}."))

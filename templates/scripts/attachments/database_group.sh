@@ -29,10 +29,10 @@ ensure_accounts() {
   wanted=$(accounts)
   sum=$(sha256sum <<<"$wanted")
   if [ "$(cat "$joined.accounts" 2>/dev/null)" = "$sum" ]; then return; fi
-  timeout 60 "$client" <<<"$(unlogged)$wanted" || status=$?
+  timeout 60 "$client" <<<"$wanted" || status=$?
   if [ "$status" = 0 ]; then
     changes=$(passwords)
-    timeout 60 "$client" <<<"$(unlogged)$changes" || status=$?
+    timeout 60 "$client" <<<"$changes" || status=$?
   fi
   if [ "$status" != 0 ]; then
     [ "$status" != 124 ] || echo "No replica acknowledged the accounts within 60 s (durability strict). Is one running?" >&2

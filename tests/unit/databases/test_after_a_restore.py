@@ -11,14 +11,14 @@ from relaunch.databases.backup_restore import _alone
 from relaunch.databases.group import Group, Mode
 
 OTHERS = frozenset({"s2", "s3"})
-RESTORED = _alone(SYNC, OTHERS, NOW, held=True)
+RESTORED = _alone(SYNC, OTHERS, NOW)
 
 
 def test_the_replicas_are_fenced_whatever_they_have() -> None:
     decision = decided(look(), RESTORED)
 
     assert {decision.orders[id].role for id in OTHERS} == {"fenced"}
-    assert decision.orders["s1"].role == "primary" and decision.orders["s1"].required
+    assert decision.orders["s1"].role == "primary" and not decision.orders["s1"].required
     assert decision.group.epoch > SYNC.epoch
 
 
@@ -48,26 +48,11 @@ def test_no_fenced_replica_becomes_the_primary_while_the_data_is_swapped(primary
 
 
 @pytest.mark.parametrize("durability", ["strict", "available"])
-@pytest.mark.parametrize("waits", [True, False])
-def test_a_held_group_acknowledges_nothing_that_the_primary_has_alone(durability: str, waits: bool) -> None:
-    if waits and durability == "available":
-        pytest.skip("only strict groups are held")
-    group = _alone(replace(SYNC, durability=durability), OTHERS, NOW, held=waits)
+def test_that_there_is_one_copy_only_is_a_page(durability: str) -> None:
+    group = _alone(replace(SYNC, durability=durability), OTHERS, NOW)
     alone = obeyed(group, replace(look(member("s1", executed="3")), now=NOW + 10), "s1", *OTHERS)
 
     decision = decided(alone, group)
 
     assert decision.group == group, decision.rule
-    assert group.required == waits
-    said = {page.rule: page.text for page in decision.pages}["one copy only"]
-    assert ("no write is acknowledged" in said) == waits
-
-
-def test_the_first_replica_in_step_ends_the_waiting() -> None:
-    fresh = member("s4", epoch=RESTORED.epoch)
-    seen = obeyed(RESTORED, look(member("s1", executed="7")), "s1", *OTHERS)
-    seen = replace(seen, members={**seen.members, "s4": replace(fresh, address="@s4")})
-
-    joined = decided(seen, RESTORED).group
-    assert joined.sync_set == {"s4"} and joined.mode is Mode.FORMING
-    assert decided(obeyed(joined, seen), joined).group.mode is Mode.SYNC
+    assert "writes are on the primary alone" in {page.rule: page.text for page in decision.pages}["one copy only"]
