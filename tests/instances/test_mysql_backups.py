@@ -134,6 +134,7 @@ def filled(group: Group) -> Stand:
     stand.sql(
         lab, "SET sql_log_bin = 0; CREATE DATABASE keep; CREATE TABLE keep.me (id INT); INSERT INTO keep.me VALUES (1)"
     )
+    until(lambda: told("db", "backups", "my")["lineage"], "the data to be given its history's id")
     stand.ids["lineage"] = told("db", "backups", "my")["lineage"]
     stand.sql(
         stand.primary,
@@ -192,6 +193,7 @@ def test_the_binary_log_is_in_the_store_within_seconds(stand: Stand) -> None:
 def test_an_incremental_has_the_changed_pages_only_and_was_compared_with_the_server_itself(stand: Stand) -> None:
     full, incremental = stand.manifest(stand.ids["full"]), stand.manifest(stand.ids["incremental"])
 
+    print(f"\nfull {full['stored_bytes']} bytes, incremental {incremental['stored_bytes']}")
     assert incremental["parent"] == stand.ids["full"] and incremental["role"] == "replica"
     assert incremental["stored_bytes"] < full["stored_bytes"] / 3
     assert {f"{each['schema']}.{each['table']}" for each in incremental["check"]["tables"]} >= {
@@ -219,7 +221,7 @@ def test_what_cannot_be_restored_is_named_and_nothing_is_touched(stand: Stand) -
 
 
 def beyond(stand: Stand) -> str:
-    return re.sub(r"-(\d+)", lambda found: f"-{int(found[1]) + 100000}", stand.position())
+    return re.sub(r":1-(\d+)", lambda found: f":1-{int(found[1]) + 100000}", stand.position())
 
 
 def test_restored_to_a_set_of_gtids_it_has_these_and_no_more(stand: Stand) -> None:
@@ -263,7 +265,7 @@ def test_after_a_failover_a_restore_goes_on_in_the_next_log_without_what_only_th
 
     stand.restored()
 
-    assert len(list(stand.bucket.glob("binlogs/*/began.json"))) == 2
+    assert len(list(stand.bucket.glob("binlogs/*/began.json"))) >= 2
     assert stand.rows() == [*range(1, rows + 1), *stand.rows()[rows:]] and len(stand.rows()) == rows + 5
     stand.ids["whole"] = stand.sql(stand.primary, WHOLE)
     assert stand.sql(stand.lab, WHOLE) == stand.ids["whole"]
@@ -310,14 +312,16 @@ def test_in_place_it_is_asked_for_by_name_and_a_fresh_replica_and_a_new_history_
 
     assert stand.sql(stand.primary, "SELECT COUNT(*), MAX(id) FROM shop.story") == "30\t30"
     assert "mysql-before-" in stand.group.run(stand.primary, "ls -d /var/lib/mysql-before-*")
-    stand.write(3)
     stand.group.wait_redundant(seconds=180)
+    stand.write(3)
     fresh = stand.group.member("replica")
     assert fresh["instance"] != replica["instance"]
-    assert stand.sql(fresh["address"], WHOLE) == stand.sql(stand.primary, WHOLE)
+    until(lambda: stand.sql(fresh["address"], WHOLE) == stand.sql(stand.primary, WHOLE), "the replica to have the same")
     shown = told("db", "backups", "my")
     assert shown["lineage"] != stand.ids["lineage"] and shown["binary_logs"]
-    assert {each["lineage"]: len(each["backups"]) for each in shown["older"]} == {stand.ids["lineage"]: 2}
+    assert {each["lineage"]: len(each["backups"]) for each in shown["older"]} == {stand.ids["lineage"]: 2}, shown[
+        "older"
+    ]
 
 
 def test_by_hand_with_standard_tools_only(stand: Stand) -> None:
