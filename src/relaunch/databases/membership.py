@@ -277,7 +277,8 @@ def _give_up_waiting(case: Case) -> Group | None:
     group = case.group
     if group.mode is Mode.SYNC or not group.required or group.durability != "available":
         return None
-    if case.elapsed(group.since) < case.windows.degrade_after:
+    # Not without its word: what is not heard may be at a later epoch than a store that was put back.
+    if living_primary(case) is None or case.elapsed(group.since) < case.windows.degrade_after:
         return None
     return _without_waiting(case, "no replica came in step")
 

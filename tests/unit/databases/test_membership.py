@@ -249,3 +249,11 @@ def test_one_whose_instance_is_no_more_leaves_the_sync_set():
     assert first.leaving == {"s3"}
 
     assert decided(seen, first).group.left == {"s3"}
+
+
+def test_a_controller_that_hears_nobody_changes_nothing():
+    """Found by a story: a store that was put back came to the epoch its servers had obeyed, and gave other orders."""
+    waiting = replace(SYNC, mode=Mode.BLOCKED, durability="available")
+    nobody = look(*(member(id, unheard=True, connected=False) for id in ("s1", "s2", "s3")), observers=())
+
+    assert decided(nobody, waiting).group == waiting
