@@ -27,6 +27,7 @@ import yaml
 
 from relaunch.cli.client import Client, find_controller
 from relaunch.clouds.local import cgroups
+from relaunch.errors import Conflict
 
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_MYSQL_TEST_STATE", "/var/tmp/relaunch-test-mysql"))
@@ -224,7 +225,15 @@ def stop_controller() -> None:
 
 
 def destroy(client: Client) -> None:
+    """All deployments; what a run before this one left may just be starting again, and is waited for."""
+
+    def gone() -> bool:
+        try:
+            for left in client.get("/deployments")["deployments"]:
+                client.delete(f"/deployments/{left['name']}?yes=true")
+        except Conflict:
+            return False
+        return not client.get("/deployments")["deployments"]
+
+    until(gone, "all deployments to be gone", seconds=180)
     until(lambda: all(task["finished"] for task in client.get("/tasks")["tasks"]), "all tasks to end", seconds=120)
-    for left in client.get("/deployments")["deployments"]:
-        task = client.delete(f"/deployments/{left['name']}?yes=true")["task"]["id"]
-        until(lambda task=task: client.get(f"/tasks/{task}")["finished"], "the deployment to be gone", seconds=120)  # type: ignore[misc]
