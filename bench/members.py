@@ -99,7 +99,7 @@ def sysbench(primary: str, test: str, *, threads: int, seconds: float, rate: flo
 
 def _sysbench(test: str) -> str:
     return (f"sysbench {test} --db-driver=mysql --mysql-socket={SOCKET} --mysql-user=root --mysql-db=sysbench"
-            f" --tables={TABLES} --table-size={ROWS} --db-ps-mode=disable")  # fmt: skip
+            f" --tables={TABLES} --table-size={ROWS} --db-ps-mode=disable --rand-type=uniform")  # fmt: skip
 
 
 # a CPU for each
