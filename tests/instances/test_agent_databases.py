@@ -180,7 +180,7 @@ async def test_a_fence_with_grace_lets_an_open_transaction_end_and_cuts_one_that
     def transact(client: pymysql.Connection, name: str, seconds: float) -> None:
         try:
             client.begin()
-            client.cursor().execute("INSERT INTO a (s) VALUES (%s)", name)
+            client.cursor().execute("INSERT INTO a (s) VALUES (%s)", (name,))
             time.sleep(seconds)
             client.commit()
             said.append(f"{name} committed")
