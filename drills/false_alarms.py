@@ -167,7 +167,6 @@ PAGES = {
     "controller-cut": "only we are cut off",
     "others-frozen": "controller is blind",
     "frozen-shortly": "in doubt",
-    "replica-frozen": "replica lost",
     "out-of-connections": "out of connections",
     "global-lock": "explained stall",
     "paused": "no failover: paused",
