@@ -151,7 +151,7 @@ fi
 stop_copy
 data_bytes=$(du -sb --exclude='binlog.*' "$copy/data" | cut -f1)
 
-show_progress &
+show_progress 9>&- & # without the lock, which its sleep would hold on to
 progress=$!
 rm -rf "$state/last.new"
 install -d "$state/last.new"
