@@ -41,7 +41,7 @@ class LocalSession:
                 unix_socket=path, user="root", autocommit=True, cursorclass=DictCursor, charset="utf8mb4",
                 connect_timeout=CONNECT_SECONDS, read_timeout=answer_seconds, write_timeout=answer_seconds,
                 client_flag=CLIENT.INTERACTIVE, defer_connect=False,
-                # Over a socket of this machine; else each try, many a second while a server starts, reads all authorities.
+                # Over a socket of this machine; else each try, many a second while it starts, reads all authorities.
                 ssl_disabled=True,
             )  # fmt: skip
         except pymysql.err.MySQLError as error:
