@@ -115,7 +115,7 @@ fetch() { # fetch ID COMMAND…: which gets what was backed up on its standard i
   if grep -q "no identity matched" "$notes/age"; then
     stop_with "WRONG KEY: $id is encrypted to $(jq -r .recipient "$(manifest "$id")"), which this key does not open."
   fi
-  if [ -e "$notes/damaged" ]; then cat "$notes/damaged" >&2; stop_with "The backup $id cannot be used."; fi
+  [ ! -e "$notes/damaged" ] || stop_with "The backup $id cannot be used. $(cat "$notes/damaged")"
   [ "$status" = 0 ] || stop_with "The backup $id cannot be unpacked: $(tail -q -n 3 "$notes"/{age,rclone,unpacking} 2>/dev/null)"
 }
 
