@@ -126,8 +126,8 @@ load() { # load SCHEMA [STATEMENTS to begin with]
     { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" "$1"
 }
 
-compare() { # what was noted at backup time, against what is loaded
-  local noted found
+compare() { # what was noted at backup time, against what is loaded; prints how many tables. In a subshell: one session each
+  local table method noted found compared=0
   open_session "${here[@]}" -N -B --unbuffered --force
   ask "SET SESSION group_concat_max_len = 1000000; SET SESSION time_zone = '+00:00'" >/dev/null
   while IFS=$'\t' read -r table method noted; do
@@ -135,18 +135,17 @@ compare() { # what was noted at backup time, against what is loaded
     [ "$found" = "$noted" ] || stop_with "DIFFERENT: $RESTORE_SCHEMA.$table: noted rows and sum $noted, found $found. Nothing was touched."
     compared=$((compared + 1))
   done < <(jq -r '.check.tables // [] | .[] | [.table, .method, "\(.rows) \(.sum)"] | @tsv' "$secret/manifest")
-  exec {to_db}>&- {from_db}<&-
+  echo "$compared"
 }
 
 # Once for trial, seen by nobody else: whatever is wrong with it shows before anything is replaced.
-compared=0
 [ "$RESTORE_PHASE" = all ] || start_scratch "$work/scratch" || stop_with "There is nothing to prove the backup on."
 sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial"
 if ! load "$trial" "SET sql_log_bin = 0;"; then
   ! grep -q "no identity matched" "$secret/age" || stop_with "WRONG KEY: $RESTORE_BACKUP is encrypted to $(jq -r .recipient "$secret/manifest")."
   stop_with "The backup $RESTORE_BACKUP cannot be loaded. Nothing was touched. $(cat "$secret/age")"
 fi
-compare
+compared=$(compare)
 if [ "$RESTORE_PHASE" = prove ]; then
   count=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$trial'")
   echo "$RESTORE_SCHEMA of $RESTORE_BACKUP can be loaded: $count tables, $compared compared"
@@ -159,12 +158,15 @@ sql "SET sql_log_bin = 0; DROP DATABASE $trial"
 
 if [ "$tables" != 0 ]; then
   kept=$BACKUP_ROOT/$(sql "SELECT id FROM relaunch.lineage")/schemas/$name/$(date -u +%Y%m%dT%H%M%SZ)-replaced-$(hostname)
+  now=$(date -u +%Y-%m-%dT%H:%M:%SZ) sums=$(sums_of "$name" 30)
   dump_schema "$name" | tee >(tail -c 200 >"$secret/tail") |
     zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" >"$work/kept"
   grep -q "^-- Dump completed" "$secret/tail" || stop_with "What is in $name could not be backed up first. Nothing was touched."
+  check=$(sums_of_both "$sums" "$(sums_of "$name" 30)")
   rclone copyto "$work/kept" "$kept/dump.sql.zst.age"
   jq --arg id "$(basename "$kept")" --arg schema "$name" --arg sha256 "$(sha256sum <"$work/kept" | cut -d' ' -f1)" \
-    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, gtid: "", stored_bytes: $size,
+    --arg server "$(hostname)" --arg now "$now" --argjson check "$check" \
+    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, begun: $now, ended: $now, gtid: "", $check, stored_bytes: $size,
       objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
   echo "What was in $name is kept as the backup $(basename "$kept")"
 fi
