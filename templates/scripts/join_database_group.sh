@@ -165,7 +165,7 @@ copy_data() {
 }
 
 put_in_place() {
-  local memory gtid stopping begun=$SECONDS
+  local memory gtid stopping noted begun=$SECONDS
   systemctl stop mariadb &
   stopping=$!
   memory=$(my_print_defaults --mariadbd | sed -n 's/^--innodb[-_]buffer[-_]pool[-_]size=//p' | tail -n 1)
@@ -188,7 +188,9 @@ put_in_place() {
   find "$copying" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
   rmdir "$copying"
   systemctl start mariadb
-  mariadb -e "SET GLOBAL gtid_slave_pos = '$gtid'"
+  # InnoDB goes on to note the giver's place in its binary log until our own places come after it, by number.
+  noted=$(cat "$data"/*_binlog_pos_innodb 2>/dev/null | sed -n '1s/.*\.0*\([0-9]\+\)[[:space:]].*/\1/p' || true)
+  mariadb -e "RESET MASTER TO $((${noted:-0} + 1)); SET GLOBAL gtid_slave_pos = '$gtid'"
   echo "Prepared and in place after $((SECONDS - begun)) s, position $gtid"
 }
 
