@@ -27,7 +27,7 @@ import yaml
 
 from relaunch.cli.client import Client, find_controller
 from relaunch.clouds.local import cgroups
-from relaunch.errors import Conflict
+from relaunch.errors import Conflict, NotFound
 
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_MYSQL_TEST_STATE", "/var/tmp/relaunch-test-mysql"))
@@ -231,7 +231,7 @@ def destroy(client: Client) -> None:
         try:
             for left in client.get("/deployments")["deployments"]:
                 client.delete(f"/deployments/{left['name']}?yes=true")
-        except Conflict:
+        except (Conflict, NotFound):  # under way; gone meanwhile
             return False
         return not client.get("/deployments")["deployments"]
 

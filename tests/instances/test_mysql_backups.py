@@ -36,7 +36,7 @@ credentials: {{REPLICATION_PASSWORD: generate}}
 LAB = f"""deployment: lab
 servers:
   x1: {{template: mysql9, zone: a}}
-  bare: {{template: base, zone: b}}
+  bare: {{template: base, zone: b, memory: 1G}}
 inputs: {{INNODB_BUFFER_POOL: "text:32M"}}
 database: {{primary: x1, backups: {BY_HAND_ONLY}}}
 """

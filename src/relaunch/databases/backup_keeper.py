@@ -34,6 +34,8 @@ from relaunch.databases.backups import (
     status,
     to_go,
 )
+from relaunch.databases.group import Group
+from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers.deployments import DatabaseSpec
 from relaunch.servers.lifecycle import State
@@ -47,6 +49,16 @@ log = logging.getLogger("relaunch.backups")
 LOOK_SECONDS = 15.0
 AGAIN_AFTER = timedelta(minutes=5)  # a failed one is not tried again before
 WHO = "relaunch"
+
+
+def role_now(group: Group | None, instance: str, joined_as: str) -> str:
+    """primary, replica, or "" for neither. The tag says what a server was when it joined; a failover or a switchover
+    since then is known to the group only."""
+    if joined_as not in ("primary", "replica") or (group is not None and instance in group.fenced):
+        return ""
+    if group is None or not group.primary:
+        return joined_as
+    return "primary" if group.primary == instance else "replica"
 
 
 class BackupKeeper:
@@ -313,12 +325,14 @@ class BackupKeeper:
         return [(server, rows[str(server.instance_id)]) for server in servers]
 
     def _members(self, deployment: str) -> list[tuple[ServerRow, Row, str]]:
-        """Operational members that say their role and can be told what to do: server, instance, role."""
+        """Operational members that can be told what to do: server, instance, the role it has now."""
+        stored = GroupStore(self._ports.database).group(deployment)
+        group = stored.group if stored is not None else None
         return [
-            (server, row, str(row["tags"]["database"]))
+            (server, row, role)
             for server, row in self._rows(deployment)
             if row["state"] == State.OPERATIONAL
-            and row["tags"].get("database") in ("primary", "replica")
+            and (role := role_now(group, row["id"], str(row["tags"].get("database", ""))))
             and self._ports.agents.connected(row["id"])
         ]
 
@@ -391,8 +405,10 @@ class BackupKeeper:
 
     def lineage(self, deployment: str) -> str | None:
         """The id of its data's history, as the primary says, or else another member; None when none has said."""
+        stored = GroupStore(self._ports.database).group(deployment)
+        group = stored.group if stored is not None else None
         rows = [row for _, row in self._rows(deployment)]
-        rows.sort(key=lambda row: row["tags"].get("database") != "primary")
+        rows.sort(key=lambda row: role_now(group, row["id"], str(row["tags"].get("database", ""))) != "primary")
         return next((str(row["tags"]["lineage"]) for row in rows if row["tags"].get("lineage")), None)
 
     def _must_have_lineage(self, deployment: str) -> str:
