@@ -22,7 +22,7 @@ PORT = 3306
 PROBE_SECONDS = 0.25
 ANSWER_SECONDS = 0.75
 SAY_SECONDS = 1.0
-BEAT_SECONDS, BEAT_AGAIN_SECONDS = 1.0, 60.0
+BEAT_SECONDS, BEAT_REFUSED_SECONDS, BEAT_AGAIN_SECONDS = 1.0, 5.0, 60.0
 BEAT = "SELECT at FROM relaunch.heartbeat ORDER BY epoch DESC, at DESC LIMIT 1"
 DENIED_BEAT = (1142, 1146)  # accounts of before it was granted; no such table
 USER = "relaunch_probe"  # may read the heartbeat, and nothing else; who it is, our certificate says
@@ -102,18 +102,21 @@ class Watched:
         now = time.monotonic()
         if now < self._ask_beat_at:
             return
-        self._ask_beat_at = now + BEAT_AGAIN_SECONDS  # not soon again, when it hangs or is refused
+        self._ask_beat_at = now + BEAT_AGAIN_SECONDS  # not soon again, when it hangs
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(BEAT)
                 row = cursor.fetchone()
-            if row is not None:
-                self.beat = Beat((row[0] - datetime.datetime(1970, 1, 1)).total_seconds(), now)
+            # Without a row it has applied nothing since there is a primary.
+            at = 0.0 if row is None else (row[0] - datetime.datetime(1970, 1, 1)).total_seconds()
+            self.beat = Beat(at, now)
             self._ask_beat_at = now + BEAT_SECONDS
         except (OSError, TypeError):
             self._close()
         except pymysql.err.MySQLError as error:
-            if not isinstance(error, pymysql.err.ProgrammingError) and (error.args or (0,))[0] not in DENIED_BEAT:
+            if isinstance(error, pymysql.err.ProgrammingError) or (error.args or (0,))[0] in DENIED_BEAT:
+                self._ask_beat_at = now + BEAT_REFUSED_SECONDS  # the account comes to a fresh replica before the table
+            else:
                 self._close()
 
     def _close(self) -> None:
