@@ -42,10 +42,7 @@ database: {{primary: x1, backups: {BY_HAND_ONLY}}}
 """
 PIECE = "data.tar.zst.age.00000"
 WHOLE = "SELECT COUNT(*), MAX(id) FROM shop.story; CHECKSUM TABLE shop.more"
-pytestmark = [
-    *NEEDS,
-    pytest.mark.skipif("RELAUNCH_LONG_TESTS" not in os.environ, reason="takes minutes: sudo drills/long_tests"),
-]
+pytestmark = NEEDS
 
 
 def told(*words: str) -> dict[str, Any]:
