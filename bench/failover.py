@@ -200,6 +200,7 @@ def instance_network(client: Client, server: str) -> int:
 @contextlib.contextmanager
 def writers(client: Client, table: str) -> Iterator[Path]:
     out = STATE / f"{table}.acks"
+    out.unlink(missing_ok=True)  # of an earlier bench
     process = subprocess.Popen(
         ledger_command(client, table, out), stdin=subprocess.PIPE, text=True, start_new_session=True
     )
