@@ -186,26 +186,7 @@ if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
   check_gtid=$(ask "SELECT BINLOG_GTID_POS('$file', $position)")
   # A server that has written no event of its own yet has the position it was seeded with.
   [ -n "$check_gtid" ] || check_gtid=$gtid
-  deadline=$((SECONDS + BACKUP_CHECK_SECONDS))
-  while IFS=$'\t' read -r schema table bytes has_key; do
-    method=all
-    [ "$bytes" -lt 268435456 ] || method="last 100000"
-    if [ "$SECONDS" -ge "$deadline" ] || { [ "$method" != all ] && [ "$has_key" = 0 ]; }; then
-      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
-      continue
-    fi
-    read -r rows sum <<<"$(ask "$(check_sql "$schema" "$table" "$method")")" || true
-    if [ -z "${sum:-}" ]; then
-      unchecked=$(jq -c --arg t "$schema.$table" '. + [$t]' <<<"$unchecked")
-      continue
-    fi
-    checks=$(jq -c --arg schema "$schema" --arg table "$table" --arg method "$method" --argjson rows "$rows" --arg sum "$sum" \
-      '. + [{$schema, $table, $method, $rows, $sum}]' <<<"$checks")
-  done < <(sql "SELECT t.table_schema, t.table_name, COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
-      information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
-      AND s.index_name = 'PRIMARY') FROM information_schema.tables t
-    WHERE t.table_type = 'BASE TABLE' AND t.engine = 'InnoDB'
-    AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
+  sum_tables "$BACKUP_CHECK_SECONDS"
   ask "ROLLBACK" >/dev/null
 fi
 
