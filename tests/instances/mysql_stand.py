@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,8 +201,9 @@ def taken_by_another(acks: list[Ack]) -> bool:
 
 @contextlib.contextmanager
 def group_of(file: str) -> Iterator[Group]:
-    """The deployment `my` of that file, alone with its controller, in step; gone afterwards."""
+    """The deployment `my` of that file, alone with its controller and an empty store, in step; gone afterwards."""
     STATE.mkdir(mode=0o711, exist_ok=True)
+    shutil.rmtree(STATE / "object-store", ignore_errors=True)  # what a run before this one backed up
     (STATE / "controller.toml").write_text(SETTINGS)
     relaunch("controller", "start")
     try:
