@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from debian_root import root_with
 
 from relaunch.databases.dialect import Source
 from relaunch_agent.database.session import LocalSession
@@ -218,17 +219,5 @@ class MariaDBServer:
 
 
 def root_of(suite: str) -> Path | None:
-    """That Debian with its MariaDB, made once; None where that cannot be."""
-    cache = Path(os.environ.get("RELAUNCH_TEST_STATE", "/var/tmp/relaunch-test") + "-cache")
-    root = cache / f"{suite}-mariadb"
-    if (root / PROGRAM.lstrip("/")).exists():
-        return root
-    if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
-        return None
-    cache.mkdir(parents=True, exist_ok=True)
-    fresh = root.with_name(f"{root.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    words = ("mmdebstrap", "--variant=minbase", "--include=mariadb-server,mariadb-backup", suite, str(fresh))
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
-    fresh.rename(root)
-    return root
+    """That Debian with its MariaDB; None where that cannot be."""
+    return root_with("mariadb", suite, PROGRAM, "mariadb-server", "mariadb-backup")

@@ -1,4 +1,4 @@
-"""The agent brings a real HAProxy from view to view, without root."""
+"""The agent brings a real HAProxy from view to view: this host's, or Debian 13's in a root of its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from agent_stand import free_port, listens, until
+from debian_root import inside, root_with
 
 from relaunch_agent.haproxy import proxies_of
 from relaunch_agent.haproxy_process import HAProxy
 from relaunch_agent.places import Places
 
-pytestmark = pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
-
+PROGRAM = "/usr/sbin/haproxy"
 MAIN = """
 global
     stats socket {socket} mode 600 level admin
@@ -36,6 +36,16 @@ frontend web
     bind 127.0.0.1:{port}
     use_backend site-%[hdr(host),lower]
 """
+
+
+def haproxy_for(folder: Path) -> list[str]:
+    """The command; it sees that folder."""
+    if shutil.which("haproxy"):
+        return ["haproxy"]
+    root = root_with("haproxy", "trixie", PROGRAM, "haproxy")
+    if root is None:
+        pytest.skip("no haproxy here, and no root to make one in a Debian of its own")
+    return [*inside(root, folder), PROGRAM]
 
 
 class App:
@@ -65,8 +75,9 @@ class App:
 
 
 class Site:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, haproxy: list[str]) -> None:
         self.places = Places(folder)
+        self._haproxy = haproxy
         self.port, self.database_port = free_port(), free_port()
         self.pid_file = folder / "pid"
 
@@ -81,7 +92,8 @@ class Site:
         self.agent.write_file(self.view([], []))
         self.places.reload_pending.unlink(missing_ok=True)
         self._process = subprocess.Popen(  # noqa: ASYNC220
-            ["haproxy", "-W", "-p", self.pid_file, "-f", self.places.haproxy_main_file, "-f", self.places.haproxy_file],
+            [*self._haproxy, "-W", "-p", self.pid_file, "-f", self.places.haproxy_main_file,
+             "-f", self.places.haproxy_file],
             start_new_session=True, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         await until(lambda: self.pid_file.exists() and self.places.haproxy_socket.exists(), "HAProxy runs")
@@ -117,7 +129,7 @@ class Site:
 
 @pytest_asyncio.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    site = await Site(tmp_path).open()
+    site = await Site(tmp_path, haproxy_for(tmp_path)).open()
     yield site
     await site.close()
 

@@ -1,6 +1,6 @@
 """Bringing an existing database into a real group: by dumps, and from a server that goes on being written to.
 
-A controller of its own, servers of the template mysql, and a MariaDB of this host as the server that is not ours.
+A controller of its own, servers of the template mysql, and a MariaDB in a root of its own that is not ours.
 RELAUNCH_IMPORT_TEST_STATE names another folder than /var/tmp/relaunch-test-import; with RELAUNCH_TEST_KEEP the servers
 stay for the next run.
 """
@@ -22,7 +22,9 @@ from typing import Any
 
 import pymysql
 import pytest
+from debian_root import inside
 from foreign_writer import Writer
+from mariadb_lab import root_of
 
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_IMPORT_TEST_STATE", "/var/tmp/relaunch-test-import"))
@@ -42,7 +44,6 @@ credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}
 """
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not shutil.which("mariadbd"), reason="needs a MariaDB server on this host"),
     pytest.mark.timeout(900),
 ]
 
@@ -99,16 +100,22 @@ class Foreign:
     """A MariaDB as somebody else runs it: no GTID settings, domain 0, server 1, latin1."""
 
     folder: Path
+    root: Path
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def inside(self) -> list[str]:
+        return inside(self.root, self.folder)
 
     def start(self) -> None:
         subprocess.run(
-            ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/data", "--skip-test-db",
-             "--skip-name-resolve", "--force"], check=True, capture_output=True,
+            [*self.inside, "mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/data",
+             "--skip-test-db", "--skip-name-resolve", "--force"], check=True, capture_output=True,
         )  # fmt: skip
         self.process = subprocess.Popen(
-            ["mariadbd", "--no-defaults", "--user=root", f"--datadir={self.folder}/data", f"--socket={self.folder}/s",
-             f"--pid-file={self.folder}/pid", f"--port={PORT}", f"--bind-address={HOST}", "--server-id=1",
+            [*self.inside, "mariadbd", "--no-defaults", "--user=root", f"--datadir={self.folder}/data",
+             f"--socket={self.folder}/s", f"--pid-file={self.folder}/pid", f"--port={PORT}",
+             f"--bind-address={HOST}", "--server-id=1",
              "--log-bin=theirs", "--binlog-format=ROW", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("wb"),
             start_new_session=True,
@@ -131,12 +138,12 @@ class Foreign:
         )
 
     def answers(self) -> bool:
-        ask = ["mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/s", "-e", "SELECT 1"]
+        ask = [*self.inside, "mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/s", "-e", "SELECT 1"]
         return subprocess.run(ask, capture_output=True, check=False).returncode == 0
 
     def sql(self, statements: str) -> str:
         done = subprocess.run(
-            ["mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/s", "-N", "-B"], input=statements,
+            [*self.inside, "mariadb", "--no-defaults", "-uroot", f"-S{self.folder}/s", "-N", "-B"], input=statements,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -148,7 +155,16 @@ class Foreign:
         )
 
     def dump(self, file: Path, *words: str) -> Path:
-        command = ["mariadb-dump", "--no-defaults", "-uroot", f"-S{self.folder}/s", "--routines", "--triggers", *words]
+        command = [
+            *self.inside,
+            "mariadb-dump",
+            "--no-defaults",
+            "-uroot",
+            f"-S{self.folder}/s",
+            "--routines",
+            "--triggers",
+            *words,
+        ]
         file.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
         return file
 
@@ -184,7 +200,9 @@ def put_away() -> None:
 
 @pytest.fixture
 def foreign(group: None, tmp_path: Path) -> Iterator[Foreign]:
-    found = Foreign(tmp_path)
+    root = root_of("trixie")
+    assert root is not None, "mmdebstrap is not installed"
+    found = Foreign(tmp_path, root)
     try:
         found.start()
         yield found
