@@ -144,6 +144,19 @@ wait_for_server() {
   exit 1
 }
 
+series() { cut -d. -f1,2; }
+
+refuse_another_version() {
+  local theirs mine
+  theirs=$(at "$primary_address" "SELECT VERSION()")
+  mine=$(mysqld --version | awk '{print $3}')
+  if [ "$(series <<<"$theirs")" != "$(series <<<"$mine")" ]; then
+    echo "$primary runs MySQL $theirs, this server $mine: it cannot become its replica. Nothing was copied." >&2
+    echo "Launch it from an image with MySQL $(series <<<"$theirs")." >&2
+    exit 1
+  fi
+}
+
 # Nothing has been purged: following from the start copies everything, and costs the source less than a clone.
 history_is_short() {
   [ -z "$(here "SELECT @@global.gtid_executed")" ] &&
@@ -205,6 +218,7 @@ seed() {
   log_in
   wait_for_primary
   if [ -e "$joined" ]; then return; fi
+  refuse_another_version
   if [ ! -e "$copy/complete" ] && [ ! -e "$copy/emptied" ]; then
     wait_for_server
     end_other_clones TRUE

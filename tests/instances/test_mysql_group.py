@@ -172,6 +172,13 @@ def clone_again_and_again(group: Group, address: str) -> None:
     assert group.sql(address, "SELECT COUNT(*) >= 0 FROM shop.ledger") == "1"
 
     group.run(address, "rm /usr/local/bin/df")
+    older = b"#!/bin/sh\necho mysqld Ver 8.4.5 for Linux\n"
+    group.run(address, "install -m 755 /dev/stdin /usr/local/bin/mysqld", given=older)
+    refused = group.run(address, join.format(0, ""), check=False)
+    assert re.search(r"runs MySQL 9\S+, this server 8\.4\.5: it cannot become its replica", refused), refused
+    assert group.sql(address, "SELECT COUNT(*) >= 0 FROM shop.ledger") == "1"
+
+    group.run(address, "rm /usr/local/bin/mysqld")
     killed = group.run(address, join.format(1, "timeout -s KILL 8"), check=False)
     assert "file copy: " in killed and "Cloned in" not in killed, killed
     assert group.sql(address, "SELECT COUNT(*) >= 0 FROM shop.ledger") == "1"
