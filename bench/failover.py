@@ -17,7 +17,6 @@ import itertools
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -25,13 +24,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import rehearsal
+from failover_trace import Traced
 from rehearsal import PROJECT, STATE, Figure, until
 
 from relaunch.cli.client import Client
@@ -52,13 +51,11 @@ sites:
 credentials: {DB_PASSWORD: generate, REPLICATION_PASSWORD: generate, SECRET_KEY_BASE: generate}
 """
 TEMPLATES = {"mariadb": "mysql", "mysql": "mysql9"}
-NO_BACKUPS = "backups: {full: never, incremental: never, primary: never, prove: never, schemas: never}"
 POWER_OFF = signal.SIGRTMIN + 4  # to systemd
 PROGRAMS = ("mariadbd", "mysqld")
 TRACE = False
 BEFORE_SECONDS = 1.5  # of undisturbed writing before the failure
 PAGE_SECONDS = 0.02
-DISK_SECONDS = 0.02  # between two looks at the disk
 AFTER_SECONDS = 1.0  # and after writes are back
 LIMITS = {  # median, maximum
     "kill": (1.0, 2.0),
@@ -117,12 +114,6 @@ class Gets:
                 self.failed += 1
                 print(f"    GET: {error}", file=sys.stderr)
             time.sleep(PAGE_SECONDS)
-
-
-def deployment(dialect: str) -> str:
-    """Without backups where there are none yet."""
-    text = DEPLOYMENT.replace("template: mysql,", f"template: {TEMPLATES[dialect]},")
-    return text if dialect == "mariadb" else text.replace("durability: strict", f"durability: strict, {NO_BACKUPS}")
 
 
 class Group:
@@ -241,7 +232,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     old = group.primary()
     cloud_id = group.cloud_id(old)
     front_end = str(client.get("/servers/shop/front1")["private_address"])
-    looked = Traced(client, group) if TRACE else None
+    looked = Traced(client, [each["name"] for each in group.shown()["members"]]) if TRACE else None
     with writers(client, table) as out, Gets(front_end) as gets, looked or contextlib.nullcontext():
         time.sleep(BEFORE_SECONDS)
         began, wall = time.monotonic(), time.time()
@@ -256,7 +247,7 @@ def one(client: Client, group: Group, kind: str, run: int) -> Result:
     group.put_out(old, cloud_id)
     given = acks(out)
     if looked:
-        looked.tell(given, began, wall)
+        looked.tell([ack.moment for ack in given], began, wall)
     rows = STATE / f"{table}.rows"
     subprocess.run(
         ledger_command(client, table, rows, "--rows"), input=PASSWORD + "\n", text=True, check=True, timeout=60
@@ -281,77 +272,6 @@ def _back(given: list[Ack], began: float, kind: str) -> bool:
     if kind == "controller":
         return any(ack.moment > began + 1.0 for ack in given)
     return any(ack.moment > began + 0.05 and ack.server != given[0].server for ack in given)
-
-
-class Traced:
-    """What happened when in one run: the controller's decisions, the agents' logs, the machine's disk."""
-
-    def __init__(self, client: Client, group: Group) -> None:
-        self._client = client
-        names = [each["name"] for each in group.shown()["members"]]
-        self._agents = {name: rehearsal.process_of(client, name, _is_agent) for name in names}
-        self._synced: list[tuple[float, float]] = []  # when it began, how long it took
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sync)
-
-    def __enter__(self) -> Traced:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(30)
-
-    def tell(self, given: list[Ack], began: float, wall: float) -> None:
-        """Seconds from the failure on."""
-        moments = [ack.moment for ack in given]
-        gap = max(itertools.pairwise(moments), key=lambda pair: pair[1] - pair[0])
-        lines = [(gap[0] - began, "the last write before the outage"), (gap[1] - began, "the first write after it")]
-        lines += [*self._decided(wall), *self._logged(wall)]
-        for moment, what in sorted(lines):
-            print(f"    {moment:+7.3f} s  {what}", file=sys.stderr)
-        at, took = max(self._synced, key=lambda each: each[1])
-        during = [took for at, took in self._synced if gap[0] < at + took and at < gap[1]]
-        print(
-            f"    the disk: {max(during, default=0.0):.3f} s for the longest sync in the outage,"
-            f" {took:.3f} s (at {at - began:+.3f} s) in the run, {statistics.median(t for _, t in self._synced):.4f} s"
-            f" median; load {os.getloadavg()[0]:.1f}",
-            file=sys.stderr,
-        )
-
-    def _sync(self) -> None:
-        """What any program on this machine has to wait for its data to be on the disk."""
-        with (STATE / "disk").open("wb") as file:
-            while not self._over.wait(DISK_SECONDS):
-                began = time.monotonic()
-                file.seek(0)
-                file.write(os.urandom(4096))
-                file.flush()
-                os.fsync(file.fileno())
-                self._synced.append((began, time.monotonic() - began))
-
-    def _decided(self, wall: float) -> Iterator[tuple[float, str]]:
-        for entry in self._client.get("/audit", subject="database:shop", limit=40)["entries"]:
-            moment = datetime.fromisoformat(entry["at"]).timestamp() - wall
-            if moment > -1:
-                detail = entry["detail"]
-                why = detail.get("why") or "; ".join(f"{key}: {value}" for key, value in detail.items())
-                yield moment, f"{entry['action']} ({detail.get('rule', '')}) {why}"
-
-    def _logged(self, wall: float) -> Iterator[tuple[float, str]]:
-        words = ["journalctl", "-q", "-u", "relaunch-agent", "-o", "short-unix", f"--since=@{int(wall) - 1}"]
-        for name, agent in self._agents.items():
-            inside = ["nsenter", f"--target={agent}", "--mount", "--root", "--wd=/", *words]
-            with contextlib.suppress(subprocess.SubprocessError):  # it may be gone by now
-                done = subprocess.run(inside, capture_output=True, text=True, timeout=10, check=True)
-                for line in done.stdout.splitlines():
-                    moment, _, text = line.partition(" ")
-                    if "database:" in text:
-                        yield float(moment) - wall, f"{name} {text.partition('database: ')[2]}"
-
-
-def _is_agent(command: list[str]) -> bool:
-    return any(word.endswith("relaunch-agent.pyz") for word in command)
 
 
 def kill(client: Client, group: Group, old: dict[str, Any]) -> None:
@@ -412,7 +332,10 @@ def main() -> None:
     figures, lost, late, counted = [], 0, 0, 0
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
-        rehearsal.finished(client, rehearsal.apply(client, deployment(args.dialect)))
+        rehearsal.finished(
+            client,
+            rehearsal.apply(client, DEPLOYMENT.replace("template: mysql,", f"template: {TEMPLATES[args.dialect]},")),
+        )
         group = Group(client)
         for kind in args.only.split(","):
             results = []
