@@ -255,6 +255,29 @@ async def test_witnesses_say_how_it_ends(group: list[Member]) -> None:
     assert time.monotonic() - killed < 0.6
 
 
+async def test_the_primary_is_probed_often_and_a_replica_is_not(group: list[Member]) -> None:
+    one, _, three = await form(group)
+
+    async def probes(member: Member) -> float:
+        """A second and prober."""
+        session = member.server.session()
+        session.run("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = ON")
+        await asyncio.sleep(4)
+        session.run("SET GLOBAL general_log = OFF")
+        said = "SELECT COUNT(*) AS n FROM mysql.general_log WHERE argument = 'SELECT @@global.read_only'"
+        found = int(session.rows(said)[0]["n"])
+        session.close()
+        return found / 4 / 2
+
+    for each in group:
+        await each.tell(group, mode="sync", primary=one)
+    assert 3 < await probes(one) < 4.5
+    assert 0.5 < await probes(three) < 1.5
+    for each in group:
+        await each.tell(group, mode="sync", primary=three)
+    assert 3 < await probes(three) < 4.5
+
+
 async def test_a_replica_that_follows_before_the_new_primary_has_applied_all_comes_in_step_at_once(
     group: list[Member],
 ) -> None:

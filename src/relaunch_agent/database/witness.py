@@ -1,4 +1,5 @@
-"""Looks at the group's database servers from here: a connection to each, kept open, asked four times a second."""
+"""Looks at the group's database servers from here: a connection to each, kept open. Who decides whether the primary is
+dead wants to know four times a second whether it answers; of the others once a second does."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ from relaunch_agent.database.lagging import Beat
 from relaunch_agent.places import Places
 
 PORT = 3306
-PROBE_SECONDS = 0.25
+PROBE_SECONDS, OTHERS_SECONDS = 0.25, 1.0  # between two probes of the primary, and of a replica
 ANSWER_SECONDS = 0.75
 SAY_SECONDS = 1.0
-BEAT_SECONDS, BEAT_REFUSED_SECONDS, BEAT_AGAIN_SECONDS = 1.0, 5.0, 60.0
+BEAT_SECONDS, BEAT_REFUSED_SECONDS, BEAT_AGAIN_SECONDS = 0.9, 5.0, 60.0
 BEAT = "SELECT at FROM relaunch.heartbeat ORDER BY epoch DESC, at DESC LIMIT 1"
 DENIED_BEAT = (1142, 1146)  # accounts of before it was granted; no such table
 USER = "relaunch_probe"  # may read the heartbeat, and nothing else; who it is, our certificate says
@@ -41,7 +42,9 @@ class Watched:
         self._places = places
         self._changed = changed
         self._port = port
-        self._over = threading.Event()
+        self._over = False
+        self._wake = threading.Event()
+        self._pause = OTHERS_SECONDS
         self._connection: Any = None
         self._outcome = ""
         self._since = time.monotonic()
@@ -52,7 +55,14 @@ class Watched:
         threading.Thread(target=self._probe_for_ever, name=f"probe {address}", daemon=True).start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._over = True
+        self._wake.set()
+
+    def probe_every(self, seconds: float) -> None:
+        """At once, if it is more often than until now."""
+        sooner, self._pause = seconds < self._pause, seconds
+        if sooner:
+            self._wake.set()
 
     def probe(self) -> Optional[Probe]:
         """None until something was seen."""
@@ -65,7 +75,8 @@ class Watched:
         )  # fmt: skip
 
     def _probe_for_ever(self) -> None:
-        while not self._over.is_set():
+        while not self._over:
+            self._wake.clear()
             asked = time.monotonic()
             kept = self._connection is not None
             outcome = self._look()
@@ -76,7 +87,7 @@ class Watched:
             if outcome != self._outcome:
                 self._outcome, self._since = outcome, asked
                 self._changed()
-            self._over.wait(max(0.05, PROBE_SECONDS - (time.monotonic() - asked)))
+            self._wake.wait(max(0.05, self._pause - (time.monotonic() - asked)))
         self._close()
 
     def _look(self) -> str:
@@ -153,13 +164,15 @@ class Witness:
         self._watched: Dict[str, Watched] = {}
         self._epoch = 0
 
-    def watch(self, addresses: Sequence[str], epoch: int) -> None:
+    def watch(self, addresses: Sequence[str], epoch: int, *, primary: str) -> None:
         """These from now on, and no others, as the view of this epoch says."""
         self._epoch = epoch
         for gone in set(self._watched) - set(addresses):
             self._watched.pop(gone).stop()
         for address in set(addresses) - set(self._watched):
             self._watched[address] = Watched(address, self._places, self._wake, self._port)
+        for address, each in self._watched.items():
+            each.probe_every(PROBE_SECONDS if address == primary else OTHERS_SECONDS)
 
     def beats(self) -> Dict[str, Beat]:
         """Of those who have told, by address."""

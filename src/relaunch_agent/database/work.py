@@ -53,8 +53,8 @@ class DatabaseWork:
         members = database.get("members") or ()
         self._mode = str(database.get("mode", ""))
         others = [each["address"] for each in members if each["instance"] != own.get("instance")]
-        self._witness.watch(others, int(database.get("epoch") or 0))
         self._primary = str((database.get("primary") or {}).get("address") or "")
+        self._witness.watch(others, int(database.get("epoch") or 0), primary=self._primary)
         self._read_lag = float(database.get("read_lag_seconds") or READ_LAG_SECONDS)
         if not self._tasks:
             self._begin(self._witness.say_for_ever())
