@@ -102,22 +102,43 @@ def _sysbench(test: str) -> str:
             f" --tables={TABLES} --table-size={ROWS} --db-ps-mode=disable --rand-type=uniform")  # fmt: skip
 
 
+# processor
+
+
+def cpu_seconds(client: Client, server: str) -> float:
+    """Used until now by all that runs on the server."""
+    return sum(_used(pid) for pid in _processes(client, server))
+
+
+def _used(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _processes(client: Client, server: str) -> list[int]:
+    """By the host's numbers."""
+    cloud_id = str(client.get(f"/servers/bench/{server}")["cloud_id"])
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            group = cgroups.group_of(int(folder.name))
+            if group is not None and cloud_id in str(group):
+                found.append(int(folder.name))
+    return found
+
+
 # a CPU for each
 
 
 def pin(client: Client, server: str, cpus: Iterable[int]) -> None:
     """All that runs on the server, and what it starts from now on."""
-    cloud_id = str(client.get(f"/servers/bench/{server}")["cloud_id"])
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            group = cgroups.group_of(int(folder.name))
-            if group is not None and cloud_id in str(group):
-                pin_process(int(folder.name), cpus)
+    for pid in _processes(client, server):
+        pin_process(pid, cpus)
 
 
 def pin_process(pid: int, cpus: Iterable[int]) -> None:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), set(cpus))
 
 

@@ -6,7 +6,8 @@ A group of two, and two more servers that look at it, as the front ends of a sit
 with its looks, its heartbeat and its reports, and the probes of the three others. Off is off: every agent is stopped by
 systemd; the group is paused meanwhile, so that nothing fails over. The primary and sysbench, over its local socket,
 have one CPU of the machine to themselves and use all of it; everything else has the other one. The binary log is not
-shipped meanwhile: that is backing up. The order within a pair alternates, and each pair is compared by itself.
+shipped meanwhile: that is backing up. The order within a pair alternates, and each pair is compared by itself. First,
+with nothing else to do, what watching takes of the primary's processor: its agent, and the server's answers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import statistics
 import time
 
-from members import CREDENTIALS, NEVER, addresses, install_sysbench, on, pin, pin_the_rest, sysbench
+from members import CREDENTIALS, NEVER, addresses, cpu_seconds, install_sysbench, on, pin, pin_the_rest, sysbench
 from rehearsal import Client, Figure, apply, controller, finished, report, until
 
 GROUP = f"""deployment: bench
@@ -28,6 +29,7 @@ database: {{primary: db1, replicas: [db2], durability: strict, backups: {NEVER}}
 {CREDENTIALS}
 """
 TEST = "oltp_read_write"
+IDLE_SECONDS = 30.0
 SETTLE_SECONDS = 3.0  # what an agent does at its start is not watching
 
 
@@ -54,6 +56,12 @@ def measured(client: Client, pairs: int, seconds: float, threads: int) -> list[F
     pin_the_rest({1})
     for name in ("db2", "app1", "app2", "db1"):
         pin(client, name, {0} if name == "db1" else {1})
+    idle: dict[bool, float] = {}
+    for watched in (True, False):
+        switch(list(address.values()), watched)
+        began, used = time.monotonic(), cpu_seconds(client, "db1")
+        time.sleep(IDLE_SECONDS)
+        idle[watched] = (cpu_seconds(client, "db1") - used) / (time.monotonic() - began) * 100
     sysbench(primary, TEST, threads=threads, seconds=10)  # warm
     rates: dict[bool, list[float]] = {True: [], False: []}
     agent, memory = [], []
@@ -75,6 +83,7 @@ def measured(client: Client, pairs: int, seconds: float, threads: int) -> list[F
         Figure(name="primary, watched", unit="transactions/s", values=rates[True]),
         Figure(name="primary, not watched", unit="transactions/s", values=rates[False]),
         Figure(name="throughput that watching costs", unit="%", values=lost, limit=1.0),
+        Figure(name="idle primary: what watching takes", unit="% of a core", values=[idle[True] - idle[False]]),
         Figure(name="the primary's agent", unit="% of a core", values=agent),
         Figure(name="agents of both members, memory", unit="MB", values=memory, limit=35.0),
     ]

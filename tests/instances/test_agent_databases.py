@@ -261,6 +261,7 @@ async def test_the_primary_is_probed_often_and_a_replica_is_not(group: list[Memb
     async def probes(member: Member) -> float:
         """A second and prober."""
         session = member.server.session()
+        session.run("TRUNCATE mysql.general_log")
         session.run("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = ON")
         await asyncio.sleep(4)
         session.run("SET GLOBAL general_log = OFF")

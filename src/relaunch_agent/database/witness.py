@@ -165,14 +165,14 @@ class Witness:
         self._epoch = 0
 
     def watch(self, addresses: Sequence[str], epoch: int, *, primary: str) -> None:
-        """These from now on, and no others, as the view of this epoch says."""
+        """These from now on, and no others, as the view of this epoch says. `primary`: "" while it names none."""
         self._epoch = epoch
         for gone in set(self._watched) - set(addresses):
             self._watched.pop(gone).stop()
         for address in set(addresses) - set(self._watched):
             self._watched[address] = Watched(address, self._places, self._wake, self._port)
         for address, each in self._watched.items():
-            each.probe_every(PROBE_SECONDS if address == primary else OTHERS_SECONDS)
+            each.probe_every(PROBE_SECONDS if primary in ("", address) else OTHERS_SECONDS)
 
     def beats(self) -> Dict[str, Beat]:
         """Of those who have told, by address."""
