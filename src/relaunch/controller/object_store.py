@@ -80,6 +80,7 @@ def _program(settings: Settings, place: StorePlace) -> Program:
             *("--multipart-streaming-buffer-limit", BUFFER_LIMIT),
             *("--dir-cache-time", "2s"),  # else a file that vanished from the disk is listed for 5 minutes still
             *("--etag-hash", ""),  # else each list and each get reads and hashes every object it names, whole
+            "--no-checksum",  # else what is read is hashed on the way, and once more from the disk at its end
             *("--config", "/nonexistent/rclone.conf"),
         ),
         # Quoted as CSV: rclone would take the comma between the two keys for one between two pairs.
