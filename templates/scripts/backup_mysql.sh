@@ -141,7 +141,7 @@ if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
   else
     echo "This server is never still: the rows are summed in the copy."
     close_session
-    open_session mysql --no-defaults --user=root --socket="$sockets/s" -N -B --unbuffered --force
+    open_session ask_copy --unbuffered --force
     ask "SET time_zone = '+00:00', group_concat_max_len = 1000000, max_execution_time = $((BACKUP_CHECK_SECONDS * 1000))" >/dev/null
     check_gtid=$gtid checked_on=copy
     sum_tables "$BACKUP_CHECK_SECONDS"

@@ -140,7 +140,7 @@ fi
 checks='[]' unchecked='[]' check_gtid=
 if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
   check_gtid=$gtid
-  open_session "$client" --no-defaults --user=root --socket="$sockets/s" -N -B --unbuffered --force
+  open_session ask_copy --unbuffered --force
   ask "SET time_zone = '+00:00', group_concat_max_len = 1000000" >/dev/null
   sum_tables "$BACKUP_CHECK_SECONDS"
 fi

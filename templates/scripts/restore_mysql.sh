@@ -75,6 +75,7 @@
 # - table_checks.sh
 # - gtid_sets.py
 # - copy_pages.py
+# - fetch_objects.py
 # ...
 # shellcheck disable=SC2034,SC2154  # variables are given to the attachments, and come from them
 set -euo pipefail
@@ -99,6 +100,7 @@ for each in restore_store mysql_copy table_checks; do
 done
 tidy() {
   kill_copy
+  stop_writing_on
   rm -rf "$secret"
   [ -n "$keep" ] || rm -rf "$work"
 }
@@ -129,6 +131,7 @@ theirs=$(jq -r .version "$last") mine=$(mysqld --version | awk '{print $3}')
 [ "$(series <<<"$theirs")" = "$(series <<<"$mine")" ] ||
   stop_with "ANOTHER VERSION: $RESTORE_BACKUP is of $theirs, here is $mine. Nothing was done. Restore it on a server of that version."
 need_room "$(for id in "${chain[@]}"; do cat "$(manifest "$id")"; done | jq -s 'map(.data_bytes) | max * 11 / 10 | floor')"
+write_on
 for id in "${chain[@]}"; do
   fetch "$id" python3 "$RS_ATTACH_DIR/copy_pages.py" load "$work/data"
   echo "$id is unpacked, $(seconds) s"
@@ -144,13 +147,13 @@ memory=$(my_print_defaults mysqld | sed -n 's/^--innodb[-_]buffer[-_]pool[-_]siz
 if [ -z "$memory" ] || pgrep -x mysqld >/dev/null; then memory=128M; fi
 start_copy "$work/data" --innodb-buffer-pool-size="$memory"
 ask_copy -e "SET sql_log_bin = 0; RESET REPLICA ALL"
-ask() { ask_copy -e "SET time_zone = '+00:00', group_concat_max_len = 1000000; $1"; }
+check_tables() { mysqlcheck --no-defaults --user=root --socket="$sockets/s" "$@"; }
 
 # What comes after the position, in the logs that are put together.
 decoded() { TZ=UTC mysqlbinlog --exclude-gtids="$position" "$@" "$secret"/logs/* 2>"$secret/binlog"; }
 
 replay() { # replay SET [WORDS…]: the binary logs in the store, from where we are to this set of GTIDs; blank is all
-  local streams stream next i position wanted
+  local stream next i position wanted
   find_logs
   for i in "${!streams[@]}"; do
     stream=${streams[$i]} next=${streams[$((i + 1))]:-} position=$(copy_position) wanted=$1
@@ -191,11 +194,10 @@ case $RESTORE_TO in
     ;;
   time:*) replay "" --stop-datetime="${RESTORE_TO#time:}" ;;
 esac
-echo "The binary log is replayed, $(seconds) s"
-mysqlcheck --no-defaults --user=root --socket="$sockets/s" --all-databases --silent >"$secret/tables" 2>&1 || true
-! grep -iE '^(error|warning|status)|corrupt' "$secret/tables" || stop_with "Table checks found faults: $(cat "$secret/tables")"
+check_tables_once
+echo "The binary log is replayed, rows are compared, tables are checked, $(seconds) s"
 position=$(copy_position)
 ask_copy -e "$(new_lineage)"
 stop_copy
-sync -f "$work"
+write_rest
 end_restore "$position" "$prepared"

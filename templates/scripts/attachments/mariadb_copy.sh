@@ -8,14 +8,15 @@
 set -euo pipefail
 
 server_pid=
-ask_copy() { mariadb --no-defaults --socket="$sockets/s" -N -B "$@"; }
+ask_copy() { mariadb --no-defaults --skip-ssl --socket="$sockets/s" -N -B "$@"; }
 
-# The binary log that came with the copy decides what was committed, as after a crash. Its own log begins where the data ends, with the same GTIDs: replicas can follow it.
+# The binary log that came with the copy decides what was committed, as after a crash. Without TLS, whose key it would
+# make first. Its own log begins where the data ends, with the same GTIDs: replicas can follow it.
 start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log.err
   local data=$1
   shift
   mariadbd --defaults-file="$data/backup-my.cnf" --user=mysql --datadir="$data" --socket="$sockets/s" --pid-file="$sockets/pid" \
-    --log-error="$sockets/log.err" --skip-networking --skip-slave-start --log-bin=binlog --relay-log=relay \
+    --log-error="$sockets/log.err" --skip-networking --skip-ssl --skip-slave-start --log-bin=binlog --relay-log=relay \
     --binlog-format=ROW --server-id=1 --gtid-strict-mode=ON --sync-binlog=0 --innodb-flush-log-at-trx-commit=0 \
     --innodb-temp-data-file-path=ibtmp1:2M:autoextend --max-allowed-packet=1G --event-scheduler=OFF --loose-plugin-load-add= --innodb-buffer-pool-load-at-startup=OFF \
     --innodb-buffer-pool-dump-at-shutdown=OFF "$@" >/dev/null 2>&1 &

@@ -8,7 +8,8 @@
 #   secret    a folder in memory, with the private key in the file key
 #   unit      what systemd starts
 #   reaches POSITION WANTED    whether the first position has all of the second
-#   ask STATEMENT              on the restored data
+#   ask_copy WORD…             the client of the server on the restored data
+#   check_tables WORD…         what checks its tables
 # shellcheck disable=SC2154,SC2034
 set -euo pipefail
 
@@ -98,28 +99,42 @@ need_room() { # need_room BYTES
   [ "$free" -gt "$1" ] || stop_with "NOT ENOUGH DISK: $(($1 / 1000000)) MB are needed, $((free / 1000000)) MB are free. Nothing was done."
 }
 
-# One object after the other, each compared with the hash in the manifest before any of it is believed.
+# Each object is compared with the hash in the manifest before any of it is believed. All of this is held up by the
+# processor alone, so age and rclone look for unused memory less often, and mbstream keeps what it has had.
 fetch() { # fetch ID COMMAND…: which gets what was backed up on its standard input
-  local id=$1 status=0 notes=$secret/fetching/$1 name size sha256
+  local id=$1 status=0 notes=$secret/fetching/$1
   shift
   mkdir -p "$notes"
-  while read -r name size sha256; do
-    mkfifo "$notes/fifo"
-    openssl dgst -sha256 -r <"$notes/fifo" >"$notes/sum" &
-    rclone cat "$BACKUP_ROOT/backups/$id/$name" 2>>"$notes/rclone" | tee "$notes/fifo" || echo "$name cannot be read" >>"$notes/damaged"
-    wait
-    rm "$notes/fifo"
-    [ "$(cut -d' ' -f1 "$notes/sum")" = "$sha256" ] || echo "DAMAGED OBJECT: $id/$name is not what was stored ($size bytes, sha256 $sha256)" >>"$notes/damaged"
-  done < <(jq -r '.objects[] | "\(.name) \(.size_bytes) \(.sha256)"' "$(manifest "$id")") 2>>"$notes/rclone" |
+  local -x GOGC=400 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=268435456
+  { python3 "$RS_ATTACH_DIR/fetch_objects.py" "$BACKUP_ROOT/backups/$id" <"$(manifest "$id")" 2>"$notes/objects" || touch "$notes/damaged"; } |
     age -d -i "$secret/key" 2>"$notes/age" | zstd -q -d | "$@" 2>"$notes/unpacking" || status=$?
   if grep -q "no identity matched" "$notes/age"; then
     stop_with "WRONG KEY: $id is encrypted to $(jq -r .recipient "$(manifest "$id")"), which this key does not open."
   fi
-  [ ! -e "$notes/damaged" ] || stop_with "The backup $id cannot be used. $(cat "$notes/damaged")"
-  [ "$status" = 0 ] || stop_with "The backup $id cannot be unpacked: $(tail -q -n 3 "$notes"/{age,rclone,unpacking} 2>/dev/null)"
+  [ ! -e "$notes/damaged" ] || stop_with "The backup $id cannot be used. $(cat "$notes/objects")"
+  [ "$status" = 0 ] || stop_with "The backup $id cannot be unpacked: $(tail -q -n 3 "$notes"/{age,objects,unpacking})"
 }
 
+# What was unpacked goes to the disk while more of it comes, and not all of it at the end.
+writing_pid=
+write_on() {
+  : >"$secret/writing"
+  while sleep 0.2; do find "$work" -type f -size +8M -exec sync --data {} + 2>>"$secret/writing" || true; done &
+  writing_pid=$!
+}
+stop_writing_on() {
+  [ -z "$writing_pid" ] || kill "$writing_pid" 2>/dev/null || true
+  writing_pid=
+}
+write_rest() { # until all of it is on disk
+  stop_writing_on
+  sync -f "$work"
+  ! grep "error syncing" "$secret/writing" >&2 || stop_with "The disk does not take what is restored."
+}
+
+streams=() logs_of='' # of which stream the logs are put together in $secret/logs
 find_logs() { # sets streams; what each began with is below $secret/begins
+  [ ! -e "$secret/begins" ] || return 0 # what has come since is not missing
   mapfile -t streams < <(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs" 2>/dev/null | sed 's|/$||' | sort)
   rclone copy --include '/*/began.json' --include '/*/*/begins' "$BACKUP_ROOT/binlogs" "$secret/begins" || stop_with "The binary logs cannot be read."
 }
@@ -131,6 +146,8 @@ taken_over_at() { # taken_over_at STREAM: the position at which its primary took
 # The files of one stream from a position on, put together in $secret/logs; nothing when the stream has none.
 fetch_logs() { # fetch_logs STREAM POSITION
   local stream=$1 position=$2 folders folder first=
+  [ "$stream" != "$logs_of" ] || return 0
+  logs_of=$stream
   mapfile -t folders < <(find "$secret/begins/$stream" -name begins -printf '%P\n' 2>/dev/null | sed 's|/begins$||' | sort)
   rm -rf "$secret/logs"
   [ "${#folders[@]}" -gt 0 ] || return 0
@@ -171,16 +188,38 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
   fi
 }
 
-checked=0
-compare() { # what was noted at backup time, against what is here
-  local schema table method rows sum found differ=0 count=0
+checked=0 tables_checked=''
+# The rows as they were noted at backup time, in one session, while in others the tables are checked. What is replayed
+# afterwards this server has written itself.
+compare() {
+  local schema table method rows sum found differ=0
+  begin_table_checks
+  open_session copy_session
+  ask "SET time_zone = '+00:00', group_concat_max_len = 1000000" >/dev/null
   while IFS=$'\t' read -r schema table method rows sum; do
-    found=$(ask "$(check_sql "$schema" "$table" "$method")" 2>&1 | tr '\t' ' ')
-    count=$((count + 1))
+    found=$(ask "$(check_sql "$schema" "$table" "$method")" | tr '\t' ' ')
+    checked=$((checked + 1))
     [ "$found" = "$rows $sum" ] || { echo "DIFFERENT: $schema.$table ($method): noted $rows rows, sum $sum; found $found" >&2; differ=1; }
   done < <(jq -r '.check.tables[] | [.schema, .table, .method, .rows, .sum] | @tsv' "$last")
+  close_session
   [ "$differ" = 0 ] || stop_with "The restored data is not what was backed up."
-  checked=$count
+  end_table_checks
+}
+copy_session() { ask_copy --unbuffered --force 2>&1; }
+
+begin_table_checks() {
+  check_tables --all-databases --silent >"$secret/tables" 2>&1 &
+  checking_pid=$!
+}
+end_table_checks() {
+  wait "$checking_pid" || echo "status $?: the checks did not come to their end" >>"$secret/tables"
+  ! grep -iE '^(error|warning|status)|corrupt' "$secret/tables" || stop_with "Table checks found faults: $(cat "$secret/tables")"
+  tables_checked=yes
+}
+check_tables_once() {
+  [ -z "$tables_checked" ] || return 0
+  begin_table_checks
+  end_table_checks
 }
 
 new_lineage() { # the statements: from here on it is a history of its own

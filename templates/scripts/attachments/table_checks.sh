@@ -6,7 +6,7 @@
 # shellcheck disable=SC2034
 set -euo pipefail
 
-# check_sql SCHEMA TABLE METHOD, needs ask(): the statement. METHOD: all, or last N: the N highest by primary key.
+# check_sql SCHEMA TABLE METHOD, needs ask(): the statements. METHOD: all, or last N: the N highest by primary key.
 check_sql() {
   local schema=$1 table=$2 method=$3 columns key
   # What is not text MySQL cannot quote.
@@ -19,7 +19,14 @@ check_sql() {
     FROM information_schema.statistics
     WHERE table_schema = '$schema' AND table_name = '$table' AND index_name = 'PRIMARY'")
   local from="\`$schema\`.\`$table\`"
-  [ "$method" = all ] || from="(SELECT * FROM $from ORDER BY $key LIMIT ${method#last }) AS sample"
+  case $method:$key in
+    all:*) ;;
+    *,*) from="(SELECT * FROM $from ORDER BY $key LIMIT ${method#last }) AS sample" ;; # which copies the rows first
+    *)
+      echo "SET @lowest = (SELECT MIN(${key% DESC}) FROM (SELECT ${key% DESC} FROM $from ORDER BY $key LIMIT ${method#last }) AS sample);"
+      from="$from WHERE ${key% DESC} >= @lowest"
+      ;;
+  esac
   echo "SELECT COUNT(*), COALESCE(SUM(CAST(CRC32(CONCAT_WS(',', $columns)) AS UNSIGNED)), 0) FROM $from"
 }
 
