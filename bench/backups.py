@@ -3,9 +3,9 @@
     sudo python bench/backups.py [--megabytes 1000] [--seconds 60] [--runs 3] [--only shipping,incremental,restore]
 
 Restored is the newest backup with all it builds on, on the replica, by the script itself: fetched from the object
-store, decrypted, unpacked, prepared, started, its tables checked, stopped, synced to disk, put in place. Beside it the
-server's data files are copied by cp, onto the same disk, and synced; they are in the system's cache before: that
-favours cp.
+store, decrypted, unpacked, prepared, started, the binary log replayed, its rows compared, its tables checked, stopped,
+synced to disk, put in place. Beside it the server's data files are copied by cp, onto the same disk, and synced; they
+are in the system's cache before: that favours cp.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def measured(client: Client, asked: Any) -> list[Figure]:
     for each in (primary, replica):
         put_scripts(each)
     fill(primary, asked.megabytes)
+    sql(primary, "FLUSH BINARY LOGS")  # the rows are not to be in what is replayed onto them, too
     caught_up(primary, replica)
     figures = []
     if "shipping" in parts:
@@ -93,14 +94,17 @@ def shipping(primary: str, seconds: int) -> list[Figure]:
 
 def incremental(primary: str, replica: str) -> list[Figure]:
     """A full backup, 1 % of the pages changed, an incremental; beside what mariadb-backup alone would store for it."""
-    print(last_line(script(replica, "backup_database.sh", BACKUP_KIND="full")), flush=True)
+    print(last_line(script(replica, "backup_database.sh", BACKUP_KIND="full", BACKUP_CHECK_SECONDS="30")), flush=True)
     sql(primary, "UPDATE bench.t SET a = REVERSE(a) WHERE id % 1500 = 7")  # 15 rows a page: 1 % of the pages
     caught_up(primary, replica)
     alone = float(
         on(replica, "mariadb-backup --backup --stream=mbstream --incremental-lsn=$(awk '/^to_lsn/ {print $3}'"
                     " /var/lib/relaunch-backup/last/checkpoints) 2>/dev/null | zstd -q -T1 -3 | wc -c")
     )  # fmt: skip
-    print(last_line(script(replica, "backup_database.sh", BACKUP_KIND="incremental")), flush=True)
+    print(
+        last_line(script(replica, "backup_database.sh", BACKUP_KIND="incremental", BACKUP_CHECK_SECONDS="30")),
+        flush=True,
+    )
     newest = json.loads(max((STATE / "object-store/backups/bench").glob("*/backups/*incr*/manifest.json")).read_text())
     return [
         Figure(name="incremental stored / mariadb-backup alone", unit="×", values=[newest["stored_bytes"] / alone],
@@ -116,9 +120,10 @@ def restored(client: Client, replica: str, runs: int) -> list[Figure]:
         size, copy_seconds = plain_copy(replica)
         on(replica, "rm -rf /var/lib/mysql-before-*; sync")
         began = time.monotonic()
-        said = script(replica, "restore_database.sh", BACKUP_KEY=key, RESTORE_TO="backup", RESTORE_CONFIRM="bench",
+        said = script(replica, "restore_database.sh", BACKUP_KEY=key, RESTORE_TO="newest", RESTORE_CONFIRM="bench",
                       RESTORE_START="false")  # fmt: skip
         seconds = time.monotonic() - began
+        assert json.loads(said.rpartition("RESTORED ")[2])["tables_compared"] >= 1, said
         print("\n".join(line for line in said.splitlines() if re.search(r" s(;|$)", line)), flush=True)
         print(f"{size / 1e6:.0f} MB copied in {copy_seconds:.1f} s, restored in {seconds:.1f} s", flush=True)
         rates.append(size / 1e6 / seconds)

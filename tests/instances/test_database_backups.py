@@ -279,6 +279,18 @@ def test_a_missing_piece_of_the_binary_log_is_named(stand: Stand) -> None:
     assert "MISSING LINK: binary log" in said
 
 
+def test_rows_other_than_those_that_were_noted_are_named(stand: Stand) -> None:
+    manifest = stand.bucket / "backups" / stand.ids["incremental"] / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"rows": 20000', '"rows": 20001'))  # as long as it was
+    try:
+        said = stand.refused()
+    finally:
+        manifest.write_text(whole)
+
+    assert "DIFFERENT: shop.more (all): noted 20001 rows" in said and "found 20000 " in said
+
+
 def test_a_backup_with_an_expired_credential_fails_and_does_not_count(stand: Stand) -> None:
     before = sorted(stand.bucket.glob("backups/*/manifest.json"))
     stand.replica.run("cp /etc/relaunch/backup.env /root/env; sed -i 's/^RCLONE_CONFIG_STORE_SECRET.*/"
@@ -336,6 +348,10 @@ def test_restored_to_the_newest_it_has_everything(stand: Stand) -> None:
 
     assert stand.rows() == list(range(1, 41))
     assert int(done["gtid"].rpartition("-")[2]) >= written
+    # InnoDB notes a place in the log of where the backup was made: in a log of ours that may not come later.
+    noted = int(stand.lab.run("cut -f1 /var/lib/mysql/*_binlog_pos_innodb").output.strip().rpartition(".")[2])
+    first = stand.lab.sql("SHOW BINARY LOGS").split()[0]
+    assert int(first.rpartition(".")[2]) > noted
 
 
 @pytest.mark.skipif("RELAUNCH_LONG_TESTS" not in os.environ, reason="takes minutes: sudo drills/long_tests")
