@@ -12,7 +12,7 @@ from simulated_server import chance, covers
 
 from relaunch.databases.case import Case
 from relaunch.databases.group import Mode
-from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
+from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known, why_not_newest
 
 CALM = "calm"
 FAULTS: dict[str, int] = {
@@ -111,16 +111,24 @@ def _ended(world: World, steps: int) -> Told:
 
 
 def _adopt(world: World) -> None:
-    """A person who knows which server has the newest data ends what the store does not know, and says so."""
+    """A person who knows which server has the newest data ends what the store does not know, and says so; not when
+    one of those leads."""
+    if max(world.agents, key=lambda id: _has_led(world, id)) not in world.members:
+        return
     for id in world.servers.keys() - world.members:
         world.servers[id].die(world.now)
         world.servers[id].host_up = False
         world.cut.add(id)
     world.tick()
-    leads = max(world.members, key=lambda id: (world.agents[id].done[1] == "primary", world.agents[id].done[0]))
+    leads = max(world.members, key=lambda id: _has_led(world, id))
     case = Case(group=world.group, seen=world.seen(), windows=WINDOWS, position_covers=covers)
-    if world.agents[leads].done[1] == "primary" and not why_not_known(case, leads):
+    if world.agents[leads].done[1] == "primary" and not (why_not_known(case, leads) or why_not_newest(case, leads)):
         world.group = known_again(case, leads)
+
+
+def _has_led(world: World, id: str) -> tuple[bool, int]:
+    epoch, role = world.agents[id].done[:2]
+    return role == "primary", epoch
 
 
 def _told(world: World, steps: int, end: str, pages: tuple[str, ...] = ()) -> Told:

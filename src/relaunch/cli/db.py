@@ -93,11 +93,13 @@ def adopt(
     reason: Annotated[str, typer.Argument(help="Why: it is kept with your name.")],
     primary: Annotated[str, typer.Option(help="The server that has the newest data, and is to lead.")],
     deployment: Annotated[str | None, typer.Option(autocompletion=complete_deployment)] = None,
+    allow_data_loss: Annotated[bool, typer.Option(help="Though others know of orders that it has missed.")] = False,
     json: Json = False,
 ) -> None:
     """Say who leads, when the controller's store is an older copy than what the servers have obeyed."""
     client, path = _group(deployment)
-    _show(client.post(f"{path}/adopt", {"primary": primary, "reason": reason}), json)
+    asked = {"primary": primary, "reason": reason, "loss_allowed": allow_data_loss}
+    _show(client.post(f"{path}/adopt", asked), json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from relaunch.databases.case import Case
 from relaunch.databases.failover import is_well, refuse_promotion, refuse_switchover
 from relaunch.databases.findings import findings
 from relaunch.databases.group import PRESETS, Group, Member, Page, Seen
-from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known
+from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known, why_not_newest
 from relaunch.databases.positions import covers
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
@@ -54,9 +54,10 @@ class LossAllowed(Reason):
 
 
 class Adoption(Reason):
-    """`primary`: the server that has the newest data, and is to lead."""
+    """`primary`: the server that has the newest data, and is to lead; `loss_allowed`: though it may not have it."""
 
     primary: str
+    loss_allowed: bool = False
 
 
 @router.get("/databases")
@@ -149,6 +150,9 @@ async def adopt(request: Request, deployment: str, asked: Adoption) -> dict[str,
     why_not = why_not_known(case, leads)
     if why_not:
         raise Conflict(f"{stored.members[leads].server} cannot lead: {why_not}")
+    older = why_not_newest(case, leads)
+    if older and not asked.loss_allowed:
+        raise Conflict(older, hint="see first that nobody has; then `relaunch db adopt … --allow-data-loss`")
     group = replace(known_again(case, leads), reason=f"{_who(request)}: {asked.reason}")
     GroupStore(request.app.state.ports.database).put(stored, group)
     watch.poke()

@@ -71,6 +71,10 @@ class Dialect(Protocol):
     # the server
     def state(self, session: Session) -> ServerState: ...
 
+    def refused_connections(self, session: Session) -> int:
+        """Since its start, as it had none left."""
+        ...
+
     def stop_receiving(self, session: Session) -> None:
         """Receive, and so acknowledge, nothing more; what was received is still applied. Returns once that is so."""
         ...

@@ -23,6 +23,7 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
  @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_master_wait_point AS wait_point,
  @@rpl_semi_sync_slave_enabled AS acknowledges"""
 SEMI_SYNC = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"  # by WHERE the server would work out all there are
+REFUSED = "SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'"
 REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
 # Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
 CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
@@ -103,6 +104,9 @@ class MariaDB:
             waiting_commits=int(semi_sync.get("master_wait_sessions", 0)),
             arrived=_arrived(replica),
         )
+
+    def refused_connections(self, session: Session) -> int:
+        return int(session.rows(REFUSED)[0]["Value"])
 
     def stop_receiving(self, session: Session) -> None:
         self._be_read_only(session)

@@ -26,6 +26,11 @@ def why_not_known(case: Case, primary: str | None = None) -> str:
     if silent:
         return f"{case.names(silent)} is not heard, and may be the one that leads"
     leads = _leads(case)
+    if leads is None and _newest(case) < _latest(case):
+        return (
+            f"none of its servers has obeyed the latest orders, those of epoch {_latest(case)}: an instance that is not"
+            " in the store may lead, and must not be ended before its data is saved"
+        )
     if leads is None:
         return "it is not one server that takes writes by the latest orders"
     address = case.member(leads).address
@@ -34,6 +39,17 @@ def why_not_known(case: Case, primary: str | None = None) -> str:
     if astray:
         return f"{case.names(astray)} does not follow {case.names([leads])}"
     return _strangers(case, leads)
+
+
+def why_not_newest(case: Case, primary: str) -> str:
+    """Why that one may lack what was acknowledged, "" when nothing says so: others know of orders it missed."""
+    own = case.word(primary)
+    if own is None or own.epoch >= _latest(case):
+        return ""
+    return (
+        f"{case.names([primary])} has obeyed the orders of epoch {own.epoch}, and there were some of epoch"
+        f" {_latest(case)}: whoever led then, perhaps an instance that is not in the store, may have newer data"
+    )
 
 
 def known_again(case: Case, primary: str | None = None) -> Group:
@@ -76,8 +92,13 @@ def _leads(case: Case) -> str | None:
     if len(writable) != 1:
         return None
     (found,) = writable
-    newest = max(word.epoch for id in case.seen.members if (word := case.word(id)) is not None)
-    return found if (word := case.word(found)) is not None and (word.role, word.epoch) == ("primary", newest) else None
+    word = case.word(found)
+    return found if word is not None and (word.role, word.epoch) == ("primary", _newest(case)) else None
+
+
+def _newest(case: Case) -> int:
+    """Of what its own servers have obeyed."""
+    return max((word.epoch for id in case.seen.members if (word := case.word(id)) is not None), default=0)
 
 
 def _strangers(case: Case, leads: str) -> str:

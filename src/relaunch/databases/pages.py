@@ -66,15 +66,16 @@ def _of_replicas(case: Case, group: Group) -> list[Page]:
 
 
 def _of_connections(case: Case) -> list[Page]:
-    """A primary that is well but for that: its agent has a connection of its own, whoever else comes has none."""
+    """A primary that is well but for that: its agent has a connection of its own, and so have those who look at it."""
     primary, own = case.group.primary or "", case.word(case.group.primary)
     if own is None or not own.answers:
         return []
     observers = [each for each in case.seen.observers if each.connected and each.heard_seconds <= case.windows.fresh]
     full = [each.name for each in observers if (probe := each.probes.get(primary)) and probe.outcome == FULL]
-    if not full:
+    if not full and not own.refusing:
         return []
-    return [page_of(case, "out of connections", f"It has no connection left for {', '.join(full)}.")]
+    whom = ", ".join(full) or "those who come"
+    return [page_of(case, "out of connections", f"It has no connection left for {whom}.")]
 
 
 def _diverged(case: Case) -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 from looks import NOW, SYNC, case, decided, look, member
 
 from relaunch.databases.group import Change, Group, Member, Mode, Seen, Step
-from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
+from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known, why_not_newest
 
 # Stored: s1 leads at epoch 5. Since then it has failed and been fenced, and s2 leads at epoch 9.
 LEADING: dict[str, Any] = {"epoch": 9, "role": "primary", "read_only": False, "source": "", "required": True}
@@ -69,6 +69,17 @@ def test_a_person_says_who_leads_and_who_is_not_heard_is_fenced():
     assert why_not_known(look_now, "s1") == "db1 does not answer"
     strange = look(lost, member("s2", **LEADING, acknowledgers=["@s3", "@s7"]), FOLLOWS)
     assert "@s7" in why_not_known(case(strange), "s2"), "it may be alone with an acknowledged write"
+
+
+def test_one_that_has_missed_orders_does_not_lead_without_a_word_about_it():
+    """The store was put back to before s4 was launched, which leads now: front ends know its epoch, no member does."""
+    behind = look(member("s1", epoch=7, role="fenced", read_only=True), member("s2", epoch=7), member("s3", epoch=7))
+    told = replace(behind, observers=tuple(replace(each, epoch=9) for each in behind.observers))
+
+    assert "has obeyed the orders of epoch 7, and there were some of epoch 9" in why_not_newest(case(told), "s2")
+    assert why_not_newest(case(LATER), "s2") == ""
+    (page,) = decided(told).pages
+    assert "must not be ended before its data is saved" in page.text
 
 
 def test_a_store_that_is_not_older_is_left_alone():
