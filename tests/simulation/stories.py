@@ -12,7 +12,7 @@ from simulated_server import chance, covers
 
 from relaunch.databases.case import Case
 from relaunch.databases.group import Mode
-from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known, why_not_newest
+from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
 
 CALM = "calm"
 FAULTS: dict[str, int] = {
@@ -113,16 +113,17 @@ def _ended(world: World, steps: int) -> Told:
 def _adopt(world: World) -> None:
     """A person who knows which server has the newest data ends what the store does not know, and says so; not when
     one of those leads."""
-    if max(world.agents, key=lambda id: _has_led(world, id)) not in world.members:
+    there = world.agents.keys() - world.cut
+    if there and max(sorted(there), key=lambda id: _has_led(world, id)) not in world.members:
         return
     for id in world.servers.keys() - world.members:
         world.servers[id].die(world.now)
         world.servers[id].host_up = False
         world.cut.add(id)
     world.tick()
-    leads = max(world.members, key=lambda id: _has_led(world, id))
+    leads = max(sorted(world.members), key=lambda id: _has_led(world, id))
     case = Case(group=world.group, seen=world.seen(), windows=WINDOWS, position_covers=covers)
-    if world.agents[leads].done[1] == "primary" and not (why_not_known(case, leads) or why_not_newest(case, leads)):
+    if world.agents[leads].done[1] == "primary" and not why_not_known(case, leads):
         world.group = known_again(case, leads)
 
 
