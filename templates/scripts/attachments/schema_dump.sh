@@ -77,7 +77,7 @@ start_scratch() { # start_scratch FOLDER; sets here, server_pid
   install -d -o mysql -g mysql "$1" "$1/data" "$sockets"
   make_scratch "$1/data" || { tail -n 15 "$1/data.log" >&2; return 1; }
   "${server[@]}" --user=mysql --datadir="$1/data" --socket="$sockets/s" --pid-file="$sockets/pid" --skip-networking \
-    --innodb-flush-log-at-trx-commit=0 --max-allowed-packet=1G --event-scheduler=OFF --log-error="$sockets/log" &
+    --innodb-flush-log-at-trx-commit=0 --max-allowed-packet=1G --event-scheduler=OFF --log-error="$sockets/log.err" &
   server_pid=$!
   here=("$client" --no-defaults --user=root --socket="$sockets/s")
   for _ in $(seq 600); do
@@ -86,6 +86,6 @@ start_scratch() { # start_scratch FOLDER; sets here, server_pid
     sleep 0.1
   done
   echo "The database does not start in $1:" >&2
-  tail -n 15 "$sockets/log" >&2
+  tail -n 15 "$sockets/log.err" >&2
   return 1
 }
