@@ -52,6 +52,7 @@
 # - table_checks.sh
 # - copy_pages.py
 # - take_snapshot.py
+# - snapshot_locks.py
 # - volume_kinds.py
 # - sql_session.py
 # ...

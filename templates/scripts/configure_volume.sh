@@ -29,6 +29,7 @@
 #     Default: text:6
 # Attachments:
 # - take_snapshot.py
+# - snapshot_locks.py
 # - volume_kinds.py
 # - sql_session.py
 # ...
@@ -38,7 +39,7 @@ volume=/var/lib/mysql-volume
 service=mariadb
 command -v mariadbd >/dev/null || service=mysql
 
-for file in take_snapshot.py volume_kinds.py sql_session.py; do
+for file in take_snapshot.py snapshot_locks.py volume_kinds.py sql_session.py; do
   install -D -m 755 "$RS_ATTACH_DIR/$file" "/usr/local/lib/relaunch/snapshots/$file"
 done
 

@@ -5,6 +5,7 @@
 # Inputs: {}
 # Attachments:
 # - take_snapshot.py
+# - snapshot_locks.py
 # - volume_kinds.py
 # - sql_session.py
 # ...

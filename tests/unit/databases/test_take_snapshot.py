@@ -27,6 +27,7 @@ def loaded(name: str) -> ModuleType:
 
 loaded("sql_session")
 kinds = loaded("volume_kinds")
+locks = loaded("snapshot_locks")
 script = loaded("take_snapshot")
 
 
@@ -120,7 +121,7 @@ class Attempt:
 
     def around(self, work: Callable[[], None]) -> None:
         if not self._had:
-            raise script.NotNow("somebody else is there")
+            raise locks.NotNow("somebody else is there")
         work()
 
     def close(self) -> None:
@@ -146,7 +147,7 @@ def test_a_lock_is_tried_for_three_times_then_done_without(succeeds_at: int, mad
     make, made, closed = attempts(succeeds_at=succeeds_at)
     done: list[str] = []
 
-    script.take_under_a_lock(make, lambda: done.append("taken"), print, pauses=AT_ONCE)
+    locks.take_under_a_lock(make, lambda: done.append("taken"), print, pauses=AT_ONCE)
 
     assert made == made_wanted
     assert done == ["taken"]
@@ -157,7 +158,7 @@ def test_while_commits_wait_for_a_replica_no_lock_is_asked_for() -> None:
     make, made, _ = attempts(succeeds_at=1)
     done: list[str] = []
 
-    script.take_under_a_lock(make, lambda: done.append("taken"), print, waits=lambda: True)
+    locks.take_under_a_lock(make, lambda: done.append("taken"), print, waits=lambda: True)
 
     assert (made, done) == ([True], ["taken"])
 
@@ -174,9 +175,9 @@ class Killer:
 def test_who_takes_too_long_is_killed_and_who_does_not_is_left() -> None:
     killer = Killer()
 
-    with script.Watchdog(killer, 7, 5) as quick:
+    with locks.Watchdog(killer, 7, 5) as quick:
         pass
-    with script.Watchdog(killer, 8, 0.01) as slow:
+    with locks.Watchdog(killer, 8, 0.01) as slow:
         while not killer.said:
             pass
 
