@@ -199,7 +199,7 @@ def restored(primary: Primary, name: str) -> list[Figure]:
             "restore_snapshot.sh", RESTORE_SNAPSHOT="latest", RESTORE_CONFIRM=name, RESTORE_NEW_LINEAGE=""
         )
         prepared = time.monotonic()
-        answers.append(int(said.partition(" answers after ")[2].partition(" ms")[0]) / 1000)
+        answers.append(float(said.partition(" answers after ")[2].partition(" s,")[0]))
         primary.script(
             primary.dialect.restore, RESTORE_PHASE="swap", RESTORE_CONFIRM=name, RESTORE_START="true", BACKUP_KEY="",
             RESTORE_TO="newest", RESTORE_BACKUP="latest",

@@ -104,6 +104,7 @@ tidy() {
   rm -rf "$secret"
   [ -n "$keep" ] || rm -rf "$work"
 }
+alone
 trap tidy EXIT
 case $RESTORE_PHASE in
   discard) exit 0 ;;

@@ -24,13 +24,15 @@
 #     Advanced: true
 #     Default: blank
 # Attachments:
+# - restore_store.sh
 # - mariadb_copy.sh
 # - mysql_copy.sh
 # - take_snapshot.py
+# - snapshot_locks.py
 # - volume_kinds.py
 # - sql_session.py
 # ...
-# shellcheck disable=SC2154  # variables come from the attachments
+# shellcheck disable=SC2034,SC2154  # variables are given to the attachments, and come from them
 set -euo pipefail
 set -a
 # shellcheck source=/dev/null
@@ -39,20 +41,21 @@ set +a
 
 dialect=mysql
 if command -v mariadbd >/dev/null; then dialect=mariadb; fi
-began=$(date +%s%N)
+unit=$dialect
 data=$(realpath /var/lib/mysql)
 work=$data-restoring # as in `Restore database`, which puts it in place
-sockets=$(mktemp -d /run/relaunch-restore.XXXXXX)
-chown mysql:mysql "$sockets"
-stop_with() { echo "$*" >&2; exit 1; }
-# shellcheck source=/dev/null
-. "$RS_ATTACH_DIR/${dialect}_copy.sh"
-prepared=
+secret=$(mktemp -d /run/relaunch-restore.XXXXXX)
+sockets=$secret/sockets
+for each in restore_store "${dialect}_copy"; do
+  # shellcheck source=/dev/null
+  . "$RS_ATTACH_DIR/$each.sh"
+done
 tidy() {
   kill_copy
-  rm -rf "$sockets"
-  [ -n "$prepared" ] || rm -rf "$work"
+  rm -rf "$secret"
+  [ -n "$keep" ] || rm -rf "$work"
 }
+alone
 trap tidy EXIT
 
 [ "$RESTORE_CONFIRM" = "$BACKUP_GROUP" ] || stop_with "Nothing was touched. To replace what is here: RESTORE_CONFIRM=$BACKUP_GROUP"
@@ -60,15 +63,16 @@ RESTORE_NEW_LINEAGE=${RESTORE_NEW_LINEAGE:-$(date -u +%Y%m%dT%H%M%SZ)-$(od -An -
 
 rm -rf "$work"
 mkdir -m 711 "$work"
+chmod 711 "$secret"
+install -d -o mysql -g mysql "$sockets"
 record=$(python3 "$RS_ATTACH_DIR/take_snapshot.py" lay-out "$RESTORE_SNAPSHOT" "$work/data")
-id=$(jq -r .id <<<"$record")
+IFS=$'\t' read -r id from redo < <(jq -r '[.id, .lineage, .settings.innodb_redo_log_capacity] | @tsv' <<<"$record")
 options=(--innodb-buffer-pool-size=64M --innodb-doublewrite=ON) # a page may have been half written
 # Another size would have the redo log made anew.
-[ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$(jq -r .settings.innodb_redo_log_capacity <<<"$record")")
+[ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$redo")
 start_copy "$work/data" "${options[@]}"
 gtid=$(copy_position)
-echo "A server on a copy of the snapshot $id answers after $((($(date +%s%N) - began) / 1000000)) ms, at $gtid"
-from=$(jq -r .lineage <<<"$record")
+echo "A server on a copy of the snapshot $id answers after $(seconds) s, at $gtid"
 # From here on it is a history of its own.
 if [ "$dialect" = mariadb ]; then
   forget="RESET MASTER; STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL gtid_slave_pos = ''; SET GLOBAL gtid_binlog_state = '$gtid';
@@ -77,15 +81,13 @@ else
   forget="SET GLOBAL super_read_only = OFF; STOP REPLICA; RESET REPLICA ALL; RESET BINARY LOGS AND GTIDS;
     SET GLOBAL gtid_purged = '$gtid'"
 fi
-ask_copy -e "SET sql_log_bin = 0; $forget; CREATE DATABASE IF NOT EXISTS relaunch CHARACTER SET utf8mb4;
-  CREATE TABLE IF NOT EXISTS relaunch.lineage (one TINYINT PRIMARY KEY, id VARCHAR(40) NOT NULL) ENGINE = InnoDB;
-  REPLACE INTO relaunch.lineage VALUES (1, '$RESTORE_NEW_LINEAGE')"
-stop_copy
+ask_copy -e "SET GLOBAL innodb_flush_log_at_trx_commit = 1; SET sql_log_bin = 0; $forget; $(new_lineage)"
+leave_copy
+sync -f "$work"
 echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
 chown mysql:mysql "$work/data/relaunch-group"
 rm -f "$work/data/auto.cnf" "$work/data/relaunch-group.accounts"
-seconds=$((($(date +%s%N) - began) / 1000000000))
-jq -nc --arg id "$id" --arg gtid "$gtid" --argjson seconds "$seconds" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$from" \
+jq -nc --arg id "$id" --arg gtid "$gtid" --argjson seconds "$(seconds)" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$from" \
   '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $seconds, tables_compared: 0, chain_length: 0, $lineage, $from} | tojson)' -r |
   tee "$work/restored"
-prepared=yes
+keep=yes

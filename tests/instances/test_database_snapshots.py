@@ -11,15 +11,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from snapshot_stand import PROJECT, TAKE, VOLUME, Server, until, writing
 
-PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_SNAPSHOT_TEST_STATE", "/var/tmp/relaunch-test-snapshots"))
 SETTINGS = 'network = "198.19.46.0/24"\nbridge = "rlt-snap"\napi_port = 17750\nbus_port = 17755\n'
 ENVIRONMENT = {**os.environ, "RELAUNCH_STATE": str(STATE), "PYTHONPATH": str(PROJECT / "src")}
@@ -32,8 +30,6 @@ database: {{primary: db1, replicas: [db2], backups: {{method: snapshot, full: ne
   primary: never, prove: never}}}}
 credentials: {{DB_PASSWORD: generate, REPLICATION_PASSWORD: generate}}
 """
-VOLUME = "/var/lib/mysql-volume"
-TAKE = "python3 /usr/local/lib/relaunch/snapshots/take_snapshot.py"
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(900)]
 
 
@@ -46,106 +42,6 @@ def relaunch(*words: str, check: bool = True) -> str:
     return done.stdout
 
 
-def until(is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
-
-
-@dataclass
-class Server:
-    address: str
-
-    def ssh(self, command: str) -> list[str]:
-        return [
-            "ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-            "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{self.address}", command,
-        ]  # fmt: skip
-
-    def run(self, command: str, *, check: bool = True, text: str | None = None) -> str:
-        done = subprocess.run(
-            self.ssh(command), input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
-            check=False,
-        )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout
-        return done.stdout.strip()
-
-    def sql(self, statements: str) -> str:
-        return self.run("mariadb -N -B", text=statements)
-
-    def take(self, options: str = "") -> dict[str, Any]:
-        said = self.run(f"{TAKE} take {options}")
-        return {**json.loads(next(line for line in said.splitlines() if line.startswith("{"))), "said": said}
-
-    def listed(self) -> list[str]:
-        return [json.loads(line)["id"] for line in self.run(f"{TAKE} list").splitlines()]
-
-    @contextmanager
-    def statement(self, statement: str) -> Iterator[None]:
-        running = subprocess.Popen(self.ssh(f'exec mariadb -e "{statement}" shop'), stdout=subprocess.DEVNULL)
-        mine = f"SELECT id FROM information_schema.processlist WHERE info LIKE '{statement[:6]}%SLEEP(%' AND time > 1"
-        try:
-            until(lambda: self.sql(mine) != "", f"{statement} to run for a while")
-            yield
-        finally:
-            self.sql("".join(f"KILL {id};" for id in self.sql(mine).split()))
-            running.wait(30)
-
-
-@dataclass
-class Writes:
-    """Rows that were acknowledged: number, when that was asked for, when answered."""
-
-    acks: list[tuple[int, float, float]] = field(default_factory=list)
-
-    def before(self, moment: float) -> set[int]:
-        return {number for number, _, ended in self.acks if ended < moment}
-
-    @property
-    def longest(self) -> float:
-        return max(ended - began for _, began, ended in self.acks)
-
-
-WRITER = """
-import sys, threading, time
-sys.path.insert(0, "/usr/local/lib/relaunch/snapshots")
-from sql_session import Session
-over = threading.Event()
-def write(first):
-    session, number = Session(), first
-    while not over.is_set():
-        number += 4
-        began = time.monotonic()
-        session.rows(f"INSERT INTO shop.ledger VALUES ({number})")
-        print(number, began, time.monotonic(), flush=True)
-        time.sleep(0.003)
-begin = int(Session().value("SELECT COALESCE(MAX(number), 0) FROM shop.ledger")) + 10
-threads = [threading.Thread(target=write, args=(begin + n,)) for n in range(4)]
-for thread in threads: thread.start()
-sys.stdin.read(); over.set()
-"""
-
-
-@contextmanager
-def writing(server: Server) -> Iterator[Writes]:
-    """Four writers; what they have is in the result once they have ended."""
-    server.run("cat >/root/writer.py", text=WRITER)
-    writes = Writes()
-    running = subprocess.Popen(
-        server.ssh("exec python3 /root/writer.py"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        time.sleep(2)
-        yield writes
-    finally:
-        out, _ = running.communicate("", timeout=60)
-        for line in out.splitlines():
-            number, began, ended = line.split()
-            writes.acks.append((int(number), float(began), float(ended)))
-    assert len(writes.acks) > 100, out
-
-
 @dataclass
 class Stand:
     def server(self, role: str) -> Server:
@@ -156,7 +52,7 @@ class Stand:
             return [each["private_address"] for each in shown if each["tags"].get("database") == role]
 
         until(lambda: len(found()) == 1, f"one {role}", seconds=180)
-        return Server(found()[0])
+        return Server(found()[0], STATE / "ssh/id_ed25519", "mariadb")
 
     def wait_whole(self) -> None:
         def whole() -> bool:
@@ -194,30 +90,9 @@ def put_away() -> None:
         STATE.rmdir()
 
 
-def numbers_in(server: Server, snapshot: dict[str, Any]) -> set[int]:
-    """The ledger's rows in a snapshot: a server of its own is started on a copy of it."""
-    script = f"""set -euo pipefail
-      sockets=$(mktemp -d); chown mysql "$sockets"; chmod 711 "$sockets"
-      trap 'kill_copy; rm -rf "$sockets" {VOLUME}/looked-at' EXIT
-      . /root/s/attachments/mariadb_copy.sh
-      rm -rf {VOLUME}/looked-at; {TAKE} lay-out {snapshot["id"]} {VOLUME}/looked-at >/dev/null
-      start_copy {VOLUME}/looked-at --innodb-buffer-pool-size=32M
-      ask_copy -e "CHECK TABLE shop.ledger, shop.more" | grep -v "OK$" >&2 || true
-      ask_copy -e "SELECT number FROM shop.ledger"; stop_copy"""
-    copy_scripts(server)
-    return {int(line) for line in server.run("bash", text=script).splitlines()}
-
-
 def lineage() -> str:
     shown = relaunch("db", "backups", "snap", "--json", check=False)  # red, as the new history has no backup yet
     return str(json.JSONDecoder().raw_decode(shown)[0]["lineage"])
-
-
-def copy_scripts(server: Server) -> None:
-    packed = subprocess.run(
-        ["tar", "-C", PROJECT / "templates/scripts", "-cz", "."], stdout=subprocess.PIPE, check=True
-    ).stdout
-    subprocess.run(server.ssh("mkdir -p s && tar -C s -xz"), input=packed, check=True)
 
 
 @pytest.mark.parametrize("statement", ["UPDATE slow SET a = SLEEP(60)", "SELECT SLEEP(60), a FROM slow"])
@@ -235,7 +110,7 @@ def test_behind_a_long_statement_nobody_waits_and_nothing_acknowledged_is_missin
     assert taken["lock"] == "BACKUP STAGE BLOCK_COMMIT" and taken["exact"] and taken["warnings"] == []
     assert taken["locked_seconds"] < 1 and took < 20
     assert writes.longest < 3, "others' tests run on this machine; the bench knows the limit of 50 ms"
-    there = numbers_in(primary, taken)
+    there = primary.numbers_in(taken)
     assert writes.before(began) <= there
     assert len(writes.before(began)) > 10
 
@@ -260,7 +135,7 @@ def test_a_lock_that_is_not_had_at_once_is_given_up_and_the_snapshot_is_taken_wi
     assert "taken without a lock: it is what a crash would have left" in taken["warnings"]
     assert "attempt 3 of 3" in taken["said"]
     assert writes.longest < 3
-    assert writes.before(began) <= numbers_in(primary, taken)
+    assert writes.before(began) <= primary.numbers_in(taken)
 
 
 def test_a_table_without_transactions_is_not_waited_for_behind_a_long_statement(stand: Stand) -> None:

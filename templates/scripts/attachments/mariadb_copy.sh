@@ -21,10 +21,10 @@ start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log.err
     --innodb-temp-data-file-path=ibtmp1:2M:autoextend --max-allowed-packet=1G --event-scheduler=OFF --loose-plugin-load-add= --innodb-buffer-pool-load-at-startup=OFF \
     --innodb-buffer-pool-dump-at-shutdown=OFF "$@" >/dev/null 2>&1 &
   server_pid=$!
-  for _ in $(seq 6000); do
-    if ask_copy -e "SELECT 1" >/dev/null 2>&1; then return 0; fi
+  for _ in $(seq 20000); do
+    if [ -S "$sockets/s" ] && ask_copy -e "SELECT 1" >/dev/null 2>&1; then return 0; fi
     kill -0 "$server_pid" 2>/dev/null || break
-    sleep 0.05
+    sleep 0.02
   done
   echo "MariaDB does not start on the copy in $data:" >&2
   tail -n 20 "$sockets/log.err" >&2
@@ -38,6 +38,8 @@ stop_copy() { # in order, so that there is nothing to recover
   wait "$server_pid" || true
   server_pid=
 }
+
+leave_copy() { stop_copy; } # which takes no time worth saving, and leaves nothing to be recovered
 
 kill_copy() {
   if [ -n "$server_pid" ]; then kill -KILL "$server_pid" 2>/dev/null || true; wait "$server_pid" 2>/dev/null || true; fi
