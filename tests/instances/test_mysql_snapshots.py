@@ -58,8 +58,8 @@ def stand() -> Iterator[Stand]:
     with group_of(GROUP) as group:
         stand = Stand(group)
         stand.primary.sql(
-            "CREATE TABLE shop.story (number INT PRIMARY KEY); RENAME TABLE shop.ledger TO shop.unused;"
-            "RENAME TABLE shop.story TO shop.ledger; CREATE TABLE shop.slow (a INT); INSERT INTO shop.slow VALUES (1);"
+            "CREATE TABLE shop.ledger (number INT PRIMARY KEY); CREATE TABLE shop.slow (a INT);"
+            "INSERT INTO shop.slow VALUES (1);"
             "CREATE TABLE shop.more (a INT PRIMARY KEY, b TEXT); SET SESSION cte_max_recursion_depth = 100000;"
             "INSERT INTO shop.more WITH RECURSIVE n (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n WHERE a < 20000)"
             " SELECT a, REPEAT(UUID(), 8) FROM n"

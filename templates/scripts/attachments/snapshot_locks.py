@@ -28,8 +28,9 @@ LONG = (
 LOG_STATUS = (
     "SELECT REPLACE(JSON_UNQUOTE(JSON_EXTRACT(local, '$.gtid_executed')), '\\n', '') FROM performance_schema.log_status"
 )
-MARIADB_WAITING = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_wait_sessions'"
-MYSQL_WAITING = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_source_wait_sessions'"
+SIDE = "master" if IS_MARIADB else "source"
+WAITING, ACKNOWLEDGED = f"Rpl_semi_sync_{SIDE}_wait_sessions", f"Rpl_semi_sync_{SIDE}_yes_tx"
+ACKNOWLEDGED_WITHIN = 0.3  # an acknowledgement takes milliseconds
 
 
 class NotNow(Exception):
@@ -173,10 +174,17 @@ def mysql_position(session):
     return session.value("SELECT REPLACE(@@global.gtid_executed, '\\n', '')")
 
 
-def commits_wait(session):
-    """Whether commits wait for a replica: a lock on commits would wait behind them."""
-    found = session.rows(MARIADB_WAITING if IS_MARIADB else MYSQL_WAITING)
-    return bool(found) and int(found[0][1]) > 0
+def commits_wait(session, seconds=ACKNOWLEDGED_WITHIN):
+    """Whether commits wait for a replica that acknowledges none: a lock on commits would wait behind them."""
+    until, first = time.monotonic() + seconds, None
+    while True:
+        found = dict(session.rows(f"SHOW GLOBAL STATUS WHERE variable_name IN ('{WAITING}', '{ACKNOWLEDGED}')"))
+        first = first or found.get(ACKNOWLEDGED)
+        if int(found.get(WAITING, 0)) == 0 or found[ACKNOWLEDGED] != first:
+            return False
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.02)
 
 
 def take_under_a_lock(lockers, work, say, *, waits=lambda: False, pauses=PAUSES):

@@ -163,6 +163,34 @@ def test_while_commits_wait_for_a_replica_no_lock_is_asked_for() -> None:
     assert (made, done) == ([True], ["taken"])
 
 
+class Primary:
+    """How many of its commits wait, and how many were acknowledged, at each look; the last goes on."""
+
+    def __init__(self, *looks: tuple[int, int]) -> None:
+        self._looks = list(looks)
+
+    def rows(self, statement: str) -> list[list[str]]:
+        waiting, acknowledged = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+        return [[locks.WAITING, str(waiting)], [locks.ACKNOWLEDGED, str(acknowledged)]]
+
+
+@pytest.mark.parametrize(
+    "looks, waits",
+    [
+        pytest.param([(0, 5)], False, id="none waits"),
+        pytest.param([(3, 5), (3, 9)], False, id="there are always some, and they are acknowledged"),
+        pytest.param([(3, 5), (0, 8)], False, id="they waited for a moment"),
+        pytest.param([(3, 5)], True, id="nothing is acknowledged"),
+    ],
+)
+def test_commits_wait_when_none_is_acknowledged(looks: list[tuple[int, int]], waits: bool) -> None:
+    assert locks.commits_wait(Primary(*looks), seconds=0.05) is waits
+
+
+def test_without_semi_synchronous_replication_no_commit_waits() -> None:
+    assert not locks.commits_wait(Killer(), seconds=0.05)
+
+
 class Killer:
     def __init__(self) -> None:
         self.said: list[str] = []
