@@ -66,7 +66,7 @@ mkdir -m 711 "$work"
 chmod 711 "$secret"
 install -d -o mysql -g mysql "$sockets"
 record=$(python3 "$RS_ATTACH_DIR/take_snapshot.py" lay-out "$RESTORE_SNAPSHOT" "$work/data")
-IFS=$'\t' read -r id from redo < <(jq -r '[.id, .lineage, .settings.innodb_redo_log_capacity] | @tsv' <<<"$record")
+{ read -r id; read -r from; read -r redo; } < <(jq -r '.id, .lineage, .settings.innodb_redo_log_capacity' <<<"$record")
 options=(--innodb-buffer-pool-size=64M --innodb-doublewrite=ON) # a page may have been half written
 # Another size would have the redo log made anew.
 [ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$redo")
