@@ -21,7 +21,9 @@ keep= # what lies in $work stays there
 
 alone() { # one restore at a time on this server: to be asked for before anything of ours could be removed
   exec 9>/run/relaunch-restore.lock
-  flock -n 9 || stop_with "Another restore is at work on this server. Nothing was touched: wait for its end, then restore again."
+  flock -n 9 && return
+  rm -rf "$secret"
+  stop_with "Another restore is at work on this server. Nothing was touched: wait for its end, then restore again."
 }
 
 # What the server leaves is only kept to be looked at: a crash leaves it as good, within a tenth of the time, and without
