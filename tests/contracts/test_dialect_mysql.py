@@ -104,6 +104,19 @@ def test_a_server_says_what_it_is(group: Group) -> None:
     assert (state.executed, state.received, state.required, state.acknowledgers) == ("", "", False, ())
 
 
+def test_whom_it_had_no_connection_left_for_is_counted(group: Group) -> None:
+    group.in_step(1)
+    assert group.dialect.refused_connections(group.sessions[0]) == 0
+    group.sessions[0].run("SET GLOBAL max_connections = 10")
+    kept = []
+    with pytest.raises(Unavailable, match="Too many connections"):
+        for _ in range(20):
+            kept.append(group.servers[0].session("app"))
+
+    assert group.dialect.refused_connections(group.sessions[0]) == 1
+    group.sessions[0].run("SET GLOBAL max_connections = 151")
+
+
 def test_writes_reach_the_replicas_and_every_verb_may_be_repeated(group: Group) -> None:
     for _ in range(2):
         group.promote(0)
