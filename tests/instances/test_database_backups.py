@@ -6,9 +6,11 @@ RELAUNCH_BACKUP_TEST_STATE names another folder than /var/tmp/relaunch-test-back
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +44,26 @@ servers:
   x1: {{template: mysql, zone: a, memory: 1G}}
   bare: {{template: base, zone: b, memory: 1G}}
 database: {{primary: x1, backups: {BY_HAND_ONLY}}}
+"""
+# Gives one row of a table another key, in the page that has it, whose checksum (full_crc32) is then right again.
+DAMAGE = """import sys
+name, key, other = sys.argv[1], *(bytes([0x80]) + int(n).to_bytes(3, "big") for n in sys.argv[2:])
+pages, size = bytearray(open(name, "rb").read()), 16384
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return crc ^ 0xFFFFFFFF
+def checksum(at):
+    return crc32c(pages[at : at + size - 4]).to_bytes(4, "big")
+found = [at for at in range(4 * size, len(pages), size) if key in pages[at : at + size]]
+assert found and pages[found[-1] + size - 4 : found[-1] + size] == checksum(found[-1]), found
+where = pages.index(key, found[-1])
+pages[where : where + 4] = other
+pages[found[-1] + size - 4 : found[-1] + size] = checksum(found[-1])
+open(name, "wb").write(pages)
 """
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(900)]
 
@@ -305,6 +327,38 @@ def test_a_backup_with_an_expired_credential_fails_and_does_not_count(stand: Sta
 
     assert ended.status != 0 and "SignatureDoesNotMatch" in ended.output
     assert sorted(stand.bucket.glob("backups/*/manifest.json")) == before
+
+
+def damage_table(stand: Stand, id: str) -> None:
+    """In a backup: one row of shop.more has a key out of order, and all hashes and checksums are right."""
+    stored = stand.bucket / "backups" / id
+    file = stored / "data.mbstream.zst.age.00000"
+    place = f"$BACKUP_ROOT/{stand.ids['lineage']}/backups/{id}/{file.name}"
+    stand.lab.run("cat >/root/damage.py", text=DAMAGE)
+    stand.lab.run(
+        "set -ea -o pipefail; . /etc/relaunch/backup.env; umask 077; rm -rf /root/bad; mkdir /root/bad; cat >/root/key;"
+        f"rclone cat {place} | age -d -i /root/key | zstd -q -d | mbstream -x -C /root/bad; rm /root/key; cd /root/bad;"
+        "python3 /root/damage.py shop/more.[in]* 12345 99; find * -type f | xargs mbstream -c | zstd -q |"
+        f'age -r "$BACKUP_RECIPIENT" >/root/object; rclone copyto /root/object {place}',
+        text=stand.key,
+    )
+    content, told = file.read_bytes(), json.loads((stored / "manifest.json").read_text())
+    objects = [{"name": file.name, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}]
+    (stored / "manifest.json").write_text(json.dumps({**told, "objects": objects}))
+    time.sleep(3)
+
+
+def test_a_table_whose_index_is_damaged_is_named(stand: Stand) -> None:
+    make_keepsake(stand)
+    id = stand.back_up("full")
+    try:
+        damage_table(stand, id)
+        said = stand.refused(backup=id, to="backup")
+    finally:
+        shutil.rmtree(stand.bucket / "backups" / id)
+        time.sleep(3)
+
+    assert "Table checks found faults: shop.more" in said
 
 
 def test_a_position_that_never_was_and_a_backup_of_another_version_are_named(stand: Stand) -> None:
