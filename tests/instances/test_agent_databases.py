@@ -281,19 +281,19 @@ async def test_the_primary_is_probed_often_and_a_replica_is_not(group: list[Memb
 
 async def test_a_primary_without_a_connection_left_is_told_though_who_looks_at_it_has_one(group: list[Member]) -> None:
     one, _, _ = await form(group)
-    await one.reports("it goes on", lambda report: report.answers and not report.refusing)
+    await one.reports("it goes on", lambda report: report.answers and not report.full)
     one.sql("SET GLOBAL max_connections = 10")
     kept = []
     with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
         for _ in range(20):
             kept.append(one.server.client())
 
-    await one.reports("it has none left", lambda report: report.answers and report.refusing)
+    await one.reports("it has none left", lambda report: report.answers and report.full)
 
     for each in kept:
         each.close()
     one.server.client().close()
-    await one.reports("it has some again", lambda report: not report.refusing)
+    await one.reports("it has some again", lambda report: not report.full)
 
 
 async def test_a_replica_that_follows_before_the_new_primary_has_applied_all_comes_in_step_at_once(

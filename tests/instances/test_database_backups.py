@@ -350,6 +350,7 @@ def damage_table(stand: Stand, id: str) -> None:
 
 def test_a_table_whose_index_is_damaged_is_named(stand: Stand) -> None:
     make_keepsake(stand)
+    stand.replica.sql("FLUSH TABLES shop.more FOR EXPORT; UNLOCK TABLES")  # so that the rows are in its file
     id = stand.back_up("full")
     try:
         damage_table(stand, id)

@@ -240,7 +240,7 @@ class DatabaseReport:
     started: str = ""  # another one each time that received and not yet applied writes may have been discarded: a start
     # of the server, or of replication from a standstill
     stall: str = ""  # why it is not: no acknowledgement | disk full | read-only file system | long transaction | …
-    refusing: bool = False  # lately it has had no connection left for somebody
+    full: bool = False  # lately it has had no connection left
 
 
 @dataclass(frozen=True)

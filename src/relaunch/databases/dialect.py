@@ -71,8 +71,8 @@ class Dialect(Protocol):
     # the server
     def state(self, session: Session) -> ServerState: ...
 
-    def refused_connections(self, session: Session) -> int:
-        """Since its start, as it had none left."""
+    def is_full(self, session: Session) -> bool:
+        """Whether it has no connection left for those who come."""
         ...
 
     def stop_receiving(self, session: Session) -> None:

@@ -23,7 +23,7 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
  @@rpl_semi_sync_master_wait_no_slave AS wait_alone, @@rpl_semi_sync_master_wait_point AS wait_point,
  @@rpl_semi_sync_slave_enabled AS acknowledges"""
 SEMI_SYNC = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"  # by WHERE the server would work out all there are
-REFUSED = "SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'"
+CONNECTIONS = "SHOW GLOBAL STATUS LIKE 'Threads_connected'"  # Connection_errors_max_connections stays 0 in 11.8
 REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
 # Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
 CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
@@ -105,8 +105,9 @@ class MariaDB:
             arrived=_arrived(replica),
         )
 
-    def refused_connections(self, session: Session) -> int:
-        return int(session.rows(REFUSED)[0]["Value"])
+    def is_full(self, session: Session) -> bool:
+        most = session.rows("SELECT @@max_connections AS most")[0]["most"]
+        return int(session.rows(CONNECTIONS)[0]["Value"]) >= int(most)
 
     def stop_receiving(self, session: Session) -> None:
         self._be_read_only(session)

@@ -32,7 +32,7 @@ STATUS = (
     *("Rpl_semi_sync_replica_status", "Rpl_semi_sync_source_status", "Rpl_semi_sync_source_wait_sessions"),
     "Rpl_semi_sync_source_clients",
 )
-REFUSED = "SHOW GLOBAL STATUS LIKE 'Connection_errors_max_connections'"
+CONNECTIONS = "SHOW GLOBAL STATUS LIKE 'Threads_connected'"
 FILTERS = (
     *("Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table"),
     *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Rewrite_DB", "Replicate_Ignore_Server_Ids"),
@@ -251,8 +251,9 @@ class MySQL:
     def state(self, session: Session) -> ServerState:
         return _state(session)
 
-    def refused_connections(self, session: Session) -> int:
-        return int(session.rows(REFUSED)[0]["Value"])
+    def is_full(self, session: Session) -> bool:
+        most = session.rows("SELECT @@max_connections AS most")[0]["most"]
+        return int(session.rows(CONNECTIONS)[0]["Value"]) >= int(most)
 
     def stop_receiving(self, session: Session) -> None:
         _short_waits(session)

@@ -72,7 +72,7 @@ def _of_connections(case: Case) -> list[Page]:
         return []
     observers = [each for each in case.seen.observers if each.connected and each.heard_seconds <= case.windows.fresh]
     full = [each.name for each in observers if (probe := each.probes.get(primary)) and probe.outcome == FULL]
-    if not full and not own.refusing:
+    if not full and not own.full:
         return []
     whom = ", ".join(full) or "those who come"
     return [page_of(case, "out of connections", f"It has no connection left for {whom}.")]

@@ -23,7 +23,7 @@ REPLICA_LOOK_SECONDS = 0.25  # when its source was last heard is known to this
 DEAD_LOOK_SECONDS = 0.1
 TELL_SECONDS = 0.25
 REPORT_SECONDS = 0.5
-REFUSED_LOOK_SECONDS, REFUSING_SECONDS = 2.0, 5.0  # between two looks at how many were refused; how long that is told
+ROOM_LOOK_SECONDS, FULL_SECONDS = 2.0, 5.0  # between two looks whether it is full; how long that is told
 SILENT_SECONDS = 1.2  # without an answer, the server counts as one that does not
 UNCHANGED = ("executed", "history", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
 
@@ -53,7 +53,7 @@ class Reporter:
         self._failed_at = 0.0
         self._arrived = ""
         self._arrived_at: Optional[float] = None
-        self._refused = Refused()
+        self._room = Room()
         self._watched: Optional[LocalSession] = None  # silent: its end is the server's
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Reporter:
             received_seconds=None if self._arrived_at is None else round(now - self._arrived_at, 3),
             acknowledging=state.acknowledging, required=state.required, acknowledgers=list(state.acknowledgers),
             write_seconds=writes[0] if writes else None, stall=writes[1] if writes else "",
-            refusing=self._refused.lately(now),
+            full=self._room.was_full(now),
         )  # fmt: skip
 
     # in the event loop
@@ -172,13 +172,12 @@ class Reporter:
                 if session is None or dialect is None:
                     session = self._server.open(answer_seconds=2.0)
                     dialect = dialect_of(session)
-                    self._refused = Refused()
                     self._loop.call_soon_threadsafe(self._watch, self._server.open())
                 done, started = self._kept.done, self._server.started
                 state = dialect.state(session)
                 self._heartbeat.explain(session, state)
-                if self._refused.is_due(asked):
-                    self._refused.look(asked, dialect.refused_connections(session))
+                if self._room.is_due(asked):
+                    self._room.look(asked, dialect.is_full(session))
                 self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)
                 self._call(self._seen, state, asked, dialect.name, done, started)
                 pause = REPLICA_LOOK_SECONDS if state.source else LOOK_SECONDS
@@ -195,23 +194,22 @@ class Reporter:
             self._loop.call_soon_threadsafe(what, *values)
 
 
-class Refused:
-    """Whether the server has had no connection left for somebody. Moments of the monotonic clock."""
+class Room:
+    """Whether the server has had no connection left lately. Moments of the monotonic clock."""
 
     def __init__(self) -> None:
-        self._count: Optional[int] = None
-        self._looked = self._grew = float("-inf")
+        self._looked = self._was_full = float("-inf")
 
     def is_due(self, now: float) -> bool:
-        return now - self._looked >= REFUSED_LOOK_SECONDS
+        return now - self._looked >= ROOM_LOOK_SECONDS
 
-    def look(self, now: float, count: int) -> None:
-        if self._count is not None and count > self._count:
-            self._grew = now
-        self._count, self._looked = count, now
+    def look(self, now: float, full: bool) -> None:
+        self._looked = now
+        if full:
+            self._was_full = now
 
-    def lately(self, now: float) -> bool:
-        return now - self._grew < REFUSING_SECONDS
+    def was_full(self, now: float) -> bool:
+        return now - self._was_full < FULL_SECONDS
 
 
 def _is_news(old: DatabaseReport, new: DatabaseReport) -> bool:

@@ -105,8 +105,8 @@ def test_what_is_wrong_with_a_primary_or_a_replica_that_go_on_is_a_page():
     pages = {page.rule: page.text for page in decision.pages}
     assert "Duplicate entry" in pages["replica broken"] and "f1, f2" in pages["out of connections"]
     assert decided(look()).pages == ()
-    refusing = {page.rule: page.text for page in decided(look(member("s1", refusing=True))).pages}
-    assert list(refusing) == ["out of connections"] and "for those who come" in refusing["out of connections"]
+    full = {page.rule: page.text for page in decided(look(member("s1", full=True))).pages}
+    assert list(full) == ["out of connections"] and "for those who come" in full["out of connections"]
 
 
 def test_every_rule_is_reached():
