@@ -25,6 +25,7 @@ from looks import (
 from relaunch.bus.messages import Probe
 from relaunch.databases.evidence import gather
 from relaunch.databases.group import Group, Mode, Observer, Seen, Step
+from relaunch.databases.membership import lost
 from relaunch.databases.rules import DETECTION, PERMISSION, Verdict, judged
 
 TIMEOUT_SHORT = {"f1": probe("timeout", 1.0, 1.1), "f2": probe("timeout", 1.0, 1.1)}
@@ -197,6 +198,15 @@ def test_the_other_servers_word_does_not_count_when_it_is_old():
         for f in ("f1", "f2")
     )
     assert decided(look(STOPPED, *DEAF, observers=old)).group.change is None
+
+
+def test_after_a_loss_of_power_nobody_is_lost_before_somebody_looks_at_the_primary():
+    """All have just started: the replica has received nothing since long ago, and no front end is heard yet."""
+    started = look(member("s2", receiving=False, received_seconds=None, acknowledging=False))
+    unheard = tuple(replace(each, connected=False, probes={}) for each in started.observers)
+
+    assert lost(case(started), "s2"), "by then somebody has looked for long enough"
+    assert not lost(case(replace(started, observers=unheard)), "s2")
 
 
 def test_right_after_a_failover_nobody_is_lost_for_what_the_old_primary_did_not_send():
