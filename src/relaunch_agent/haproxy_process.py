@@ -35,6 +35,7 @@ QUICK_SECONDS = 15.0
 LONGEST_PAUSE_SECONDS = 60.0  # after failures: a reload that fails must not be tried all the time
 RELOAD_SECONDS = 30.0
 LOADED_SECONDS = 4.0
+SURELY_LOADED = 3  # answers
 SOUND_ANSWERS = ("", "New server registered.", "Server deleted.")
 # Said while the last connections of a drained server close: the next look tries again.
 NOT_YET = ("This server cannot be removed yet", "Server still has connections", "not removable", "in maintenance mode")
@@ -176,7 +177,8 @@ class HAProxy:
         return frozenset(server.key for server, answered in zip(servers, answers) if answered)
 
     async def _reload_it(self, ours: FrozenSet[str]) -> None:
-        """Master-worker reload; done when the new process has our proxies."""
+        """Master-worker reload; done when whoever answers has our proxies, so often in a row: the process that ends
+        takes a connection now and then until it is gone, and would have it done once more."""
         process = await asyncio.create_subprocess_exec(
             *self._reload,
             stdin=asyncio.subprocess.DEVNULL,
@@ -186,10 +188,11 @@ class HAProxy:
         said, _ = await asyncio.wait_for(process.communicate(), RELOAD_SECONDS)
         if process.returncode != 0:
             raise ValueError(f"{' '.join(self._reload)}: {said.decode('utf-8', 'replace').strip()[-500:]}")
-        end = time.monotonic() + LOADED_SECONDS
+        end, in_a_row = time.monotonic() + LOADED_SECONDS, 0
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
-                if ours <= parse_proxies(await self.ask("show backend")):
+                in_a_row = in_a_row + 1 if ours <= parse_proxies(await self.ask("show backend")) else 0
+                if in_a_row == SURELY_LOADED:
                     remove(self._places.reload_pending)
                     return
             await asyncio.sleep(LOOK_SECONDS)
