@@ -14,6 +14,7 @@ from simulated_server import Agent, Position, Server, Write, chance, covers, hol
 from relaunch.bus.messages import DatabaseReport, Probe, TakeRole
 from relaunch.databases.failover import decide
 from relaunch.databases.group import Decision, Group, Member, Mode, Observer, Seen, Step, Windows
+from relaunch.databases.looking import GAP_SECONDS
 
 TICK = 0.1
 FRONT_ENDS = ("f1", "f2")
@@ -76,6 +77,7 @@ class World:
     mailed: int = 0
     sights: dict[tuple[str, str], Sight] = field(default_factory=dict)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
+    answering: dict[str, float] = field(default_factory=dict)  # since when without a gap
     witnessed: dict[str, tuple[dict[str, Probe], float]] = field(default_factory=dict)
     given: dict[str, tuple[TakeRole, float]] = field(default_factory=dict)
     acked: Position = field(default_factory=dict)
@@ -200,8 +202,14 @@ class World:
             self.post(server.id, CONTROLLER, lambda: self._heard(server.id, report))
 
     def _heard(self, id: str, report: DatabaseReport) -> None:
-        if self.controller_up:
-            self.reports[id] = (report, self.now)
+        if not self.controller_up:
+            return
+        _, before = self.reports.get(id, (None, 0.0))
+        if not report.answers:
+            self.answering.pop(id, None)
+        elif id not in self.answering or self.now - before > GAP_SECONDS:
+            self.answering[id] = self.now
+        self.reports[id] = (report, self.now)
 
     def _probe(self) -> None:
         for front in FRONT_ENDS:
@@ -244,6 +252,7 @@ class World:
                 connected=report is not None and self.now - said < 2,
                 report=report,
                 report_seconds=self.now - said,
+                answering_seconds=self.now - self.answering.get(id, self.now),
                 cloud_running=self.servers[id].host_up if self.cloud_works else None,
                 going=id in self.going,
                 cut_off=id in self.cut,
@@ -398,6 +407,7 @@ class World:
     def kill_controller(self) -> None:
         self.controller_up = False
         self.reports.clear()
+        self.answering.clear()
         self.witnessed.clear()
         self.given.clear()
         self.crash_soon = False

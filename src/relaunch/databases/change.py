@@ -102,10 +102,22 @@ def _freeze(case: Case, change: Change) -> Outcome:
             return Outcome(group=raised(replace(case.group, change=frozen)), why="the old primary stands still")
     elif candidate is not None and case.covers(everything(candidate, case), change.position):
         return Outcome(group=_promoted(case, change, change.candidate or "", change.position), why="all is received")
+    if late and not _accounted_for(case, change.candidate):
+        text = (
+            f"The switchover of {case.group.name} is not given up before {case.names([change.candidate or ''])} is"
+            " heard, or known to be off: by a store that was put back it may lead already."
+        )
+        return Outcome(group=case.group, why=text, pages=(Page(rule="switchover waits", text=text),))
     if late:
         back = replace(change, step=Step.GO_BACK, candidate=change.old, position="")
         return Outcome(group=_stepped(case, back), why="not reached in time: the old primary goes on")
     return Outcome(group=case.group, why="waiting for the old primary to stand still and the candidate to have it all")
+
+
+def _accounted_for(case: Case, id: str | None) -> bool:
+    """Whether this controller has heard it, and so with which orders, or it cannot do anything."""
+    member = case.member(id)
+    return member.report is not None or member.cut_off or member.cloud_running is False
 
 
 def _stands_still(report: DatabaseReport | None) -> bool:

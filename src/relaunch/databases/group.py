@@ -89,6 +89,7 @@ class Member:
     connected: bool = False  # its agent is connected to the controller
     report: DatabaseReport | None = None
     report_seconds: float = 0.0  # since its agent said so; since the controller began, when it has said nothing yet
+    answering_seconds: float = 0.0  # for how long its agent has said without a gap that it answers
     cloud_running: bool | None = None  # what the cloud says: None when it does not answer
     rank: int = 0  # in the deployment file: of two that could lead, the lower one does
     never_leads: bool = False  # the file says so; such a one does not acknowledge either

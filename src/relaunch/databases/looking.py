@@ -14,6 +14,7 @@ from relaunch.databases.store import StoredGroup
 from relaunch.errors import BadInput
 from relaunch.servers.lifecycle import State
 
+GAP_SECONDS = 2.0  # an agent reports twice a second: one that has said nothing for so long was away, or its server was
 CUT_OFF_SECONDS = 2.0  # what was on its way at the cutting off has arrived by then
 CLOUD_WORD_SECONDS = 2.0  # older than this, what the cloud said is not what is
 REMEMBERED = 80  # positions of a primary, at least so many seconds apart: what its replicas are held against
@@ -28,6 +29,7 @@ class Heard:
 
     began: float = field(default_factory=time.monotonic)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
+    answering: dict[str, float] = field(default_factory=dict)  # since when without a gap
     witnessed: dict[str, tuple[Witnessed, float]] = field(default_factory=dict)
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
     cut_off: dict[str, float] = field(default_factory=dict)  # since when
@@ -41,6 +43,11 @@ class Heard:
         if isinstance(said, Witnessed):
             self.witnessed[instance] = (said, now)
             return
+        _, before = self.reports.get(instance, (None, 0.0))
+        if not said.answers:
+            self.answering.pop(instance, None)
+        elif instance not in self.answering or now - before > GAP_SECONDS:
+            self.answering[instance] = now
         self.reports[instance] = (said, now)
         if now - self.cut_off.get(instance, now) > CUT_OFF_SECONDS:
             del self.cut_off[instance]  # somebody has connected it again
@@ -61,7 +68,7 @@ class Heard:
         return report if known[1] == report.lag_seconds else replace(report, lag_seconds=known[1])
 
     def forget(self, living: set[str]) -> None:
-        for kept in (self.reports, self.witnessed, self.running, self.written, self.lags, self.cut_off):
+        for kept in (self.reports, self.answering, self.witnessed, self.running, self.written, self.lags, self.cut_off):
             for gone in set(kept) - living:
                 del kept[gone]
         self.held &= living
@@ -108,6 +115,7 @@ def look(
             connected=connected.get(each.id, False),
             report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
+            answering_seconds=present - heard.answering.get(each.id, present),
             cloud_running=running if present - asked <= CLOUD_WORD_SECONDS else None,
             rank=each.rank,
             never_leads=each.never_leads,

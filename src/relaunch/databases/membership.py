@@ -54,12 +54,11 @@ def _nothing_received_seconds(case: Case, id: str, word: DatabaseReport) -> floa
 
 def _primary_up_seconds(case: Case) -> float:
     """Right after the primary's own absence nobody has received anything, and that is not the replicas' fault: for how
-    long one that looks at it from elsewhere has been answered. As long as none has said so, after the whole host was
-    without power say, no replica is lost."""
-    primary, observers = case.group.primary or "", case.seen.observers
-    probes = [each.probes.get(primary) for each in observers if each.connected]
+    long one that looks at it from elsewhere has been answered, and the controller has heard it without a gap."""
+    primary = case.primary
+    probes = [each.probes.get(primary.id) for each in case.seen.observers if each.connected]
     up = [probe.seconds for probe in probes if probe is not None and probe.outcome == "ok"]
-    return min(max(up, default=0.0 if observers else float("inf")), case.elapsed(case.group.promoted))
+    return min(max(up, default=float("inf")), primary.answering_seconds, case.elapsed(case.group.promoted))
 
 
 def acknowledges(case: Case, id: str) -> bool:

@@ -21,7 +21,7 @@ keep= # what lies in $work stays there
 
 alone() { # one restore at a time on this server: to be asked for before anything of ours could be removed
   exec 9>/run/relaunch-restore.lock
-  flock -n 9 && return
+  flock -w 2 9 && return # what one that was just broken off has started may take a moment to end
   rm -rf "$secret"
   stop_with "Another restore is at work on this server. Nothing was touched: wait for its end, then restore again."
 }
@@ -137,7 +137,7 @@ fetch() { # fetch ID COMMAND…: which gets what was backed up on its standard i
 writing_pid=
 write_on() {
   : >"$secret/writing"
-  while sleep 0.2; do find "$work" -type f -size +8M -exec sync --data {} + 2>>"$secret/writing" || true; done &
+  while sleep 0.2; do find "$work" -type f -size +8M -exec sync --data {} + 2>>"$secret/writing" || true; done 9>&- &
   writing_pid=$!
 }
 stop_writing_on() {

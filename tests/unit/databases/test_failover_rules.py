@@ -200,13 +200,15 @@ def test_the_other_servers_word_does_not_count_when_it_is_old():
     assert decided(look(STOPPED, *DEAF, observers=old)).group.change is None
 
 
-def test_after_a_loss_of_power_nobody_is_lost_before_somebody_looks_at_the_primary():
+def test_after_a_loss_of_power_no_replica_is_lost_before_the_primary_has_been_there_for_long_enough():
     """All have just started: the replica has received nothing since long ago, and no front end is heard yet."""
-    started = look(member("s2", receiving=False, received_seconds=None, acknowledging=False))
-    unheard = tuple(replace(each, connected=False, probes={}) for each in started.observers)
+    waits = member("s2", receiving=False, received_seconds=None, acknowledging=False)
+    unheard = tuple(replace(each, connected=False, probes={}) for each in look().observers)
 
-    assert lost(case(started), "s2"), "by then somebody has looked for long enough"
-    assert not lost(case(replace(started, observers=unheard)), "s2")
+    assert not lost(case(look(waits, member("s1", answering=0.5), observers=unheard)), "s2")
+    assert lost(case(look(waits, member("s1", answering=11.0), observers=unheard)), "s2"), "nobody else has to look"
+    assert not lost(case(look(waits, f1=probe("ok", 0.5), f2=probe("timeout", 3.0))), "s2")
+    assert lost(case(look(waits)), "s2")
 
 
 def test_right_after_a_failover_nobody_is_lost_for_what_the_old_primary_did_not_send():

@@ -384,6 +384,26 @@ def test_a_switchover_of_a_group_that_does_not_wait_looks_first_whether_the_cand
     assert promote.orders["s3"].role == "primary"
 
 
+def test_a_switchover_is_not_given_up_before_the_candidate_is_heard_or_known_to_be_off():
+    """Found by a story: a store put back into the middle of a switchover gave it up, and its candidate led already."""
+    change = Change(kind="switchover", step=Step.FREEZE, old="s1", candidate="s3", began=NOW, step_began=NOW - 3)
+    group = replace(SYNC, change=change)
+
+    def step(candidate: Member) -> Step:
+        found = decided(look(candidate), group).group.change
+        assert found is not None
+        return found.step
+
+    unheard = member("s3", unheard=True, connected=False)
+    waits = decided(look(unheard), group)
+    assert waits.group == group and [page.rule for page in waits.pages] == ["switchover waits"]
+    assert step(replace(unheard, cloud_running=True)) is Step.FREEZE
+    assert step(replace(unheard, cloud_running=False)) is Step.GO_BACK
+    assert step(member("s3", age=9.0, connected=False)) is Step.GO_BACK
+    gone = look(members={id: member(id) for id in ("s1", "s2")})
+    assert decided(gone, group).group.change.step is Step.GO_BACK
+
+
 def test_a_candidate_that_does_not_receive_all_in_time_sends_it_back():
     seen = look(wanted_primary="s3")
     freeze = decided(replace(seen, held=seen.proxies), decided(seen).group)

@@ -233,3 +233,19 @@ def test_a_store_that_is_not_older_is_not_adopted(world):
 
     with pytest.raises(Conflict, match="nothing is to be adopted"):
         asyncio.run(adopt(world.asks, "shop", Adoption(primary="db2", reason="to see")))
+
+
+def test_how_long_one_answers_begins_anew_after_it_did_not_or_was_not_heard(monkeypatch):
+    heard, now = Heard(), 100.0
+    monkeypatch.setattr("relaunch.databases.looking.time.monotonic", lambda: now)
+
+    def since(moment: float, **said) -> float | None:
+        nonlocal now
+        now = moment
+        heard.take("s1", member("s1", **said).report)
+        return heard.answering.get("s1")
+
+    assert [since(moment) for moment in (100.0, 101.5, 103.0)] == [100.0, 100.0, 100.0]
+    assert since(104.0, answers=False) is None
+    assert [since(moment) for moment in (104.5, 106.0)] == [104.5, 104.5]
+    assert since(109.0) == 109.0
