@@ -19,7 +19,7 @@ from relaunch_agent.bus_connection import BusConnection
 from relaunch_agent.enrolment import Credential
 
 LONGEST_PAUSE_SECONDS = 2.0
-REFUSED_PAUSE_SECONDS = 30.0
+LONGEST_REFUSED_PAUSE_SECONDS = 30.0  # not at once: a bus whose controller is just starting refuses everybody
 HELLO_TRIES = 3
 
 
@@ -49,14 +49,14 @@ class Link:
         pause = 0.1
         said = ""
         while True:
-            began = time.monotonic()
+            began, longest = time.monotonic(), LONGEST_PAUSE_SECONDS
             try:
                 await self._one_connection()
                 trouble = "the connection to the bus ended"
             except RelaunchError as error:
                 trouble = str(error)
                 if isinstance(error, NotAllowed):
-                    pause = REFUSED_PAUSE_SECONDS
+                    longest = LONGEST_REFUSED_PAUSE_SECONDS
             finally:
                 self.connected.clear()
             if trouble != said:
@@ -65,7 +65,7 @@ class Link:
             if time.monotonic() - began > 10:
                 pause, said = 0.1, ""
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, longest)
 
     async def report(self, message: Any, *, timeout: float = 3.0) -> Any:
         """Ask the controller; the answer, Unavailable without one, Conflict when it refuses."""

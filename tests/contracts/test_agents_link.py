@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from controller_at_work import controller_at_work, until
+from controller_at_work import AtWork, controller_at_work, until
 
 from relaunch.bus.messages import (
     Accepted,
@@ -23,6 +24,19 @@ from relaunch_agent.https import trusting
 from relaunch_agent.link import Link
 
 
+def front1(at_work: AtWork, obey: Callable[[Any], Awaitable[Any]]) -> Link:
+    return Link(
+        Credential("front1", "secret of front1", at_work.settings.bus_url),
+        trusting(at_work.settings.ca_file),
+        hello=lambda: Hello("0.1.0", "", "boot-1", 0),
+        obey=obey,
+    )
+
+
+async def obey_nothing(order: Any) -> Any:
+    raise AssertionError(order)
+
+
 async def test_the_agents_link_says_hello_obeys_reports_streams_and_comes_back_after_the_controller(
     tmp_path: Path,
 ) -> None:
@@ -34,12 +48,7 @@ async def test_the_agents_link_says_hello_obeys_reports_streams_and_comes_back_a
             obeyed.append(order)
             return Accepted(RunState(order.run_id, "running"))
 
-        link = Link(
-            Credential("front1", "secret of front1", at_work.settings.bus_url),
-            trusting(at_work.settings.ca_file),
-            hello=lambda: Hello("0.1.0", "", "boot-1", 0),
-            obey=obey,
-        )
+        link = front1(at_work, obey)
         keeping = asyncio.create_task(link.keep())
         await at_work.hub.wait_connected("front1", timeout_seconds=5)
         running = asyncio.create_task(at_work.hub.run("front1", RunScripts("r1", "boot"), task=None))
@@ -57,4 +66,17 @@ async def test_the_agents_link_says_hello_obeys_reports_streams_and_comes_back_a
         await at_work.begin()
         await at_work.hub.wait_connected("front1", timeout_seconds=8)
         assert (await at_work.hub.order("front1", AskRun("r1"))).run is not None
+        keeping.cancel()
+
+
+async def test_one_that_is_refused_first_is_connected_soon_after_it_is_known(tmp_path: Path) -> None:
+    """Found with ./demo: the bus refuses whoever comes before its controller has begun to answer for it."""
+    async with controller_at_work(tmp_path) as at_work:
+        keeping = asyncio.create_task(front1(at_work, obey_nothing).keep())
+        await asyncio.sleep(1.0)
+        assert not at_work.hub.connected("front1")
+
+        at_work.add_deployment()
+
+        await at_work.hub.wait_connected("front1", timeout_seconds=4)
         keeping.cancel()
