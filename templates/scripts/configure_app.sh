@@ -3,7 +3,8 @@
 # RightScript Name: Configure app
 # Description: |-
 #   Writes the app's settings, waits for the database, migrates it (one server at a time), starts the app
-#   and says that it is there once it answers.
+#   and says that it is there once it answers. One that has come back with its server, has these settings
+#   already and answers is left as it is; when this script is run once more it is started again.
 # Inputs:
 #   DB_USER:
 #     Category: Database
@@ -126,22 +127,44 @@ exec runuser -u www-data -- env REDMINE_INSTANCE=default RAILS_ENV=production SC
 FILE
   chmod 755 migrate
   /usr/local/lib/relaunch/database locked "migrate-$DB_NAME" ./migrate
+  migrated=yes
 }
 
+settings() { { cat /etc/app/environment /etc/redmine/default/database.yml /etc/redmine/default/secret_key.txt 2>/dev/null || true; } | sha256sum; }
+
+# What it has come back with, at the first run since this server's start.
+came_back_with='' migrated=''
+if [ ! -e /run/app-configured ] && [[ $(systemctl is-active app) = @(active|activating) ]]; then came_back_with=$(settings); fi
 "configure_$app"
 echo "Waiting for the database $DB_NAME on $DB_HOST"
 relaunch-local primary --wait 120 >/dev/null
 /usr/local/lib/relaunch/database wait 120
 "migrate_$app"
 
-systemctl restart app
 check_path=$(relaunch-local get proxy | jq -r --arg name "site-$site_name" '[.backends[]? | select(.name == $name) | .check_path][0] // "/"')
-for _ in $(seq 300); do
-  status=$(curl -s -o /dev/null -w '%{http_code}' --max-time 20 "http://127.0.0.1:8000$check_path" || true)
-  [ "$status" = 200 ] && break
-  sleep 0.1
-done
-if [ "$status" != 200 ]; then
+answers() {  # SECONDS TIMES: within this long each time
+  for _ in $(seq "$2"); do
+    status=$(curl -s -o /dev/null -w '%{http_code}' --max-time "$1" "http://127.0.0.1:8000$check_path" || true)
+    [ "$status" = 200 ] && return
+    sleep 0.1
+  done
+  return 1
+}
+is_as_wanted() {
+  [ "$(settings)" = "$came_back_with" ] && [ -z "$migrated" ] || return 1
+  for _ in $(seq 600); do
+    [ "$(systemctl is-active app)" = activating ] || break
+    sleep 0.1
+  done
+  answers 10 3
+}
+touch /run/app-configured
+if is_as_wanted; then
+  echo "It has come back with this server, with these settings: not started again."
+else
+  systemctl restart app
+fi
+if ! answers 20 300; then
   echo "The app answers $status on $check_path, not 200. What it said:" >&2
   journalctl -u app -n 30 --no-pager >&2 || true
   exit 1
