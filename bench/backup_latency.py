@@ -1,15 +1,15 @@
 """Backing up from the replica: what the primary's clients notice, by their slowest hundredth of transactions.
 
-    sudo python bench/backup_latency.py [--megabytes 600] [--pairs 6] [--seconds 15] [--together]
+    sudo python bench/backup_latency.py [--megabytes 600] [--pairs 6] [--seconds 15] [--one-disk | --together]
 
 Windows in turns, without and with full backups of the replica one after the other, durability strict. sysbench writes
 at half of what the primary could do at most (measured before): waiting in line is not what is measured.
 
 A replica and an object store are other machines than the primary. So the primary and its client have one CPU to
-themselves here and all the rest has the other one, the store goes last there, and its files are in memory. The cores of
-one processor slow each other down: in the windows without a backup something of no consequence keeps the other core as
-busy as a backup does. What is left in common is the disk, from which the backup reads while the primary writes its log.
---together leaves out all of this.
+themselves here and all the rest has the other one, the store goes last there, and the files of all three are in memory:
+on one disk each waits for what the others write. The cores of one processor slow each other down: in the windows without
+a backup something of no consequence keeps the other core as busy as a backup does. --one-disk leaves the servers' data
+on the disk of this machine, --together leaves out all of this.
 """
 
 from __future__ import annotations
@@ -61,14 +61,27 @@ def main() -> None:
     words.add_argument("--megabytes", type=int, default=600)
     words.add_argument("--pairs", type=int, default=6)
     words.add_argument("--seconds", type=float, default=15.0, help="of each window")
+    words.add_argument("--one-disk", action="store_true", help="the servers' data on the disk of this machine")
     words.add_argument("--together", action="store_true", help="on the same CPUs and disk")
     asked = words.parse_args()
-    with contextlib.nullcontext() if asked.together else in_memory(STORE), controller() as client:
+    with contextlib.ExitStack() as apart:
+        if not asked.together:
+            apart.enter_context(in_memory(STORE))
+            if not asked.one_disk:
+                apart.enter_context(in_memory(STATE / "local-cloud/instances"))
+        client = apart.enter_context(controller())
         finished(client, apply(client, GROUP))
         until(lambda: client.get("/databases/bench")["mode"] == "sync", "the replica to be in step",
               within_seconds=60, every_seconds=0.2)  # fmt: skip
         figures = measured(client, asked)
-    report("backup latency", figures, megabytes=asked.megabytes, test=TEST, together=asked.together)
+    report(
+        "backup latency",
+        figures,
+        megabytes=asked.megabytes,
+        test=TEST,
+        together=asked.together,
+        one_disk=asked.one_disk,
+    )
 
 
 def measured(client: Client, asked: argparse.Namespace) -> list[Figure]:
