@@ -8,8 +8,8 @@ at half of what the primary could do at most (measured before): waiting in line 
 A replica and an object store are other machines than the primary. So the primary and its client have one CPU to
 themselves here and all the rest has the other one, the store goes last there, and the files of all three are in
 memory: on one disk each waits for what the others write. The cores of one processor slow each other down: in windows
-without a backup something of no consequence keeps the other core as busy as a backup does. --one-disk leaves the servers' data
-on the disk of this machine, --together leaves out all of this.
+without a backup something of no consequence keeps the other core as busy as a backup does. --one-disk leaves the
+servers' data on the disk of this machine, --together leaves out all of this.
 """
 
 from __future__ import annotations
