@@ -25,7 +25,7 @@ FAULTS: dict[str, int] = {
 }  # fmt: skip
 END_TICKS = 900
 PERSON_TICKS = 450
-CATCH_UP_TICKS = 1000  # once a person has come: replicas receive at one and a half times the speed at which clients write
+CATCH_UP_TICKS = 1000  # once a person has come: replicas receive one and a half times as fast as clients write
 GOOD_PAGES = ("no failover:", "failover waits", "promotion waits", "commits wait")
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 from typing import Any, Dict, List, Optional, Tuple
+from weakref import WeakKeyDictionary
 
 from relaunch.databases.dialect import ServerState, Session, Source
 from relaunch.errors import BadInput, Failed, RelaunchError, Unavailable
 
 FOREVER_MS = 315360000000  # ten years: no commit gives up waiting by itself (T6)
 SLICE_SECONDS = 0.2
+ALONE_SECONDS = 1.6  # one that takes writes and follows nobody is asked so much later whether it does
 SETTLE_SECONDS = 1.0  # for what was received to be applied before the source changes
 ACCESS_DENIED = 1045
 STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS read_only,
@@ -46,6 +48,10 @@ FILTERS = (
 class MariaDB:
     name = "mariadb"
     program = "mariadbd"
+
+    def __init__(self) -> None:
+        # When each was last found to take writes and to follow nobody: the answer costs the server as much as all else.
+        self._found_alone: WeakKeyDictionary[Session, float] = WeakKeyDictionary()
 
     # positions
 
@@ -80,7 +86,7 @@ class MariaDB:
     def state(self, session: Session) -> ServerState:
         server = session.rows(STATE)[0]
         semi_sync = _semi_sync(session)
-        replica = _replica(session) or {}
+        replica = self._replica(session, writable=not _is_on(server["read_only"]))
         executed = _union(str(server["binlog_position"] or ""), str(server["slave_position"] or ""))
         clients = int(semi_sync.get("master_clients", 0))
         return ServerState(
@@ -104,6 +110,15 @@ class MariaDB:
             waiting_commits=int(semi_sync.get("master_wait_sessions", 0)),
             arrived=_arrived(replica),
         )
+
+    def _replica(self, session: Session, *, writable: bool) -> Dict[str, Any]:
+        now = time.monotonic()
+        if writable and now - self._found_alone.get(session, float("-inf")) < ALONE_SECONDS:
+            return {}
+        found = _replica(session) or {}
+        if writable and not found:
+            self._found_alone[session] = now
+        return found
 
     def is_full(self, session: Session) -> bool:
         most = session.rows("SELECT @@max_connections AS most")[0]["most"]

@@ -63,7 +63,7 @@ class Heartbeat:
     def explain(self, session: LocalSession, state: ServerState) -> None:
         """Called by whoever looks at the server anyway: why is the write in flight not done?"""
         writing, began = self._session, self._began
-        self._progress.look(time.monotonic(), state.executed, self._server.written_bytes())
+        self._progress.look(time.monotonic(), state.executed, self._server.written_bytes)
         if writing is None or began is None or time.monotonic() - began < LATE_SECONDS:
             self._why = ""
             return

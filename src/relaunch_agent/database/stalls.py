@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, UNEXPLAINED
 
@@ -40,16 +40,18 @@ class Progress:
         self._wrote = float("-inf")
         self._measured: Tuple[float, Optional[int]] = float("-inf"), None
 
-    def look(self, now: float, executed: str, written_bytes: Optional[int]) -> None:
-        """`written_bytes`: None when nobody tells; then it is taken to work, as being slow is no failure."""
+    def look(self, now: float, executed: str, written_bytes: Callable[[], Optional[int]]) -> None:
+        """`written_bytes`: asked once a second; None when nobody tells: then it is taken to work, as being slow is no
+        failure."""
         if executed != self._executed:
             self._committed, self._executed = now if self._executed else float("-inf"), executed
         began, before = self._measured
         if now - began < 1.0 and before is not None:
             return
-        if written_bytes is None or (before is not None and written_bytes - before >= WORKS_BYTES * (now - began)):
+        written = written_bytes()
+        if written is None or (before is not None and written - before >= WORKS_BYTES * (now - began)):
             self._wrote = now
-        self._measured = now, written_bytes
+        self._measured = now, written
 
     def works(self, now: float) -> bool:
         return now - self._wrote < LATELY_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import replace
 
 import pymysql
@@ -37,24 +38,28 @@ def test_why_a_write_stalls(seen: WriteSeen, why: str) -> None:
     assert stall(seen) == why
 
 
+def written(bytes: int | None) -> Callable[[], int | None]:
+    return lambda: bytes
+
+
 def test_a_server_works_while_it_writes_a_lot_and_not_when_its_disk_hangs() -> None:
     progress = Progress()
     for second in range(10):
-        progress.look(100.0 + second, "0-1-7", second * 10**6)
-        progress.look(100.01 + second, "0-1-7", second * 10**6)  # another look at once says nothing new
+        progress.look(100.0 + second, "0-1-7", written(second * 10**6))
+        progress.look(100.01 + second, "0-1-7", written(second * 10**6))  # another look at once says nothing new
         assert progress.works(100.02 + second) == (second > 0)
     for second in range(10):
-        progress.look(110.0 + second, "0-1-7", 9 * 10**6 + second * 1000)
+        progress.look(110.0 + second, "0-1-7", written(9 * 10**6 + second * 1000))
 
     assert not progress.works(119.0) and not progress.commits(119.0)
-    progress.look(120.0, "0-1-8", 9 * 10**6)
+    progress.look(120.0, "0-1-8", written(9 * 10**6))
     assert progress.commits(120.5) and progress.commits(122.0)
     assert progress.commits(121.0, within=1.5) and not progress.commits(122.0, within=1.5)
 
 
 def test_where_nobody_tells_what_is_written_a_server_is_taken_to_work() -> None:
     progress = Progress()
-    progress.look(100.0, "0-1-7", None)
+    progress.look(100.0, "0-1-7", written(None))
 
     assert progress.works(100.5)
 
