@@ -21,8 +21,7 @@ from relaunch_agent.database.session import LocalSession
 LOOK_SECONDS = 0.5  # its end is noticed at once all the same
 REPLICA_LOOK_SECONDS = 0.25  # when its source was last heard is known to this
 DEAD_LOOK_SECONDS = 0.1
-TELL_SECONDS = 0.25
-REPORT_SECONDS = 0.5
+REPORT_SECONDS, LATEST_SECONDS = 0.4, 0.6  # told again with the first look so long after, or without one
 ROOM_LOOK_SECONDS, FULL_SECONDS = 2.0, 5.0  # between two looks whether it is full; how long that is told
 SILENT_SECONDS = 1.2  # without an answer, the server counts as one that does not
 UNCHANGED = ("executed", "history", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
@@ -82,21 +81,28 @@ class Reporter:
         said: Optional[DatabaseReport] = None
         said_at = 0.0
         while True:
+            due = said_at + LATEST_SECONDS
+            if not self._trouble:
+                due = min(due, self._answered + SILENT_SECONDS)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), TELL_SECONDS)
+                await asyncio.wait_for(self._news.wait(), min(max(0.05, due - time.monotonic()), LATEST_SECONDS))
             self._news.clear()
             if not self._trouble and time.monotonic() - self._answered > SILENT_SECONDS:
                 self._fail(self._server.trouble(None), since=self._answered)
             if not self._server.joined:
+                said_at = time.monotonic()
                 continue  # what it has is not the group's: there is nothing to say of a member yet
-            report, now = self.report(), time.monotonic()
+            report, now = self._report(joined=True), time.monotonic()
             if said is None or _is_news(said, report) or now - said_at >= REPORT_SECONDS:
                 self._tell(report)
                 said, said_at = report, now
 
     def report(self) -> DatabaseReport:
+        return self._report(joined=self._server.joined)
+
+    def _report(self, *, joined: bool) -> DatabaseReport:
         now = time.monotonic()
-        trouble = self._trouble or ("" if self._server.joined else "has not joined its group")
+        trouble = self._trouble or ("" if joined else "has not joined its group")
         head = DatabaseReport(
             dialect=self._dialect or "mariadb", epoch=self._done.epoch if self._done else 0,
             role=self._done.role if self._done else "",
