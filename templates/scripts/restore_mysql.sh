@@ -44,7 +44,9 @@
 #     Default: text:newest
 #   RESTORE_NEW_LINEAGE:
 #     Category: Backup
-#     Description: What the history that begins with the restored data is called; made up here when it is blank.
+#     Description: |-
+#       What the history that begins with the restored data is called; made up here when it is blank. With swap, what
+#       was prepared is put in place only if it was prepared with this one.
 #     Input Type: single
 #     Required: false
 #     Advanced: true

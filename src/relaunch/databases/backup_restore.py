@@ -186,7 +186,11 @@ async def _is_fenced(ports: Ports, deployment: str, id: str) -> bool:
 
 
 async def _swap(run: Run, args: dict[str, Any]) -> None:
-    inputs = {"RESTORE_PHASE": "text:swap", "RESTORE_CONFIRM": f"text:{args['deployment']}"}
+    inputs = {
+        "RESTORE_PHASE": "text:swap",
+        "RESTORE_CONFIRM": f"text:{args['deployment']}",
+        "RESTORE_NEW_LINEAGE": f"text:{args['new_lineage']}",  # what somebody else has prepared meanwhile is not ours
+    }
     await run_script(run, {**args, "run_id": f"{args['run_id']}-swap"}, RESTORE, inputs)
 
 

@@ -21,7 +21,7 @@ keep= # what lies in $work stays there
 
 alone() { # one restore at a time on this server: to be asked for before anything of ours could be removed
   exec 9>/run/relaunch-restore.lock
-  flock -w 2 9 && return # what one that was just broken off has started may take a moment to end
+  flock -n 9 && return
   rm -rf "$secret"
   stop_with "Another restore is at work on this server. Nothing was touched: wait for its end, then restore again."
 }
@@ -55,9 +55,12 @@ in_place() { # by renames; done again after it was broken off, it goes on where 
 }
 
 swap() {
+  keep=yes
   [ "$RESTORE_CONFIRM" = "$BACKUP_GROUP" ] || stop_with "Nothing was touched. To replace what is here: RESTORE_CONFIRM=$BACKUP_GROUP"
   [ -e "$work/restored" ] || stop_with "Nothing is prepared here."
-  keep=yes
+  if [ -n "$RESTORE_NEW_LINEAGE" ] && ! grep -qF "\"lineage\":\"$RESTORE_NEW_LINEAGE\"" "$work/restored"; then
+    stop_with "What is prepared here is another restore's: $(cat "$work/restored"). Nothing was touched: restore again."
+  fi
   in_place
   keep=
 }
