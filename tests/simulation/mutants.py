@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scripted import the_heir_of_a_failed_candidate_restarts
+from scripted import a_store_is_put_back_into_a_switchover, the_heir_of_a_failed_candidate_restarts
 from simulated import Physics
 
 from relaunch.databases import change, failover, membership, roles, rules
@@ -138,4 +138,7 @@ MUTANTS: tuple[Mutant, ...] = (
            physics=lambda: Physics(forgets_the_going=True)),
     Mutant(story="44", rule=8, name="an older copy of the store is obeyed",
            patches=((failover, "is_overtaken", lambda _: False),)),
+    Mutant(story="7001-1920", rule=8, name="a switchover is given up before its candidate is heard",
+           scripted=a_store_is_put_back_into_a_switchover,
+           patches=((change, "_accounted_for", lambda *_: True),)),
 )  # fmt: skip

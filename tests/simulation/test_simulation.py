@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mutants import MUTANTS, Mutant
-from scripted import the_heir_of_a_failed_candidate_restarts
+from scripted import a_store_is_put_back_into_a_switchover, the_heir_of_a_failed_candidate_restarts
 from simulated import Broken, Physics
 from stories import CALM, invented, shortened, tell, total
 
@@ -36,6 +36,18 @@ def test_the_heir_of_a_failed_candidate_that_restarted_does_not_lead():
 
     assert world.last is not None and world.last.pages[0].rule == "failover waits"
     assert "has started again" in world.last.pages[0].text
+
+
+def test_a_switchover_that_is_over_is_not_given_up_by_an_older_store():
+    world = a_store_is_put_back_into_a_switchover(Physics())
+    assert world.last is not None and [page.rule for page in world.last.pages] == ["switchover waits"]
+    leads = {each.id for each in world.servers.values() if each.writable}
+
+    world.blocked.clear()
+    for _ in range(100):
+        world.tick()
+
+    assert {world.group.primary} == leads and world.group.change is None
 
 
 def test_a_story_that_breaks_is_shortened_to_what_breaks_it():
