@@ -97,7 +97,8 @@ begin_backup of_this_data
 data_bytes=$(du -sb --exclude='binlog.*' --exclude='relay.*' /var/lib/mysql/ | cut -f1)
 echo "$id: from the $role, lag $lag s, $((data_bytes / 1000000)) MB of data${parent:+, on top of $parent}"
 
-options=(--backup --stream=mbstream --extra-lsndir="$work/lsn" --target-dir="$work" --tmpdir="$work")
+# Commits are held up until the copier of the redo log looks once more: that is a second when nothing else is said.
+options=(--backup --stream=mbstream --extra-lsndir="$work/lsn" --target-dir="$work" --tmpdir="$work" --log-copy-interval=20)
 [ "$role" = primary ] || options+=(--slave-info)
 if [ "$kind" = incremental ]; then
   options+=(--incremental-lsn="$(awk '$1 == "to_lsn" {print $3}' "$state/last/checkpoints")")
