@@ -36,8 +36,8 @@ async def switchover(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _wait_for_backup(run: Run, args: dict[str, Any]) -> str:
-    """At its end a backup holds commits up, also those that the next primary has still to apply: for 0.9 s of 1.3 s
-    without writes, where it is 0.15 s else. One that takes longer than this is not waited for."""
+    """At its end a backup holds commits up, also those that the next primary has still to apply. One that takes longer
+    than this is not waited for."""
     tasks, about = run.workflows.tasks, subject(args["deployment"])
     try:
         async with asyncio.timeout(BACKUP_SECONDS):
