@@ -135,6 +135,7 @@ settings() { { cat /etc/app/environment /etc/redmine/default/database.yml /etc/r
 # What it has come back with, at the first run since this server's start.
 came_back_with='' migrated=''
 if [ ! -e /run/app-configured ] && [[ $(systemctl is-active app) = @(active|activating) ]]; then came_back_with=$(settings); fi
+touch /run/app-configured  # now: should this run break off, the app may have other settings than the files
 "configure_$app"
 echo "Waiting for the database $DB_NAME on $DB_HOST"
 relaunch-local primary --wait 120 >/dev/null
@@ -158,7 +159,6 @@ is_as_wanted() {
   done
   answers 10 3
 }
-touch /run/app-configured
 if is_as_wanted; then
   echo "It has come back with this server, with these settings: not started again."
 else

@@ -14,7 +14,7 @@ from simulated_server import Agent, Position, Server, Write, chance, covers, hol
 from relaunch.bus.messages import DatabaseReport, Probe, TakeRole
 from relaunch.databases.failover import decide
 from relaunch.databases.group import Decision, Group, Member, Mode, Observer, Seen, Step, Windows
-from relaunch.databases.looking import GAP_SECONDS
+from relaunch.databases.looking import answers_since
 
 TICK = 0.1
 FRONT_ENDS = ("f1", "f2")
@@ -77,7 +77,7 @@ class World:
     mailed: int = 0
     sights: dict[tuple[str, str], Sight] = field(default_factory=dict)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
-    answering: dict[str, float] = field(default_factory=dict)  # since when without a gap
+    answering: dict[str, float | None] = field(default_factory=dict)  # since when without a gap
     witnessed: dict[str, tuple[dict[str, Probe], float]] = field(default_factory=dict)
     given: dict[str, tuple[TakeRole, float]] = field(default_factory=dict)
     acked: Position = field(default_factory=dict)
@@ -205,10 +205,7 @@ class World:
         if not self.controller_up:
             return
         _, before = self.reports.get(id, (None, 0.0))
-        if not report.answers:
-            self.answering.pop(id, None)
-        elif id not in self.answering or self.now - before > GAP_SECONDS:
-            self.answering[id] = self.now
+        self.answering[id] = answers_since(self.answering.get(id), report, self.now - before, self.now)
         self.reports[id] = (report, self.now)
 
     def _probe(self) -> None:
@@ -252,7 +249,7 @@ class World:
                 connected=report is not None and self.now - said < 2,
                 report=report,
                 report_seconds=self.now - said,
-                answering_seconds=self.now - self.answering.get(id, self.now),
+                answering_seconds=self.now - (self.answering.get(id) or self.now),
                 cloud_running=self.servers[id].host_up if self.cloud_works else None,
                 going=id in self.going,
                 cut_off=id in self.cut,

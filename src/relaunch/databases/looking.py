@@ -29,7 +29,7 @@ class Heard:
 
     began: float = field(default_factory=time.monotonic)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
-    answering: dict[str, float] = field(default_factory=dict)  # since when without a gap
+    answering: dict[str, float | None] = field(default_factory=dict)  # since when without a gap
     witnessed: dict[str, tuple[Witnessed, float]] = field(default_factory=dict)
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
     cut_off: dict[str, float] = field(default_factory=dict)  # since when
@@ -44,10 +44,7 @@ class Heard:
             self.witnessed[instance] = (said, now)
             return
         _, before = self.reports.get(instance, (None, 0.0))
-        if not said.answers:
-            self.answering.pop(instance, None)
-        elif instance not in self.answering or now - before > GAP_SECONDS:
-            self.answering[instance] = now
+        self.answering[instance] = answers_since(self.answering.get(instance), said, now - before, now)
         self.reports[instance] = (said, now)
         if now - self.cut_off.get(instance, now) > CUT_OFF_SECONDS:
             del self.cut_off[instance]  # somebody has connected it again
@@ -72,6 +69,13 @@ class Heard:
             for gone in set(kept) - living:
                 del kept[gone]
         self.held &= living
+
+
+def answers_since(since: float | None, said: DatabaseReport, gap: float, now: float) -> float | None:
+    """Since when it has said without a gap that it answers, None when it does not. `gap`: since its last word."""
+    if not said.answers:
+        return None
+    return now if since is None or gap > GAP_SECONDS else since
 
 
 def lag(report: DatabaseReport, positions: Iterable[tuple[float, str]], said: float, covers: Covers) -> float | None:
@@ -115,7 +119,7 @@ def look(
             connected=connected.get(each.id, False),
             report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
-            answering_seconds=present - heard.answering.get(each.id, present),
+            answering_seconds=present - (heard.answering.get(each.id) or present),
             cloud_running=running if present - asked <= CLOUD_WORD_SECONDS else None,
             rank=each.rank,
             never_leads=each.never_leads,

@@ -50,7 +50,7 @@ class MariaDB:
     program = "mariadbd"
 
     def __init__(self) -> None:
-        # When each was last found to take writes and to follow nobody: the answer costs the server as much as all else.
+        # When each was last found to take writes and to follow nobody: it is not asked that again for a while.
         self._found_alone: WeakKeyDictionary[Session, float] = WeakKeyDictionary()
 
     # positions
@@ -86,7 +86,7 @@ class MariaDB:
     def state(self, session: Session) -> ServerState:
         server = session.rows(STATE)[0]
         semi_sync = _semi_sync(session)
-        replica = self._replica(session, writable=not _is_on(server["read_only"]))
+        replica = self._replica_if_any(session, writable=not _is_on(server["read_only"]))
         executed = _union(str(server["binlog_position"] or ""), str(server["slave_position"] or ""))
         clients = int(semi_sync.get("master_clients", 0))
         return ServerState(
@@ -111,7 +111,7 @@ class MariaDB:
             arrived=_arrived(replica),
         )
 
-    def _replica(self, session: Session, *, writable: bool) -> Dict[str, Any]:
+    def _replica_if_any(self, session: Session, *, writable: bool) -> Dict[str, Any]:
         now = time.monotonic()
         if writable and now - self._found_alone.get(session, float("-inf")) < ALONE_SECONDS:
             return {}
