@@ -223,8 +223,8 @@ compare() {
     [ "$found" = "$rows $sum" ] || { echo "DIFFERENT: $schema.$table ($method): noted $rows rows, sum $sum; found $found" >&2; differ=1; }
   done < <(jq -r '.check.tables[] | [.schema, .table, .method, .rows, .sum] | @tsv' "$last")
   close_session
+  end_table_checks # first: a table that is damaged may have been read as rows that differ, too
   [ "$differ" = 0 ] || stop_with "The restored data is not what was backed up."
-  end_table_checks
 }
 copy_session() { ask_copy --unbuffered --force 2>&1; }
 
