@@ -70,9 +70,9 @@ def main() -> None:
     args = parser.parse_args()
     password = sys.stdin.readline().strip()
     if args.rows:
-        with connection(args, password).cursor() as cursor:
+        with connection(args, password).cursor(pymysql.cursors.SSCursor) as cursor, args.out.open("w") as file:
             cursor.execute(f"SELECT worker, number FROM {args.table}")
-            args.out.write_text("".join(f"{worker} {number}\n" for worker, number in cursor.fetchall()))
+            file.writelines(f"{worker} {number}\n" for worker, number in cursor)
         return
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     with connection(args, password).cursor() as cursor:

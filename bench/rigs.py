@@ -208,7 +208,7 @@ def missing(client: Client, table: str, given: list[Ack]) -> int:
     """How many of these the present primary does not have."""
     rows = STATE / f"{table}.rows"
     words = ledger_command(client, table, rows, "--rows")
-    subprocess.run(words, input=PASSWORD + "\n", text=True, check=True, timeout=60)
+    subprocess.run(words, input=PASSWORD + "\n", text=True, check=True, timeout=600)
     there = {tuple(map(int, line.split())) for line in rows.read_text().splitlines()}
     return sum((ack.worker, ack.number) not in there for ack in given)
 
