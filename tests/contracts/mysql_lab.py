@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from small_disk import small_disk
 
 from relaunch.clouds.local.images import recipe_hash
 from relaunch.databases.dialect import Source
@@ -393,6 +394,21 @@ class MySQLLab:
         for server in self.servers:
             server.wait_until_it_answers()
         return self.servers
+
+    @contextlib.contextmanager
+    def on_a_small_disk(self, megabytes: int) -> Iterator[tuple[Server, Callable[[], None]]]:
+        """The first server, laid out anew on a disk of its own, and what fills that; stopped in the end."""
+        ours = self.servers[0]
+        ours.kill()
+        small = replace(ours, data=f"{self.folder}/small/1", sessions=[])
+        with small_disk(self.host_folder / "small", megabytes) as fill:
+            try:
+                self._lay_out(small)
+                small.launch()
+                small.wait_until_it_answers()
+                yield small, fill
+            finally:
+                small.kill()
 
     def _lay_out(self, server: Server) -> None:
         data, tls = self.root / server.data.lstrip("/"), self.host_folder / "tls"

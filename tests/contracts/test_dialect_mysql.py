@@ -15,7 +15,7 @@ from mysql_lab import MySQLLab, Server, TestSession, mysql_lab, until
 
 from relaunch.databases.dialect import Dialect, ServerState
 from relaunch.databases.mysql import MySQL
-from relaunch.errors import Conflict, RelaunchError, Unavailable
+from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 INSERT = "INSERT INTO shop.orders (what) VALUES (%s)"
@@ -69,14 +69,19 @@ def lab() -> Iterator[MySQLLab]:
 
 
 @pytest.fixture
-def group(lab: MySQLLab) -> Iterator[Group]:
+def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(8) as threads:
-        group = Group(lab.fresh(), MySQL(), threads)
-        yield group
-        for server in group.servers:
-            if server.process is not None:
-                server.thaw()
-            server.close_sessions()
+        yield threads
+
+
+@pytest.fixture
+def group(lab: MySQLLab, threads: ThreadPoolExecutor) -> Iterator[Group]:
+    group = Group(lab.fresh(), MySQL(), threads)
+    yield group
+    for server in group.servers:
+        if server.process is not None:
+            server.thaw()
+        server.close_sessions()
 
 
 def still_waits(write: Future[None], seconds: float = 0.5) -> bool:
@@ -546,3 +551,30 @@ def test_positions_compare_as_the_server_compares_them_tags_included(group: Grou
         for other in positions:
             row = group.sessions[0].rows("SELECT GTID_SUBSET(%s, %s) AS covered", other, one)[0]
             assert group.dialect.covers(one, other) == bool(row["covered"]), (one, other)
+
+
+def test_with_a_full_disk_it_says_what_it_does_and_can_be_fenced(lab: MySQLLab, threads: ThreadPoolExecutor) -> None:
+    dialect = MySQL()
+    with lab.on_a_small_disk(160) as (server, fill):
+        session, app = server.session(), server.session("app")
+        dialect.promote(session, required=False)
+        app.run(INSERT, "0")
+        fill()
+        writing = threads.submit(write_until_it_fails, app)
+        log = server.root / server.data.lstrip("/") / "log"
+        until("a commit waits for room", lambda: "Waiting for someone to free space" in log.read_text())
+        # Its state does not say what for: the agent goes by the room there is.
+        assert "waiting for handler commit" in [each.state for each in dialect.processes(session)]
+        with pytest.raises(Failed, match="is full"):
+            session.rows("SELECT ID FROM information_schema.PROCESSLIST")
+        assert not dialect.state(session).read_only
+
+        seconds = took(lambda: dialect.fence(session))
+        assert dialect.state(session).read_only and seconds < 3
+        writing.result(timeout=10)
+
+
+def write_until_it_fails(app: TestSession) -> None:
+    with pytest.raises(RelaunchError):
+        for number in range(10**6):
+            app.run("UPDATE shop.orders SET what = %s", str(number))

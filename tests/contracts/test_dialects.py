@@ -5,6 +5,7 @@ MySQL's own suite is test_dialect_mysql.py: its servers need more around them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import pymysql
 import pytest
 from mariadb_lab import Authority, MariaDBServer, root_of, until
+from small_disk import small_disk
 
 from relaunch.databases.dialect import ServerState
 from relaunch.databases.mariadb import MariaDB
@@ -85,24 +87,32 @@ class Written:
 SUITES = {"10.11": "bookworm", "11.8": "trixie"}
 
 
-@pytest.fixture(params=["10.11", "11.8"])
-def group(request: pytest.FixtureRequest) -> Iterator[Group]:
-    found = root_of(SUITES[request.param])
-    if found is None:
-        pytest.skip(f"no MariaDB {request.param} here: that needs root and mmdebstrap")
-    root = str(found)
+@contextlib.contextmanager
+def folder_of(version: str) -> Iterator[tuple[str, Path]]:
+    """The root of a Debian with that MariaDB, and a folder in it."""
+    root = root_of(SUITES[version])
+    if root is None:
+        pytest.skip(f"no MariaDB {version} here: that needs root and mmdebstrap")
     folder = Path(tempfile.mkdtemp(prefix="rldialect-", dir=f"{root}/var/tmp"))
-    authority = Authority(folder / "ca")
-    servers = [MariaDBServer(number, root, folder / str(number), authority) for number in (11, 12, 13)]
     try:
-        for server in servers:
-            server.install()
-            server.start()
-        yield Group(servers)
+        yield str(root), folder
     finally:
-        for server in servers:
-            server.stop()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(params=SUITES)
+def group(request: pytest.FixtureRequest) -> Iterator[Group]:
+    with folder_of(request.param) as (root, folder):
+        authority = Authority(folder / "ca")
+        servers = [MariaDBServer(number, root, folder / str(number), authority) for number in (11, 12, 13)]
+        try:
+            for server in servers:
+                server.install()
+                server.start()
+            yield Group(servers)
+        finally:
+            for server in servers:
+                server.stop()
 
 
 def parted(one: ServerState, other: ServerState) -> bool:
@@ -424,3 +434,43 @@ def _released(group: Group, waiting: list[Written]) -> bool:
     position = group.state(1).received
     dialect.release(group.sessions[0], position)
     return all(write.said for write in waiting)
+
+
+@pytest.mark.parametrize("version", SUITES)
+def test_with_a_full_disk_it_says_what_it_does_and_can_be_fenced(version: str) -> None:
+    with folder_of(version) as (root, folder), small_disk(folder / "11", 120) as fill:
+        server = MariaDBServer(11, root, folder / "11", Authority(folder / "ca"))
+        server.settings = (f"--tmpdir={server.inside}",)
+        try:
+            server.install()
+            server.start()
+            session = server.session()
+            dialect.promote(session, required=False)
+            server.make_accounts()
+            client = server.client()
+            client.cursor().execute("INSERT INTO a (s) VALUES ('0')")
+            fill()
+            writing = threading.Thread(target=write_until_it_fails, args=(client,), daemon=True)
+            writing.start()
+            until("a commit waits for room", lambda: any("free space" in state for state in doing(session)), seconds=30)
+            with pytest.raises(Refusal, match="Disk got full"):
+                session.rows("SELECT ID FROM information_schema.PROCESSLIST")
+            assert not dialect.state(session).read_only
+
+            began = time.monotonic()
+            dialect.fence(session)
+            assert dialect.state(session).read_only and time.monotonic() - began < 3
+            writing.join(10)
+            assert not writing.is_alive()
+        finally:
+            server.stop()
+
+
+def doing(session: LocalSession) -> list[str]:
+    return [each.state for each in dialect.processes(session)]
+
+
+def write_until_it_fails(client: Any) -> None:
+    with pytest.raises(pymysql.MySQLError):
+        for number in range(10**6):
+            client.cursor().execute("UPDATE a SET s = %s", (str(number),))

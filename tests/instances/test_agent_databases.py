@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pymysql
@@ -17,6 +17,7 @@ import pytest_asyncio
 from agent_stand import until as until_so
 from database_stand import Member
 from mariadb_lab import Authority, MariaDBServer, root_of, until
+from small_disk import small_disk
 
 from relaunch.bus.messages import Refused, TakeRole
 from relaunch.databases.mariadb import MariaDB
@@ -36,13 +37,7 @@ async def group() -> AsyncIterator[list[Member]]:
     members = []
     try:
         for number in (1, 2, 3):
-            server = MariaDBServer(number, str(root), folder / str(number), authority)
-            server.install()
-            server.start()
-            member = Member(folder / f"agent{number}", server, authority)
-            members.append(member)
-            await member.open()
-            member.stand.start_agent()
+            members.append(await started(MariaDBServer(number, str(root), folder / str(number), authority)))
         for member in members:
             await member.stand.connected()
             member.join()
@@ -52,6 +47,15 @@ async def group() -> AsyncIterator[list[Member]]:
         for member in members:
             await member.close()
         shutil.rmtree(folder)
+
+
+async def started(server: MariaDBServer) -> Member:
+    server.install()
+    server.start()
+    member = Member(server.folder.parent / f"agent{server.number}", server, server.authority)
+    await member.open()
+    member.stand.start_agent()
+    return member
 
 
 async def form(group: list[Member], *, required: bool = True) -> tuple[Member, Member, Member]:
@@ -294,6 +298,55 @@ async def test_a_primary_without_a_connection_left_is_told_though_who_looks_at_i
         each.close()
     one.server.client().close()
     await one.reports("it has some again", lambda report: not report.full)
+
+
+async def test_a_full_disk_is_why_nothing_is_written_and_its_server_answers_all_the_while() -> None:
+    root = root_of("trixie")
+    if root is None:
+        pytest.skip("no MariaDB of Debian 13 here")
+    folder = Path(tempfile.mkdtemp(prefix="rlfull-", dir=root / "var/tmp"))
+    seen = Path("/var/tmp", folder.name)  # the agent looks where the server says that its data is
+    seen.symlink_to(folder)
+    server = MariaDBServer(1, str(root), folder / "1", Authority(folder / "ca"))
+    server.settings = (f"--tmpdir={server.inside}",)
+    try:
+        with small_disk(server.folder, 120) as fill:
+            member = await started(server)
+            try:
+                await see_a_full_disk(member, fill)
+            finally:
+                await member.close()
+    finally:
+        seen.unlink()
+        shutil.rmtree(folder)
+
+
+async def see_a_full_disk(member: Member, fill: Callable[[], None]) -> None:
+    await member.stand.connected()
+    member.join()
+    await member.tell([member])
+    assert not (await member.become("primary")).read_only
+    member.server.make_accounts()
+    fill()
+    known = len(member.stand.reports)
+    writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),))
+    writing.start()
+
+    await member.reports("why it stalls", lambda report: report.stall == "disk full", seconds=20)
+    await asyncio.sleep(2)
+
+    assert all(report.answers for _, report in member.stand.reports[known:])
+    await member.become("fenced", 2)
+    writing.join(10)
+    assert member.report.read_only and not writing.is_alive()
+
+
+def write_until_it_fails(client: pymysql.Connection) -> None:
+    with pytest.raises(pymysql.MySQLError):
+        for number in range(10**6):
+            client.cursor().execute(
+                "INSERT INTO a (i, s) VALUES (1, %s) ON DUPLICATE KEY UPDATE s = %s", (number, number)
+            )
 
 
 async def test_a_replica_that_follows_before_the_new_primary_has_applied_all_comes_in_step_at_once(

@@ -207,6 +207,7 @@ class Alive:
 
 
 NO_ACKNOWLEDGEMENT = "no acknowledgement"  # `DatabaseReport.stall`: a commit waits for a replica's word
+DISK_FULL = "disk full"  # `DatabaseReport.stall`: a commit waits for room
 UNEXPLAINED = "unexplained"  # `DatabaseReport.stall`: a commit does not end, and no cause is found
 
 

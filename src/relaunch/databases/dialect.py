@@ -53,6 +53,17 @@ class ServerState:
     arrived: str = ""  # another text as soon as anything, heartbeats included, has come from the source
 
 
+@dataclass(frozen=True)
+class Process:
+    """What one session of a server does at the moment. `seconds`: of its statement; words are the server's."""
+
+    id: int
+    user: str
+    command: str
+    seconds: float
+    state: str
+
+
 class Dialect(Protocol):
     """Every verb that changes something may be repeated: done already is done."""
 
@@ -70,6 +81,10 @@ class Dialect(Protocol):
 
     # the server
     def state(self, session: Session) -> ServerState: ...
+
+    def processes(self, session: Session) -> Sequence[Process]:
+        """All sessions but this one; told also when nothing more fits on the disk."""
+        ...
 
     def is_full(self, session: Session) -> bool:
         """Whether it has no connection left for those who come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, TakeRole
+from relaunch.bus.messages import DISK_FULL, NO_ACKNOWLEDGEMENT, TakeRole
 from relaunch.databases.case import Case, Covers, Parted, never_parted
 from relaunch.databases.change import begin_failover, begin_switchover, go_on, no_loss_allowed
 from relaunch.databases.evidence import gather
@@ -75,6 +75,11 @@ def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
         (
             primary is None or not primary.answers or primary.read_only,
             "the primary does not take writes now: this is no case for a switchover",
+        ),
+        (
+            primary is not None and primary.stall == DISK_FULL,
+            f"the disk of {case.primary.name} is full: for this a commit that waits for room has to be cut short, and"
+            " then nobody may be able to follow that server's binary log any more. Make room there first",
         ),
         (word is None or not word.answers, f"{member.name} does not answer"),
         (member.going, f"{member.name} is being terminated"),

@@ -6,15 +6,17 @@ Shipped in the agent: standard library only, Python 3.9. Traps (T…) are explai
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from typing import Any, Dict, List, Optional, Tuple
 from weakref import WeakKeyDictionary
 
-from relaunch.databases.dialect import ServerState, Session, Source
+from relaunch.databases.dialect import Process, ServerState, Session, Source
 from relaunch.errors import BadInput, Failed, RelaunchError, Unavailable
 
 FOREVER_MS = 315360000000  # ten years: no commit gives up waiting by itself (T6)
 SLICE_SECONDS = 0.2
+LONG_SECONDS = 0.2  # a statement of root's that runs longer does not end by itself in time for a fence
 ALONE_SECONDS = 1.6  # one that takes writes and follows nobody is asked so much later whether it does
 SETTLE_SECONDS = 1.0  # for what was received to be applied before the source changes
 ACCESS_DENIED = 1045
@@ -27,17 +29,13 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
 SEMI_SYNC = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"  # by WHERE the server would work out all there are
 CONNECTIONS = "SHOW GLOBAL STATUS LIKE 'Threads_connected'"  # Connection_errors_max_connections stays 0 in 11.8
 REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
-# Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its acknowledgement.
-CLIENTS = """SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
- AND COMMAND NOT IN ('Binlog Dump', 'Slave_IO', 'Slave_SQL', 'Slave_worker', 'Daemon', 'Killed')
- AND (USER NOT IN ('root', 'system user', 'event_scheduler', 'unauthenticated user', 'replication', 'relaunch_probe')
-  OR USER = 'root' AND COMMAND IN ('Query', 'Execute') AND
-   (TIME_MS > 200 OR STATE LIKE 'Waiting for semi-sync ACK%'))
- ORDER BY STATE LIKE 'Waiting for semi-sync ACK%'"""  # last: its end lets those behind it be answered that still live
-WAITING = """SELECT ID AS id FROM information_schema.PROCESSLIST
- WHERE STATE LIKE 'Waiting for semi-sync ACK%'"""
-BLOCKED = """SELECT ID AS id FROM information_schema.PROCESSLIST
- WHERE USER = 'system user' AND STATE LIKE 'Waiting for%lock%'"""
+PROCESSES = """SELECT ID AS id, USER AS user, COMMAND AS command, TIME_MS / 1000 AS seconds, STATE AS state
+ FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"""
+NO_ROOM = "SHOW PROCESSLIST"  # in whole seconds, and without the file that the statement before makes in tmpdir
+NO_CLIENTS = ("Binlog Dump", "Slave_IO", "Slave_SQL", "Slave_worker", "Daemon", "Killed")
+NOT_APPS = ("root", "system user", "event_scheduler", "unauthenticated user", "replication", "relaunch_probe")
+UNACKNOWLEDGED = "Waiting for semi-sync ACK"
+BLOCKED = re.compile("Waiting for.*lock")
 FILTERS = (
     "Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table",
     "Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Do_Domain_Ids",
@@ -120,6 +118,9 @@ class MariaDB:
             self._found_alone[session] = now
         return found
 
+    def processes(self, session: Session) -> List[Process]:
+        return _processes(session)
+
     def is_full(self, session: Session) -> bool:
         most = session.rows("SELECT @@max_connections AS most")[0]["most"]
         return int(session.rows(CONNECTIONS)[0]["Value"]) >= int(most)
@@ -151,7 +152,7 @@ class MariaDB:
         return True
 
     def free_applier(self, session: Session) -> None:
-        if session.rows(BLOCKED):
+        if any(each.user == "system user" and BLOCKED.match(each.state) for each in _processes(session)):
             _kill_clients(session)
 
     def promote(self, session: Session, *, required: bool) -> None:
@@ -186,8 +187,9 @@ class MariaDB:
         """Their clients' connections end: while two groups of commits wait nothing else can be written, so no later
         acknowledgement can come for them. Not when more is written already than the replica is known to have."""
         if self.covers(position, _executed(session)):
-            for row in session.rows(WAITING):
-                _kill(session, int(row["id"]))
+            for each in _processes(session):
+                if each.state.startswith(UNACKNOWLEDGED):
+                    _kill(session, each.id)
 
     def fence(self, session: Session) -> None:
         self._be_read_only(session)
@@ -332,9 +334,38 @@ def _let_go(session: Session) -> None:
     session.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
 
 
+def _processes(session: Session) -> List[Process]:
+    try:
+        return [_process(row) for row in session.rows(PROCESSES)]
+    except Unavailable:
+        raise
+    except RelaunchError:
+        own = int(session.rows("SELECT CONNECTION_ID() AS id")[0]["id"])
+        rows = ({name.lower(): value for name, value in row.items()} for row in session.rows(NO_ROOM))
+        return [_process({**row, "seconds": row["time"]}) for row in rows if int(row["id"]) != own]
+
+
+def _process(row: Dict[str, Any]) -> Process:
+    texts = {name: str(row[name] or "") for name in ("user", "command", "state")}
+    return Process(id=int(row["id"]), seconds=float(row["seconds"] or 0), **texts)
+
+
 def _kill_clients(session: Session) -> None:
-    for row in session.rows(CLIENTS):
-        _kill(session, int(row["id"]))
+    """Those without an acknowledgement last: their end lets those behind them be answered that still live."""
+    for each in sorted(filter(_goes, _processes(session)), key=lambda each: each.state.startswith(UNACKNOWLEDGED)):
+        _kill(session, each.id)
+
+
+def _goes(each: Process) -> bool:
+    """Of root's sessions, the agent's among them, only what makes `read_only` wait: a write without its
+    acknowledgement."""
+    if each.command in NO_CLIENTS:
+        return False
+    if each.user != "root":
+        return each.user not in NOT_APPS
+    return each.command in ("Query", "Execute") and (
+        each.seconds > LONG_SECONDS or each.state.startswith(UNACKNOWLEDGED)
+    )
 
 
 def _kill(session: Session, client: int) -> None:

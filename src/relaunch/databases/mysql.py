@@ -9,8 +9,8 @@ import re
 from time import monotonic
 from typing import Any, Dict, Mapping, Optional, Sequence
 
-from relaunch.databases.dialect import ServerState, Session, Source
-from relaunch.databases.mysql_clients import WAITING_STATES, cut_clients, free_applier
+from relaunch.databases.dialect import Process, ServerState, Session, Source
+from relaunch.databases.mysql_clients import WAITING_STATES, cut_clients, free_applier, processes
 from relaunch.databases.mysql_gtids import gtid_set, text_of, union, without
 from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
@@ -250,6 +250,9 @@ class MySQL:
 
     def state(self, session: Session) -> ServerState:
         return _state(session)
+
+    def processes(self, session: Session) -> Sequence[Process]:
+        return processes(session)
 
     def is_full(self, session: Session) -> bool:
         most = session.rows("SELECT @@max_connections AS most")[0]["most"]

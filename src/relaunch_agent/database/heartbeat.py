@@ -10,7 +10,7 @@ from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, UNEXPLAINED
 from relaunch.databases.dialect import ServerState
 from relaunch.errors import RelaunchError
 from relaunch_agent.database.kept import KeptRole
-from relaunch_agent.database.local_server import LocalServer
+from relaunch_agent.database.local_server import AnyDialect, LocalServer
 from relaunch_agent.database.session import LocalSession
 from relaunch_agent.database.stalls import Progress, WriteSeen, disk, stall
 
@@ -20,9 +20,6 @@ ACKNOWLEDGED_SECONDS = 1.5  # between two looks a primary under load commits som
 WAIT_SECONDS = 86400.0  # a commit may wait that long for its acknowledgement; one session waits, not one a second
 BEAT = """INSERT INTO relaunch.heartbeat (server_id, epoch, at) VALUES (@@server_id, %s, UTC_TIMESTAMP(3))
  ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), at = VALUES(at)"""
-OWN_STATE = "SELECT STATE AS state FROM information_schema.PROCESSLIST WHERE ID = %s"
-OTHERS = """SELECT TIME AS seconds, STATE AS state FROM information_schema.PROCESSLIST
- WHERE COMMAND IN ('Query', 'Execute') AND ID NOT IN (%s, CONNECTION_ID())"""
 
 
 class Heartbeat:
@@ -60,7 +57,7 @@ class Heartbeat:
         """That write has been waiting, and nobody else's has been acknowledged either: it is not only slow."""
         return self.unacknowledged and not self._progress.commits(time.monotonic(), within=ACKNOWLEDGED_SECONDS)
 
-    def explain(self, session: LocalSession, state: ServerState) -> None:
+    def explain(self, dialect: AnyDialect, session: LocalSession, state: ServerState) -> None:
         """Called by whoever looks at the server anyway: why is the write in flight not done?"""
         writing, began = self._session, self._began
         self._progress.look(time.monotonic(), state.executed, self._server.written_bytes)
@@ -69,14 +66,17 @@ class Heartbeat:
             return
         if not self._folder:
             self._folder = str(session.rows("SELECT @@datadir AS folder")[0]["folder"])
-        own = session.rows(OWN_STATE, writing.thread_id)
-        others = session.rows(OTHERS, writing.thread_id)
+        own, others = "", []
+        for each in dialect.processes(session):
+            if each.id == writing.thread_id:
+                own = each.state
+            elif each.command in ("Query", "Execute"):
+                others.append((each.seconds, each.state))
         free, read_only = disk(self._folder)
         self._why = stall(
             WriteSeen(
-                state=str(own[0]["state"] or "") if own else "", required=state.required,
-                waiting_commits=state.waiting_commits, free_bytes=free, read_only_disk=read_only,
-                others=[(float(row["seconds"] or 0), str(row["state"] or "")) for row in others],
+                state=own, required=state.required, waiting_commits=state.waiting_commits, free_bytes=free,
+                read_only_disk=read_only, others=others,
                 works=self._progress.works(time.monotonic()), commits=self._progress.commits(time.monotonic()),
             )
         )  # fmt: skip

@@ -181,7 +181,7 @@ class Reporter:
                     self._loop.call_soon_threadsafe(self._watch, self._server.open())
                 done, started = self._kept.done, self._server.started
                 state = dialect.state(session)
-                self._heartbeat.explain(session, state)
+                self._heartbeat.explain(dialect, session, state)
                 if self._room.is_due(asked):
                     self._room.look(asked, dialect.is_full(session))
                 self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Optional, Sequence, Tuple
 
-from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, UNEXPLAINED
+from relaunch.bus.messages import DISK_FULL, NO_ACKNOWLEDGEMENT, UNEXPLAINED
 
 LONG_SECONDS = 5.0
 FULL_BYTES = 8 * 1024 * 1024
 WORKS_BYTES = 64 * 1024  # written within a second: more than a server does that waits for its disk
 LATELY_SECONDS = 3.0
+NO_SPACE = ("free some space", "free space", "disk space")  # as MariaDB and MySQL say that they wait for some
 ACKNOWLEDGEMENT = ("semi-sync ack", "semisync")
 
 
@@ -65,8 +66,8 @@ def stall(seen: WriteSeen) -> str:
     state = seen.state.lower()
     if seen.read_only_disk:
         return "read-only file system"
-    if "free some space" in state or "free space" in state or (seen.free_bytes or FULL_BYTES) < FULL_BYTES:
-        return "disk full"
+    if any(words in state for words in NO_SPACE) or (seen.free_bytes is not None and seen.free_bytes < FULL_BYTES):
+        return DISK_FULL
     if any(word in state for word in ACKNOWLEDGEMENT) or (seen.required and seen.waiting_commits > 0):
         return NO_ACKNOWLEDGEMENT
     if "lock" in state:

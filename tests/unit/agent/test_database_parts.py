@@ -21,6 +21,8 @@ from relaunch_agent.database.witness import outcome_of
     [
         (WriteSeen(read_only_disk=True, required=True, waiting_commits=3), "read-only file system"),
         (WriteSeen(free_bytes=4096), "disk full"),
+        (WriteSeen(free_bytes=0), "disk full"),
+        (WriteSeen(state="Waiting for disk space"), "disk full"),
         (WriteSeen(state="Waiting for someone to free some space"), "disk full"),
         (WriteSeen(state="Waiting for semi-sync ACK from slave"), "no acknowledgement"),
         (WriteSeen(required=True, waiting_commits=1, others=[(60.0, "Updating")]), "no acknowledgement"),

@@ -430,6 +430,7 @@ def test_a_candidate_that_does_not_receive_all_in_time_sends_it_back():
         ("no data", replace(SYNC, initialised=False), look(), "s2"),
         ("fenced", replace(SYNC, fenced=frozenset({"s2"})), look(), "s2"),
         ("no case for a switchover", SYNC, look(STOPPED), "s2"),
+        ("the disk of db1 is full", SYNC, look(member("s1", stall="disk full", write_seconds=9.0)), "s2"),
         ("does not answer", SYNC, look(member("s2", age=9.0)), "s2"),
         ("has an error: 1062", SYNC, look(member("s2", error="1062")), "s2"),
         ("delayed", SYNC, look(member("s2", delayed=True)), "s2"),
