@@ -36,6 +36,7 @@ from rigs import Rig, missing
 from relaunch.cli.client import Client
 
 ALARM_SECONDS = 8.0  # longer than what any rule waits for but a stalled commit
+FULL_SECONDS = 20.0  # longer than `stalled`
 SHORT_SECONDS = 2.0  # shorter than `silent`
 HEARD_SECONDS = 2.0  # so long without a gap, and an agent is taken to have come back
 CONNECTIONS = 400  # more than any server of ours allows
@@ -133,6 +134,39 @@ class Alarms:
         """As a backup of another tool takes it: no write ends while it lasts."""
         self.rig.sql(self.rig.old, "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(5)").wait(60)
 
+    def disk_full(self) -> None:
+        """Nothing more fits where the primary's data is, until somebody makes room: mariadbd looks once a minute."""
+        with self._moved("mount -t tmpfs -o size=$(($(du -sm /var/lib/mysql | cut -f1) + 100))M none /mnt"):
+            self._ssh("dd if=/dev/zero of=/var/lib/mysql/filler bs=4k 2>/dev/null || true")
+            time.sleep(FULL_SECONDS)
+            self._ssh("rm /var/lib/mysql/filler")
+            self.rig.group.wait_redundant(120)
+
+    @contextlib.contextmanager
+    def _moved(self, mount: str) -> Iterator[None]:
+        """The primary's data is on another disk meanwhile."""
+        there = "cp -a /var/lib/mysql/. /mnt && mount --bind /mnt /var/lib/mysql"
+        back = "umount /var/lib/mysql && rm -rf /var/lib/mysql/* && cp -a /mnt/. /var/lib/mysql && umount /mnt"
+        self._stopped(f"{mount} && {there}")
+        try:
+            yield
+        finally:
+            self._stopped(back)
+
+    def _stopped(self, command: str) -> None:
+        """Done while the database server is stopped, as maintenance that was declared."""
+        self.rig.client.post("/databases/shop/pause", {"reason": "a drill"})
+        try:
+            self._ssh(f"systemctl stop mariadb && {command} && systemctl start mariadb || (journalctl -n 30 -u mariadb; exit 1)")
+            self.rig.group.wait_redundant(120)
+        finally:
+            self.rig.client.post("/databases/shop/resume", {})
+
+    def _ssh(self, command: str) -> None:
+        key, hosts = STATE / "ssh/id_ed25519", ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
+        address = f"root@{self.rig.old['address']}"
+        subprocess.run(["ssh", "-i", key, *hosts, "-oLogLevel=ERROR", address, command], check=True, timeout=120)
+
     def overloaded(self) -> None:
         """Everything on that server competes with as many processes again as the machine has cores, four times."""
         spin = f"for i in 1 2 3 4; do timeout {ALARM_SECONDS:g} sha1sum /dev/zero & done; wait"
@@ -170,6 +204,7 @@ PAGES = {
     "frozen-shortly": "in doubt",
     "out-of-connections": "out of connections",
     "global-lock": "explained stall",
+    "disk-full": "explained stall",
     "paused": "no failover: paused",
 }
 
