@@ -135,29 +135,30 @@ class Alarms:
         self.rig.sql(self.rig.old, "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(5)").wait(60)
 
     def disk_full(self) -> None:
-        """Nothing more fits where the primary's data is, until somebody makes room: mariadbd looks once a minute."""
-        with self._moved("mount -t tmpfs -o size=$(($(du -sm /var/lib/mysql | cut -f1) + 100))M none /mnt"):
-            self._ssh("dd if=/dev/zero of=/var/lib/mysql/filler bs=4k 2>/dev/null || true")
+        """Nothing more fits on the primary's disk until somebody makes room: mariadbd looks once a minute."""
+        with self._small_disk():
+            self._ssh("dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null || true")
             time.sleep(FULL_SECONDS)
-            self._ssh("rm /var/lib/mysql/filler")
+            self._ssh("rm /mnt/filler")
             self.rig.group.wait_redundant(120)
 
     @contextlib.contextmanager
-    def _moved(self, mount: str) -> Iterator[None]:
-        """The primary's data is on another disk meanwhile."""
-        there = "cp -a /var/lib/mysql/. /mnt && mount --bind /mnt /var/lib/mysql"
-        back = "umount /var/lib/mysql && rm -rf /var/lib/mysql/* && cp -a /mnt/. /var/lib/mysql && umount /mnt"
-        self._stopped(f"{mount} && {there}")
+    def _small_disk(self) -> Iterator[None]:
+        """The primary's data, and what it puts aside for the moment, are on a disk of their own meanwhile."""
+        disk = "mount -t tmpfs -o size=$(($(du -sm /var/lib/mysql | cut -f1) + 100))M none /mnt"
+        there = "cp -a /var/lib/mysql /mnt/data && mount --bind /mnt/data /var/lib/mysql"
+        self._stopped(f"{disk} && {there} && mkdir -m 1777 /mnt/tmp && mount --bind /mnt/tmp /tmp")
         try:
             yield
         finally:
-            self._stopped(back)
+            back = "rm -rf /var/lib/mysql/* && cp -a /mnt/data/. /var/lib/mysql"
+            self._stopped(f"umount /tmp /var/lib/mysql && {back} && umount /mnt")
 
     def _stopped(self, command: str) -> None:
         """Done while the database server is stopped, as maintenance that was declared."""
         self.rig.client.post("/databases/shop/pause", {"reason": "a drill"})
         try:
-            self._ssh(f"systemctl stop mariadb && {command} && systemctl start mariadb || (journalctl -n 30 -u mariadb; exit 1)")
+            self._ssh(f"systemctl stop mariadb && {command} && systemctl start mariadb")
             self.rig.group.wait_redundant(120)
         finally:
             self.rig.client.post("/databases/shop/resume", {})
