@@ -1,4 +1,4 @@
-"""A disk that is soon full."""
+"""A disk that is soon full, and one that hangs."""
 
 from __future__ import annotations
 
@@ -22,4 +22,24 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Callable[[], None]]:
     try:
         yield fill
     finally:
+        subprocess.run(["umount", folder], check=True, timeout=10)
+
+
+@contextlib.contextmanager
+def hanging_disk(folder: Path, megabytes: int) -> Iterator[Callable[[bool], None]]:
+    """That folder is a file system of its own; what is given makes all that writes to it wait, and lets it go on."""
+    folder.mkdir(parents=True)
+    device = folder.with_suffix(".btrfs")
+    with device.open("wb") as file:
+        file.truncate(megabytes << 20)
+    subprocess.run(["mkfs.btrfs", "--quiet", device], check=True, timeout=30)
+    subprocess.run(["mount", "-o", "loop", device, folder], check=True, timeout=10)
+
+    def hang(hangs: bool) -> None:
+        subprocess.run(["fsfreeze", "--freeze" if hangs else "--unfreeze", folder], check=True, timeout=10)
+
+    try:
+        yield hang
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", folder], check=False, capture_output=True, timeout=10)
         subprocess.run(["umount", folder], check=True, timeout=10)

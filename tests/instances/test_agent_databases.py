@@ -17,7 +17,7 @@ import pytest_asyncio
 from agent_stand import until as until_so
 from database_stand import Member
 from mariadb_lab import Authority, MariaDBServer, root_of, until
-from small_disk import small_disk
+from small_disk import hanging_disk, small_disk
 
 from relaunch.bus.messages import Refused, TakeRole
 from relaunch.databases.mariadb import MariaDB
@@ -300,33 +300,37 @@ async def test_a_primary_without_a_connection_left_is_told_though_who_looks_at_i
     await one.reports("it has some again", lambda report: not report.full)
 
 
-async def test_a_full_disk_is_why_nothing_is_written_and_its_server_answers_all_the_while() -> None:
+@pytest_asyncio.fixture
+async def on(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Member, Callable[..., None]]]:
+    """A primary whose data, and what it puts aside for the moment, are on a disk of its own; what is done to that."""
     root = root_of("trixie")
     if root is None:
         pytest.skip("no MariaDB of Debian 13 here")
-    folder = Path(tempfile.mkdtemp(prefix="rlfull-", dir=root / "var/tmp"))
-    seen = Path("/var/tmp", folder.name)  # the agent looks where the server says that its data is
-    seen.symlink_to(folder)
+    folder = Path(tempfile.mkdtemp(prefix="rldisk-", dir=root / "var/tmp"))
     server = MariaDBServer(1, str(root), folder / "1", Authority(folder / "ca"))
     server.settings = (f"--tmpdir={server.inside}",)
+    disk, megabytes = request.param
     try:
-        with small_disk(server.folder, 120) as fill:
+        with disk(server.folder, megabytes) as act:
             member = await started(server)
             try:
-                await see_a_full_disk(member, fill)
+                await member.stand.connected()
+                member.join()
+                await member.tell([member])
+                assert not (await member.become("primary")).read_only
+                server.make_accounts()
+                yield member, act
             finally:
                 await member.close()
     finally:
-        seen.unlink()
         shutil.rmtree(folder)
 
 
-async def see_a_full_disk(member: Member, fill: Callable[[], None]) -> None:
-    await member.stand.connected()
-    member.join()
-    await member.tell([member])
-    assert not (await member.become("primary")).read_only
-    member.server.make_accounts()
+@pytest.mark.parametrize("on", [(small_disk, 120)], indirect=True)
+async def test_a_full_disk_is_why_nothing_is_written_and_its_server_answers_all_the_while(
+    on: tuple[Member, Callable[[], None]],
+) -> None:
+    member, fill = on
     fill()
     known = len(member.stand.reports)
     writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),))
@@ -339,6 +343,30 @@ async def see_a_full_disk(member: Member, fill: Callable[[], None]) -> None:
     await member.become("fenced", 2)
     writing.join(10)
     assert member.report.read_only and not writing.is_alive()
+
+
+@pytest.mark.parametrize("on", [(hanging_disk, 256)], indirect=True)
+async def test_a_disk_that_hangs_is_a_stall_without_an_explanation_and_its_server_answers_all_the_while(
+    on: tuple[Member, Callable[[bool], None]],
+) -> None:
+    member, hang = on
+    writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),))
+    writing.start()
+    await asyncio.sleep(1)
+    known = len(member.stand.reports)
+    hang(True)
+    try:
+        await member.reports("it stalls", lambda report: (report.write_seconds or 0) > 10, seconds=20)
+    finally:
+        hang(False)
+
+    said = [report for _, report in member.stand.reports[known:]]
+    assert all(report.answers for report in said)
+    assert {report.stall for report in said if (report.write_seconds or 0) > 6} == {"unexplained"}
+    await member.reports("it goes on", lambda report: not report.stall and (report.write_seconds or 0) < 2)
+    await member.become("fenced", 2)
+    writing.join(10)
+    assert not writing.is_alive()
 
 
 def write_until_it_fails(client: pymysql.Connection) -> None:

@@ -16,7 +16,7 @@ from relaunch.errors import BadInput, Failed, RelaunchError, Unavailable
 
 FOREVER_MS = 315360000000  # ten years: no commit gives up waiting by itself (T6)
 SLICE_SECONDS = 0.2
-LONG_SECONDS = 0.2  # a statement of root's that runs longer does not end by itself in time for a fence
+LONG_SECONDS = 1.0  # a statement of root's that runs so long does not end by itself in time for a fence
 ALONE_SECONDS = 1.6  # one that takes writes and follows nobody is asked so much later whether it does
 SETTLE_SECONDS = 1.0  # for what was received to be applied before the source changes
 ACCESS_DENIED = 1045
@@ -29,9 +29,7 @@ STATE = """SELECT VERSION() AS version, @@server_id AS server_id, @@read_only AS
 SEMI_SYNC = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync%'"  # by WHERE the server would work out all there are
 CONNECTIONS = "SHOW GLOBAL STATUS LIKE 'Threads_connected'"  # Connection_errors_max_connections stays 0 in 11.8
 REPLICAS = "SHOW SLAVE HOSTS"  # connected ones, by the address each says it has
-PROCESSES = """SELECT ID AS id, USER AS user, COMMAND AS command, TIME_MS / 1000 AS seconds, STATE AS state
- FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"""
-NO_ROOM = "SHOW PROCESSLIST"  # in whole seconds, and without the file that the statement before makes in tmpdir
+PROCESSES = "SHOW PROCESSLIST"  # information_schema would make a file for it, on a disk that may be full or hang
 NO_CLIENTS = ("Binlog Dump", "Slave_IO", "Slave_SQL", "Slave_worker", "Daemon", "Killed")
 NOT_APPS = ("root", "system user", "event_scheduler", "unauthenticated user", "replication", "relaunch_probe")
 UNACKNOWLEDGED = "Waiting for semi-sync ACK"
@@ -335,19 +333,13 @@ def _let_go(session: Session) -> None:
 
 
 def _processes(session: Session) -> List[Process]:
-    try:
-        return [_process(row) for row in session.rows(PROCESSES)]
-    except Unavailable:
-        raise
-    except RelaunchError:
-        own = int(session.rows("SELECT CONNECTION_ID() AS id")[0]["id"])
-        rows = ({name.lower(): value for name, value in row.items()} for row in session.rows(NO_ROOM))
-        return [_process({**row, "seconds": row["time"]}) for row in rows if int(row["id"]) != own]
-
-
-def _process(row: Dict[str, Any]) -> Process:
-    texts = {name: str(row[name] or "") for name in ("user", "command", "state")}
-    return Process(id=int(row["id"]), seconds=float(row["seconds"] or 0), **texts)
+    """In whole seconds."""
+    own, found = int(session.rows("SELECT CONNECTION_ID() AS id")[0]["id"]), []
+    for row in session.rows(PROCESSES):
+        texts = {name.lower(): str(row[name] or "") for name in ("User", "Command", "State")}
+        if int(row["Id"]) != own:
+            found.append(Process(id=int(row["Id"]), seconds=float(row["Time"] or 0), **texts))
+    return found
 
 
 def _kill_clients(session: Session) -> None:
@@ -364,7 +356,7 @@ def _goes(each: Process) -> bool:
     if each.user != "root":
         return each.user not in NOT_APPS
     return each.command in ("Query", "Execute") and (
-        each.seconds > LONG_SECONDS or each.state.startswith(UNACKNOWLEDGED)
+        each.seconds >= LONG_SECONDS or each.state.startswith(UNACKNOWLEDGED)
     )
 
 

@@ -9,10 +9,11 @@ from typing import Callable, Optional, Tuple
 from relaunch.bus.messages import NO_ACKNOWLEDGEMENT, UNEXPLAINED
 from relaunch.databases.dialect import ServerState
 from relaunch.errors import RelaunchError
+from relaunch_agent.database.data_disk import room
 from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer
 from relaunch_agent.database.session import LocalSession
-from relaunch_agent.database.stalls import Progress, WriteSeen, disk, stall
+from relaunch_agent.database.stalls import Progress, WriteSeen, stall
 
 BEAT_SECONDS = 1.0
 LATE_SECONDS = 1.0  # in flight for longer: look why
@@ -32,7 +33,6 @@ class Heartbeat:
         self._committed: Optional[float] = None
         self._why = ""
         self._error = ""
-        self._folder = ""
         self._progress = Progress()
 
     def start(self) -> None:
@@ -64,15 +64,13 @@ class Heartbeat:
         if writing is None or began is None or time.monotonic() - began < LATE_SECONDS:
             self._why = ""
             return
-        if not self._folder:
-            self._folder = str(session.rows("SELECT @@datadir AS folder")[0]["folder"])
         own, others = "", []
         for each in dialect.processes(session):
             if each.id == writing.thread_id:
                 own = each.state
             elif each.command in ("Query", "Execute"):
                 others.append((each.seconds, each.state))
-        free, read_only = disk(self._folder)
+        free, read_only = room(self._server.folder)
         self._why = stall(
             WriteSeen(
                 state=own, required=state.required, waiting_commits=state.waiting_commits, free_bytes=free,

@@ -9,6 +9,7 @@ from typing import List, Optional, Tuple, Union
 from relaunch.databases.mariadb import MariaDB
 from relaunch.databases.mysql import MySQL
 from relaunch.errors import RelaunchError
+from relaunch_agent.database.data_disk import statistics_of, written_bytes
 from relaunch_agent.database.session import TOO_MANY, LocalSession, Refusal
 from relaunch_agent.disk import read_json
 from relaunch_agent.facts import boot_id
@@ -24,12 +25,14 @@ class LocalServer:
         self._places = places
         self.pid = 0  # of the process that answered last
         self.started = ""  # another text for each start of it
-        self._folder = ""  # that it works in: its data's
+        self.folder = ""  # that it works in: its data's
+        self._statistics = ""  # of the disk that this lies on
 
     def open(self, *, answer_seconds: float = 5.0) -> LocalSession:
         session = LocalSession(str(self._places.database_socket), answer_seconds=answer_seconds)
         if session.pid != self.pid:
-            self.pid, self._folder = session.pid, _folder(session.pid)
+            self.pid, self.folder = session.pid, _folder(session.pid)
+            self._statistics = statistics_of(self.folder)
             self.started = f"{boot_id()[:8]} {session.pid} {_stat(session.pid, 19)}"
         return session
 
@@ -38,11 +41,12 @@ class LocalServer:
         self.started = f"{' '.join(self.started.split()[:3])} {time.time_ns()}"
 
     def written_bytes(self) -> Optional[int]:
-        """By its process since its start, and by this machine to its disks: a long fsync of much is work too. None when
-        the kernel tells neither."""
+        """By its process since its start, and to the disk of its data (where that is not told, to all of this machine):
+        a long fsync of much is work too. None when the kernel tells neither."""
+        disk = written_bytes(self._statistics)
         found = [
-            *_numbers(f"/proc/{self.pid}/io", "wchar:", "write_bytes:"),
-            *(each * 1024 for each in _numbers("/proc/vmstat", "pgpgout")),
+            *_numbers(f"/proc/{self.pid}/io", "write_bytes:"),
+            *([disk] if disk is not None else (each * 1024 for each in _numbers("/proc/vmstat", "pgpgout"))),
         ]
         return sum(found) if found else None
 
@@ -67,7 +71,7 @@ class LocalServer:
             return STATES[state]
         if state and state not in "ZX":
             return "does not answer" if error is None else "stopping"
-        other = _found(self._folder)
+        other = _found(self.folder)
         if other:
             return STATES.get(_state(other), "starting")
         return "stopped"

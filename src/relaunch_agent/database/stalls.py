@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Callable, Optional, Sequence, Tuple
 
@@ -78,12 +77,3 @@ def stall(seen: WriteSeen) -> str:
     if longest[0] >= LONG_SECONDS and seen.works:  # on a disk that hangs every commit is long, and nothing is written
         return f"long transaction: {longest[0]:.0f} s {longest[1]}".rstrip()
     return UNEXPLAINED
-
-
-def disk(folder: str) -> Tuple[Optional[int], bool]:
-    """Free bytes for those who are not root, and whether it is mounted read-only; None when that cannot be told."""
-    try:
-        found = os.statvfs(folder)
-    except OSError:
-        return None, False
-    return found.f_bavail * found.f_frsize, bool(found.f_flag & os.ST_RDONLY)
