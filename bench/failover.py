@@ -154,12 +154,11 @@ class Group:
             within_seconds=120,
             every_seconds=0.2,
         )
-        for folder in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                group = cgroups.group_of(int(folder.name))
-                is_first = re.search(r"^NSpid:.*\s1$", (folder / "status").read_text(), re.MULTILINE)
-                if group is not None and cloud_id in str(group) and is_first:
-                    os.kill(int(folder.name), POWER_OFF)
+        with contextlib.suppress(RuntimeError):
+            os.kill(init_of(cloud_id), POWER_OFF)
+
+    def init_process(self, member: dict[str, Any]) -> int:
+        return init_of(self.cloud_id(member))
 
     def process(self, member: dict[str, Any]) -> int:
         """The host's number of the member's database server."""
@@ -175,6 +174,17 @@ class Group:
 
     def act(self, member: dict[str, Any], action: str) -> None:
         self.client.post(f"/servers/shop/{member['name']}/{action}", {})
+
+
+def init_of(cloud_id: str) -> int:
+    """The host's number of that instance's process 1."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            group = cgroups.group_of(int(folder.name))
+            is_first = re.search(r"^NSpid:.*\s1$", (folder / "status").read_text(), re.MULTILINE)
+            if group is not None and cloud_id in str(group) and is_first:
+                return int(folder.name)
+    raise RuntimeError(f"no process 1 of {cloud_id}")
 
 
 def instance_network(client: Client, server: str) -> int:

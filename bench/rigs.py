@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import rehearsal
 from failover import AFTER_SECONDS, BEFORE_SECONDS, DEPLOYMENT, PASSWORD, Ack, Group, acks, ledger_command, writers
-from rehearsal import STATE, Figure, until
+from rehearsal import PROJECT, STATE, Figure, until
 
 from relaunch.cli.client import Client
 
@@ -36,6 +36,9 @@ BLOCKED_SECONDS = 20  # longer than any failover may take: what blocks the appli
 REPLICA_ALONE_SECONDS = 1.0  # of writing without the one that was cut
 CUT_SECONDS = 3.0
 INSIST_SECONDS = 4.0
+SETTLE_SECONDS = 3.0  # for the front end to find a primary that has been away
+DISK, DISK_FILE, DISK_BYTES = STATE / "rig-disk", STATE / "rig-disk.btrfs", 4 << 30
+BIND_INTO = PROJECT / "src/relaunch/clouds/local/bind_into.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,21 @@ class Rig:
     def sql(self, member: dict[str, Any], text: str) -> subprocess.Popen[bytes]:
         words = self.inside(member, "mariadb", "--user=root", "--execute", text)
         return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ssh(self, command: str) -> None:
+        """On the old primary, as root."""
+        key, hosts = STATE / "ssh/id_ed25519", ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
+        words = ["ssh", "-i", key, *hosts, "-oLogLevel=ERROR", f"root@{self.old['address']}", command]
+        subprocess.run(words, check=True, timeout=120)
+
+    def while_stopped(self, command: str) -> None:
+        """Done on the primary while its database server is stopped, as maintenance that was declared."""
+        self.client.post("/databases/shop/pause", {"reason": "a drill"})
+        try:
+            self.ssh(f"systemctl stop mariadb && {command} && systemctl start mariadb")
+            self.group.wait_redundant(120)
+        finally:
+            self.client.post("/databases/shop/resume", {})
 
     def cut(self, member: dict[str, Any]) -> None:
         self.group.act(member, "cut-off")
@@ -167,6 +185,37 @@ def made_writable(rig: Rig) -> Heal:
     return heal
 
 
+@contextlib.contextmanager
+def disk_of_its_own(rig: Rig) -> Iterator[None]:
+    """The primary's data is moved to a file system that nothing else is on, and that can be made to hang."""
+    DISK.mkdir(exist_ok=True)
+    with DISK_FILE.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    for words in (["mkfs.btrfs", "--quiet", DISK_FILE], ["mount", "-o", "loop", DISK_FILE, DISK]):
+        subprocess.run(words, check=True, timeout=30)
+    try:
+        subprocess.run(
+            [sys.executable, "-I", BIND_INTO, DISK, str(rig.group.init_process(rig.old)), "/mnt"], check=True
+        )
+        rig.while_stopped("cp -a /var/lib/mysql/. /mnt && mount --bind /mnt /var/lib/mysql")
+        time.sleep(SETTLE_SECONDS)
+        yield
+    finally:
+        _thaw()
+        subprocess.run(["umount", "--lazy", DISK], check=True)  # it goes with the instance
+        DISK_FILE.unlink()
+
+
+def disk_hangs(rig: Rig) -> Heal:
+    """Nothing is written to the primary's disk any more; it answers all the same, and in the end the disk is back."""
+    subprocess.run(["fsfreeze", "--freeze", DISK], check=True, timeout=30)
+    return _thaw
+
+
+def _thaw() -> None:
+    subprocess.run(["fsfreeze", "--unfreeze", DISK], check=False, capture_output=True, timeout=30)
+
+
 RIGS: dict[str, Callable[[Rig], Heal]] = {
     "applier-blocked": applier_blocked,
     "replica-cut": replica_cut,
@@ -174,8 +223,11 @@ RIGS: dict[str, Callable[[Rig], Heal]] = {
     "one-way-out": one_way_out,
     "one-way-in": one_way_in,
     "made-writable": made_writable,
+    "disk-hangs": disk_hangs,
 }
-HEALED_AFTER = ("one-way-out", "one-way-in", "made-writable")  # by itself writing comes back; the others need it healed
+PREPARED = {"disk-hangs": disk_of_its_own}
+# By itself writing comes back; the others need it healed.
+HEALED_AFTER = ("one-way-out", "one-way-in", "made-writable", "disk-hangs")
 
 
 def _later(heal: Heal) -> Heal:
@@ -218,7 +270,11 @@ def one(client: Client, group: Group, name: str, run: int) -> Result:
     client.post("/databases/shop/resume", {})  # the budget of failovers is not what is measured here
     rig = Rig(client, group)
     table = f"rig_{name.replace('-', '_')}_{run}"
-    with writers(client, table) as out, stray(client, table, rig.old["address"]) as strayed:
+    with contextlib.ExitStack() as kept:
+        if name in PREPARED:
+            kept.enter_context(PREPARED[name](rig))
+        out = kept.enter_context(writers(client, table))
+        strayed = kept.enter_context(stray(client, table, rig.old["address"]))
         time.sleep(BEFORE_SECONDS)
         began = time.monotonic()
         heal = RIGS[name](rig)

@@ -137,9 +137,9 @@ class Alarms:
     def disk_full(self) -> None:
         """Nothing more fits on the primary's disk until somebody makes room: mariadbd looks once a minute."""
         with self._small_disk():
-            self._ssh("dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null || true")
+            self.rig.ssh("dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null || true")
             time.sleep(FULL_SECONDS)
-            self._ssh("rm /mnt/filler")
+            self.rig.ssh("rm /mnt/filler")
             self.rig.group.wait_redundant(120)
 
     @contextlib.contextmanager
@@ -147,26 +147,12 @@ class Alarms:
         """The primary's data, and what it puts aside for the moment, are on a disk of their own meanwhile."""
         disk = "mount -t tmpfs -o size=$(($(du -sm /var/lib/mysql | cut -f1) + 100))M none /mnt"
         there = "cp -a /var/lib/mysql /mnt/data && mount --bind /mnt/data /var/lib/mysql"
-        self._stopped(f"{disk} && {there} && mkdir -m 1777 /mnt/tmp && mount --bind /mnt/tmp /tmp")
+        self.rig.while_stopped(f"{disk} && {there} && mkdir -m 1777 /mnt/tmp && mount --bind /mnt/tmp /tmp")
         try:
             yield
         finally:
             back = "rm -rf /var/lib/mysql/* && cp -a /mnt/data/. /var/lib/mysql"
-            self._stopped(f"umount /tmp /var/lib/mysql && {back} && umount /mnt")
-
-    def _stopped(self, command: str) -> None:
-        """Done while the database server is stopped, as maintenance that was declared."""
-        self.rig.client.post("/databases/shop/pause", {"reason": "a drill"})
-        try:
-            self._ssh(f"systemctl stop mariadb && {command} && systemctl start mariadb")
-            self.rig.group.wait_redundant(120)
-        finally:
-            self.rig.client.post("/databases/shop/resume", {})
-
-    def _ssh(self, command: str) -> None:
-        key, hosts = STATE / "ssh/id_ed25519", ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
-        address = f"root@{self.rig.old['address']}"
-        subprocess.run(["ssh", "-i", key, *hosts, "-oLogLevel=ERROR", address, command], check=True, timeout=120)
+            self.rig.while_stopped(f"umount /tmp /var/lib/mysql && {back} && umount /mnt")
 
     def overloaded(self) -> None:
         """Everything on that server competes with as many processes again as the machine has cores, four times."""

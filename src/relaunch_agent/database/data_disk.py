@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -31,15 +32,13 @@ def written_bytes(statistics: str) -> Optional[int]:
 def statistics_of(folder: str) -> str:
     """Where the kernel counts what its disk does; "" when its file system (overlay, tmpfs) is on none of its own."""
     number, source = mount_of(Path("/proc/self/mountinfo").read_text(), os.path.realpath(folder))
-    try:
-        device = Path(source).stat().st_rdev if source.startswith("/dev/") else 0
-    except OSError:
-        device = 0
-    for each in (number, f"{os.major(device)}:{os.minor(device)}"):
-        file = Path("/sys/dev/block", each, "stat")
-        if file.exists():
-            return str(file)
-    return ""
+    places = [f"/sys/dev/block/{number}/stat"]
+    if source.startswith("/dev/"):  # btrfs has a number of its own; and a container need not have the device
+        with contextlib.suppress(OSError):
+            device = Path(source).stat().st_rdev
+            places.append(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+        places.append(f"/sys/class/block/{Path(source).name}/stat")
+    return next((place for place in places if Path(place).exists()), "")
 
 
 def mount_of(mounts: str, path: str) -> Tuple[str, str]:
