@@ -36,6 +36,7 @@ BLOCKED_SECONDS = 20  # longer than any failover may take: what blocks the appli
 REPLICA_ALONE_SECONDS = 1.0  # of writing without the one that was cut
 CUT_SECONDS = 3.0
 INSIST_SECONDS = 4.0
+REPLICA_HANGS_SECONDS = 30.0  # before the primary dies
 SETTLE_SECONDS = 3.0  # for the front end to find a primary that has been away
 DISK, DISK_FILE, DISK_BYTES = STATE / "rig-disk", STATE / "rig-disk.btrfs", 4 << 30
 BIND_INTO = PROJECT / "src/relaunch/clouds/local/bind_into.py"
@@ -78,17 +79,17 @@ class Rig:
         words = self.inside(member, "mariadb", "--user=root", "--execute", text)
         return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def ssh(self, command: str) -> None:
-        """On the old primary, as root."""
+    def ssh(self, member: dict[str, Any], command: str) -> None:
+        """On that server, as root."""
         key, hosts = STATE / "ssh/id_ed25519", ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
-        words = ["ssh", "-i", key, *hosts, "-oLogLevel=ERROR", f"root@{self.old['address']}", command]
+        words = ["ssh", "-i", key, *hosts, "-oLogLevel=ERROR", f"root@{member['address']}", command]
         subprocess.run(words, check=True, timeout=120)
 
-    def while_stopped(self, command: str) -> None:
-        """Done on the primary while its database server is stopped, as maintenance that was declared."""
+    def while_stopped(self, member: dict[str, Any], command: str) -> None:
+        """Done on that server while its database server is stopped, as maintenance that was declared."""
         self.client.post("/databases/shop/pause", {"reason": "a drill"})
         try:
-            self.ssh(f"systemctl stop mariadb && {command} && systemctl start mariadb")
+            self.ssh(member, f"systemctl stop mariadb && {command} && systemctl start mariadb")
             self.group.wait_redundant(120)
         finally:
             self.client.post("/databases/shop/resume", {})
@@ -186,18 +187,16 @@ def made_writable(rig: Rig) -> Heal:
 
 
 @contextlib.contextmanager
-def disk_of_its_own(rig: Rig) -> Iterator[None]:
-    """The primary's data is moved to a file system that nothing else is on, and that can be made to hang."""
+def disk_of_its_own(rig: Rig, member: dict[str, Any]) -> Iterator[None]:
+    """That server's data is moved to a file system that nothing else is on, and that can be made to hang."""
     DISK.mkdir(exist_ok=True)
     with DISK_FILE.open("wb") as file:
         file.truncate(DISK_BYTES)
     for words in (["mkfs.btrfs", "--quiet", DISK_FILE], ["mount", "-o", "loop", DISK_FILE, DISK]):
         subprocess.run(words, check=True, timeout=30)
     try:
-        subprocess.run(
-            [sys.executable, "-I", BIND_INTO, DISK, str(rig.group.init_process(rig.old)), "/mnt"], check=True
-        )
-        rig.while_stopped("cp -a /var/lib/mysql/. /mnt && mount --bind /mnt /var/lib/mysql")
+        subprocess.run([sys.executable, "-I", BIND_INTO, DISK, str(rig.group.init_process(member)), "/mnt"], check=True)
+        rig.while_stopped(member, "cp -a /var/lib/mysql/. /mnt && mount --bind /mnt /var/lib/mysql")
         time.sleep(SETTLE_SECONDS)
         yield
     finally:
@@ -209,6 +208,14 @@ def disk_of_its_own(rig: Rig) -> Iterator[None]:
 def disk_hangs(rig: Rig) -> Heal:
     """Nothing is written to the primary's disk any more; it answers all the same, and in the end the disk is back."""
     subprocess.run(["fsfreeze", "--freeze", DISK], check=True, timeout=30)
+    return _thaw
+
+
+def replica_disk_hangs(rig: Rig) -> Heal:
+    """A replica's disk hangs, which cannot confirm anything any more; later the primary dies."""
+    subprocess.run(["fsfreeze", "--freeze", DISK], check=True, timeout=30)
+    time.sleep(REPLICA_HANGS_SECONDS)
+    rig.kill()
     return _thaw
 
 
@@ -224,10 +231,14 @@ RIGS: dict[str, Callable[[Rig], Heal]] = {
     "one-way-in": one_way_in,
     "made-writable": made_writable,
     "disk-hangs": disk_hangs,
+    "replica-disk-hangs": replica_disk_hangs,
 }
-PREPARED = {"disk-hangs": disk_of_its_own}
+PREPARED: dict[str, Callable[[Rig], contextlib.AbstractContextManager[None]]] = {
+    "disk-hangs": lambda rig: disk_of_its_own(rig, rig.old),
+    "replica-disk-hangs": lambda rig: disk_of_its_own(rig, rig.replicas[0]),
+}
 # By itself writing comes back; the others need it healed.
-HEALED_AFTER = ("one-way-out", "one-way-in", "made-writable", "disk-hangs")
+HEALED_AFTER = ("one-way-out", "one-way-in", "made-writable", "disk-hangs", "replica-disk-hangs")
 
 
 def _later(heal: Heal) -> Heal:

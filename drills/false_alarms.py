@@ -137,9 +137,9 @@ class Alarms:
     def disk_full(self) -> None:
         """Nothing more fits on the primary's disk until somebody makes room: mariadbd looks once a minute."""
         with self._small_disk():
-            self.rig.ssh("dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null || true")
+            self.rig.ssh(self.rig.old, "dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null || true")
             time.sleep(FULL_SECONDS)
-            self.rig.ssh("rm /mnt/filler")
+            self.rig.ssh(self.rig.old, "rm /mnt/filler")
             self.rig.group.wait_redundant(120)
 
     @contextlib.contextmanager
@@ -147,12 +147,13 @@ class Alarms:
         """The primary's data, and what it puts aside for the moment, are on a disk of their own meanwhile."""
         disk = "mount -t tmpfs -o size=$(($(du -sm /var/lib/mysql | cut -f1) + 100))M none /mnt"
         there = "cp -a /var/lib/mysql /mnt/data && mount --bind /mnt/data /var/lib/mysql"
-        self.rig.while_stopped(f"{disk} && {there} && mkdir -m 1777 /mnt/tmp && mount --bind /mnt/tmp /tmp")
+        aside = "mkdir -m 1777 /mnt/tmp && mount --bind /mnt/tmp /tmp"
+        self.rig.while_stopped(self.rig.old, f"{disk} && {there} && {aside}")
         try:
             yield
         finally:
             back = "rm -rf /var/lib/mysql/* && cp -a /mnt/data/. /var/lib/mysql"
-            self.rig.while_stopped(f"umount /tmp /var/lib/mysql && {back} && umount /mnt")
+            self.rig.while_stopped(self.rig.old, f"umount /tmp /var/lib/mysql && {back} && umount /mnt")
 
     def overloaded(self) -> None:
         """Everything on that server competes with as many processes again as the machine has cores, four times."""
