@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from relaunch import __version__
 from relaunch.controller.audit import Audit
 from relaunch.controller.refusals import Refusals
 from relaunch.controller.tokens import Tokens
-from relaunch.errors import BadInput, Failed, NotAllowed, NotFound, RelaunchError
+from relaunch.errors import BadInput, Failed, NotAllowed, NotFound, RelaunchError, Unavailable
 
 log = logging.getLogger("relaunch.http")
 
@@ -140,7 +141,10 @@ class Frame:
         who = state["who"] or f"unknown at {client}"
         detail = {"request": state["request_id"], "status": status} | ({"error": failure} if failure else {})
         subject = path.removeprefix(PREFIX)[:SUBJECT_CHARACTERS]
-        self._guards.audit.record(who, state.get("action") or method.lower(), subject, result, detail)
+        try:
+            self._guards.audit.record(who, state.get("action") or method.lower(), subject, result, detail)
+        except OperationalError:  # a full disk: what was asked has failed too, and was answered
+            log.exception("request %s of %s is not in the audit trail", state["request_id"], who)
         log.info("%s %s %s %s in %.0f ms %s", who, method, subject, status, seconds * 1000, failure)
 
 
@@ -174,6 +178,12 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(RelaunchError)
     async def ours(request: Request, error: RelaunchError) -> JSONResponse:
         return told(request, error)
+
+    @app.exception_handler(OperationalError)
+    async def not_stored(request: Request, error: OperationalError) -> JSONResponse:
+        log.error("request %s: %s", request.state.request_id, error)
+        why = f"the controller's database cannot be used: {error.orig}"
+        return told(request, Unavailable(why, hint="is the disk of its state folder full? Make room there and repeat"))
 
     @app.exception_handler(RequestValidationError)
     async def body_or_query(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from relaunch.clock import Clock
 from relaunch.controller.certificates import write_private
@@ -71,7 +73,8 @@ class Tokens:
         if now.timestamp() - self._last_written.get(name, 0.0) < LAST_USED_EVERY_SECONDS:
             return
         self._last_written[name] = now.timestamp()
-        with self._database.begin() as connection:
+        # With a full disk whoever has a token may still read.
+        with contextlib.suppress(OperationalError), self._database.begin() as connection:
             connection.execute(update(tokens).where(tokens.c.name == name).values(last_used=stamp(now)))
 
     def revoke(self, name: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import insert, update
+from sqlalchemy import event, insert, update
 
 from relaunch import __version__
 from relaunch.bus.messages import Blob as BusBlob
@@ -195,6 +195,22 @@ async def test_a_token_is_shown_once_works_and_ends_when_revoked(api: Api) -> No
     assert (await api.client.delete("/tokens/ci")).status_code == 200
     assert (await api.client.get("/status", headers=header)).status_code == 401
     assert (await api.client.delete("/tokens/admin")).json()["error"]["code"] == "conflict"
+
+
+async def test_with_a_store_that_takes_no_writes_it_still_answers_and_changes_nothing(api: Api) -> None:
+    def read_only(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    event.listen(api.base.database, "checkout", read_only)
+    try:
+        assert (await api.client.get("/status")).status_code == 200
+        refused = await api.client.post("/tokens", json={"name": "ci"})
+    finally:
+        event.remove(api.base.database, "checkout", read_only)
+
+    assert refused.status_code == 503
+    assert "database cannot be used" in refused.json()["error"]["message"]
+    assert "Make room" in refused.json()["error"]["hint"]
 
 
 async def test_a_credentials_value_is_nowhere_but_sealed(api: Api) -> None:
