@@ -195,13 +195,14 @@ def disk_of_its_own(rig: Rig, member: dict[str, Any]) -> Iterator[None]:
     for words in (["mkfs.btrfs", "--quiet", DISK_FILE], ["mount", "-o", "loop", DISK_FILE, DISK]):
         subprocess.run(words, check=True, timeout=30)
     try:
-        subprocess.run([sys.executable, "-I", BIND_INTO, DISK, str(rig.group.init_process(member)), "/mnt"], check=True)
+        bind = [sys.executable, "-I", BIND_INTO, DISK, str(rig.group.init_process(member)), "/mnt"]
+        subprocess.run(bind, check=True, timeout=30)
         rig.while_stopped(member, "cp -a /var/lib/mysql/. /mnt && mount --bind /mnt /var/lib/mysql")
         time.sleep(SETTLE_SECONDS)
         yield
     finally:
         _thaw()
-        subprocess.run(["umount", "--lazy", DISK], check=True)  # it goes with the instance
+        subprocess.run(["umount", "--lazy", DISK], check=True, timeout=30)  # it goes with the instance
         DISK_FILE.unlink()
 
 

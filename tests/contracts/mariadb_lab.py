@@ -221,3 +221,11 @@ class MariaDBServer:
 def root_of(suite: str) -> Path | None:
     """That Debian with its MariaDB; None where that cannot be."""
     return root_with("mariadb", suite, PROGRAM, "mariadb-server", "mariadb-backup")
+
+
+def write_until_it_fails(client: Any) -> None:
+    """One row again and again: nothing has to grow but the binary log."""
+    write = "INSERT INTO a (i, s) VALUES (1, %s) ON DUPLICATE KEY UPDATE s = VALUES(s)"
+    with contextlib.suppress(pymysql.MySQLError):
+        for number in range(10**6):
+            client.cursor().execute(write, (str(number),))

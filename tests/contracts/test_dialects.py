@@ -17,7 +17,7 @@ from typing import Any
 
 import pymysql
 import pytest
-from mariadb_lab import Authority, MariaDBServer, root_of, until
+from mariadb_lab import Authority, MariaDBServer, root_of, until, write_until_it_fails
 from small_disk import small_disk
 
 from relaunch.databases.dialect import ServerState
@@ -448,7 +448,6 @@ def test_with_a_full_disk_it_says_what_it_does_and_can_be_fenced(version: str) -
             dialect.promote(session, required=False)
             server.make_accounts()
             client = server.client()
-            client.cursor().execute("INSERT INTO a (s) VALUES ('0')")
             fill()
             writing = threading.Thread(target=write_until_it_fails, args=(client,), daemon=True)
             writing.start()
@@ -468,9 +467,3 @@ def test_with_a_full_disk_it_says_what_it_does_and_can_be_fenced(version: str) -
 
 def doing(session: LocalSession) -> list[str]:
     return [each.state for each in dialect.processes(session)]
-
-
-def write_until_it_fails(client: Any) -> None:
-    with pytest.raises(pymysql.MySQLError):
-        for number in range(10**6):
-            client.cursor().execute("UPDATE a SET s = %s", (str(number),))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pymysql
@@ -16,7 +17,7 @@ import pytest
 import pytest_asyncio
 from agent_stand import until as until_so
 from database_stand import Member
-from mariadb_lab import Authority, MariaDBServer, root_of, until
+from mariadb_lab import Authority, MariaDBServer, root_of, until, write_until_it_fails
 from small_disk import hanging_disk, small_disk
 
 from relaunch.bus.messages import Refused, TakeRole
@@ -333,7 +334,7 @@ async def test_a_full_disk_is_why_nothing_is_written_and_its_server_answers_all_
     member, fill = on
     fill()
     known = len(member.stand.reports)
-    writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),))
+    writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),), daemon=True)
     writing.start()
 
     await member.reports("why it stalls", lambda report: report.stall == "disk full", seconds=20)
@@ -350,13 +351,14 @@ async def test_a_disk_that_hangs_is_a_stall_without_an_explanation_and_its_serve
     on: tuple[Member, Callable[[bool], None]],
 ) -> None:
     member, hang = on
-    writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),))
+    writing = threading.Thread(target=write_until_it_fails, args=(member.server.client(),), daemon=True)
     writing.start()
     await asyncio.sleep(1)
     known = len(member.stand.reports)
     hang(True)
     try:
-        await member.reports("it stalls", lambda report: (report.write_seconds or 0) > 10, seconds=20)
+        with neighbour():
+            await member.reports("it stalls", lambda report: (report.write_seconds or 0) > 10, seconds=20)
     finally:
         hang(False)
 
@@ -369,12 +371,26 @@ async def test_a_disk_that_hangs_is_a_stall_without_an_explanation_and_its_serve
     assert not writing.is_alive()
 
 
-def write_until_it_fails(client: pymysql.Connection) -> None:
-    with pytest.raises(pymysql.MySQLError):
-        for number in range(10**6):
-            client.cursor().execute(
-                "INSERT INTO a (i, s) VALUES (1, %s) ON DUPLICATE KEY UPDATE s = %s", (number, number)
-            )
+@contextlib.contextmanager
+def neighbour() -> Iterator[None]:
+    """Somebody else on this machine, whose disk works."""
+    over = threading.Event()
+
+    def write() -> None:
+        with tempfile.TemporaryFile(dir="/var/tmp") as file:
+            while not over.wait(0.1):
+                file.seek(0)
+                file.write(os.urandom(1 << 19))
+                file.flush()
+                os.fsync(file.fileno())
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 async def test_a_replica_that_follows_before_the_new_primary_has_applied_all_comes_in_step_at_once(

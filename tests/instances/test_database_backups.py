@@ -261,7 +261,7 @@ def moved_away(path: Path) -> Iterator[None]:
         yield
     finally:
         aside.rename(path)
-        time.sleep(3)
+        time.sleep(3)  # the store remembers for 2 s what a folder holds
 
 
 def test_data_that_is_there_is_not_touched_without_its_name(stand: Stand) -> None:
@@ -638,7 +638,7 @@ def test_a_deployment_made_again_has_a_history_of_its_own_and_takes_anothers_dat
 
 
 def test_a_backup_of_the_primary_holds_commits_up_for_a_moment_only(stand: Stand) -> None:
-    """Found by a bench: for a second, until mariadb-backup looked once more whether the redo log had grown."""
+    """They wait until mariadb-backup looks once more whether the redo log has grown: by itself once a second."""
     each = "INSERT INTO shop.story () VALUES (); SELECT UNIX_TIMESTAMP(SYSDATE(6)); DO SLEEP(0.005);"
     given = {"BACKUP_KIND": "full", "BACKUP_MAX_LAG": "60", "BACKUP_CHECK_SECONDS": "30", "BACKUP_BANDWIDTH": ""}
     longest = []

@@ -143,7 +143,7 @@ class Frame:
         subject = path.removeprefix(PREFIX)[:SUBJECT_CHARACTERS]
         try:
             self._guards.audit.record(who, state.get("action") or method.lower(), subject, result, detail)
-        except OperationalError:  # a full disk: what was asked has failed too, and was answered
+        except OperationalError:  # a full disk, say; what was asked is done or not, and answered
             log.exception("request %s of %s is not in the audit trail", state["request_id"], who)
         log.info("%s %s %s %s in %.0f ms %s", who, method, subject, status, seconds * 1000, failure)
 
@@ -181,7 +181,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     async def not_stored(request: Request, error: OperationalError) -> JSONResponse:
-        log.error("request %s: %s", request.state.request_id, error)
+        log.error("request %s: %s", request.state.request_id, error.orig)  # its values may be secrets
         why = f"the controller's database cannot be used: {error.orig}"
         return told(request, Unavailable(why, hint="is the disk of its state folder full? Make room there and repeat"))
 

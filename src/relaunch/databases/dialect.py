@@ -55,13 +55,22 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Process:
-    """What one session of a server does at the moment. `seconds`: of its statement; words are the server's."""
+    """What one session of a server does at the moment. `seconds`: of its statement, in whole ones."""
 
     id: int
     user: str
     command: str
     seconds: float
     state: str
+
+
+def processes_of(rows: Sequence[Dict[str, Any]]) -> List[Process]:
+    """Of a list of processes as both dialects have it, however they write the names of its columns."""
+    found = []
+    for row in ({name.lower(): value for name, value in each.items()} for each in rows):
+        texts = {name: str(row[name] or "") for name in ("user", "command", "state")}
+        found.append(Process(id=int(row["id"]), seconds=float(row["time"] or 0), **texts))
+    return found
 
 
 class Dialect(Protocol):

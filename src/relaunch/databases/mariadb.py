@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 from weakref import WeakKeyDictionary
 
-from relaunch.databases.dialect import Process, ServerState, Session, Source
+from relaunch.databases.dialect import Process, ServerState, Session, Source, processes_of
 from relaunch.errors import BadInput, Failed, RelaunchError, Unavailable
 
 FOREVER_MS = 315360000000  # ten years: no commit gives up waiting by itself (T6)
@@ -333,13 +333,8 @@ def _let_go(session: Session) -> None:
 
 
 def _processes(session: Session) -> List[Process]:
-    """In whole seconds."""
-    own, found = int(session.rows("SELECT CONNECTION_ID() AS id")[0]["id"]), []
-    for row in session.rows(PROCESSES):
-        texts = {name.lower(): str(row[name] or "") for name in ("User", "Command", "State")}
-        if int(row["Id"]) != own:
-            found.append(Process(id=int(row["Id"]), seconds=float(row["Time"] or 0), **texts))
-    return found
+    own = int(session.rows("SELECT CONNECTION_ID() AS id")[0]["id"])
+    return [each for each in processes_of(session.rows(PROCESSES)) if each.id != own]
 
 
 def _kill_clients(session: Session) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
-from relaunch.databases.dialect import Process, Session
+from relaunch.databases.dialect import Process, Session, processes_of
 from relaunch.errors import RelaunchError, Unavailable
 
 WAITING_STATES = ("Waiting for semi-sync ACK from replica", "waiting for handler commit")
@@ -16,19 +16,11 @@ APPLIER_WAITS = (
     " WHERE NAME LIKE 'thread/sql/replica_%' AND PROCESSLIST_STATE LIKE 'Waiting for%lock%'"
 )
 # Of information_schema it would make a file, for which there may be no room.
-PROCESSES = (
-    "SELECT ID AS id, USER AS user, COMMAND AS command, TIME AS seconds, STATE AS state"
-    " FROM performance_schema.processlist WHERE ID <> CONNECTION_ID()"
-)
+PROCESSES = "SELECT ID, USER, COMMAND, TIME, STATE FROM performance_schema.processlist WHERE ID <> CONNECTION_ID()"
 
 
 def processes(session: Session) -> List[Process]:
-    """In whole seconds."""
-    found = []
-    for row in session.rows(PROCESSES):
-        texts = {name: str(row[name] or "") for name in ("user", "command", "state")}
-        found.append(Process(id=int(row["id"]), seconds=float(row["seconds"] or 0), **texts))
-    return found
+    return processes_of(session.rows(PROCESSES))
 
 
 def free_applier(session: Session) -> None:

@@ -29,8 +29,9 @@ def test_the_mount_that_a_path_lies_on(path: str, mount: tuple[str, str]) -> Non
     assert mount_of(MOUNTS, path) == mount
 
 
-def test_a_file_system_in_memory_is_on_no_disk() -> None:
-    assert statistics_of("/dev/shm") == ""
+def test_what_is_no_disk_and_what_is_not_known_has_no_statistics() -> None:
+    assert statistics_of("/proc") == ""
+    assert statistics_of("") == ""
     assert written_bytes("") is None
 
 
