@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rehearsal import PROJECT, STATE, Client, controller_pid, servers
 
+from relaunch.cli.servers import ssh_command
 from relaunch.clouds.local import cgroups
 
 NEVER = "{full: never, incremental: never, primary: never, prove: never, schemas: never}"
@@ -31,8 +32,7 @@ def addresses(client: Client) -> dict[str, str]:
 
 def on(server: str, command: str, text: bytes = b"") -> str:
     done = subprocess.run(
-        ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-         "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{server}", command],
+        ssh_command(server, STATE / "ssh/id_ed25519", [command]),
         input=text, capture_output=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -31,6 +31,7 @@ from failover import AFTER_SECONDS, BEFORE_SECONDS, DEPLOYMENT, PASSWORD, Ack, G
 from rehearsal import PROJECT, STATE, Figure, until
 
 from relaunch.cli.client import Client
+from relaunch.cli.servers import ssh_command
 
 BLOCKED_SECONDS = 20  # longer than any failover may take: what blocks the appliers has to be ended
 REPLICA_ALONE_SECONDS = 1.0  # of writing without the one that was cut
@@ -81,8 +82,7 @@ class Rig:
 
     def ssh(self, member: dict[str, Any], command: str) -> None:
         """On that server, as root."""
-        key, hosts = STATE / "ssh/id_ed25519", ["-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
-        words = ["ssh", "-i", key, *hosts, "-oLogLevel=ERROR", f"root@{member['address']}", command]
+        words = ssh_command(member["address"], STATE / "ssh/id_ed25519", [command])
         subprocess.run(words, check=True, timeout=120)
 
     def while_stopped(self, member: dict[str, Any], command: str) -> None:

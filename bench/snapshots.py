@@ -21,6 +21,8 @@ from typing import Any
 
 from rehearsal import PROJECT, STATE, Figure, apply, controller, finished, report, servers, until
 
+from relaunch.cli.servers import ssh_command
+
 NEVER = "{full: never, incremental: never, primary: never, prove: never}"
 GROUP = """deployment: {name}
 servers:
@@ -70,10 +72,7 @@ class Primary:
         return done.stdout.decode().strip()
 
     def _ssh(self, command: str) -> list[str]:
-        return [
-            "ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-            "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{self.address}", command,
-        ]  # fmt: skip
+        return ssh_command(self.address, STATE / "ssh/id_ed25519", [command])
 
     def sql(self, statements: str) -> str:
         return self.run(f"{self.dialect.client} -N -B", statements.encode())

@@ -27,6 +27,7 @@ import pytest
 import yaml
 
 from relaunch.cli.client import Client, find_controller
+from relaunch.cli.servers import ssh_command
 from relaunch.clouds.local import cgroups
 from relaunch.errors import Conflict, NotFound
 
@@ -114,8 +115,7 @@ class Group:
 
     def run(self, address: str, command: str, *, check: bool = True, given: bytes = b"", seconds: float = 120) -> str:
         done = subprocess.run(
-            ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{address}", command],
+            ssh_command(address, STATE / "ssh/id_ed25519", [command]),
             input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False,
         )  # fmt: skip
         said = done.stdout.decode().strip()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relaunch.cli.servers import ssh_command
+
 PROJECT = Path(__file__).parents[2]
 VOLUME = "/var/lib/mysql-volume"
 TAKE = "python3 /usr/local/lib/relaunch/snapshots/take_snapshot.py"
@@ -30,10 +32,7 @@ class Server:
     dialect: str  # mariadb or mysql, as its client is called
 
     def ssh(self, command: str) -> list[str]:
-        return [
-            "ssh", "-i", str(self.key), "-o", "StrictHostKeyChecking=no", "-o",
-            "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{self.address}", command,
-        ]  # fmt: skip
+        return ssh_command(self.address, self.key, [command])
 
     def run(self, command: str, *, check: bool = True, text: str | None = None) -> str:
         done = subprocess.run(

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from relaunch.cli.servers import ssh_command
 from relaunch.databases.backup_key import new_identity
 from relaunch.databases.mariadb import MariaDB
 
@@ -97,8 +98,7 @@ class Server:
 
     def run(self, command: str, *, check: bool = True, text: str | None = None) -> Ended:
         done = subprocess.run(
-            ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{self.address}", command],
+            ssh_command(self.address, STATE / "ssh/id_ed25519", [command]),
             input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout
@@ -208,10 +208,10 @@ def brought_up() -> Stand:
     ).stdout
     for server in servers.values():
         subprocess.run(
-            ["ssh", "-i", STATE / "ssh/id_ed25519", "-o", "StrictHostKeyChecking=no", "-o",
-             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{server.address}",
-             "mkdir -p s && tar -C s -xz"], input=packed, check=True,
-        )  # fmt: skip
+            ssh_command(server.address, STATE / "ssh/id_ed25519", ["mkdir -p s && tar -C s -xz"]),
+            input=packed,
+            check=True,
+        )
     shown = relaunch("db", "backup-key", "bak", "--json")
     stand = Stand(
         primary=servers["bak/db1"], replica=servers["bak/db2"], lab=servers["lab/x1"], bare=servers["lab/bare"],

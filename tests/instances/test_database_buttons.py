@@ -23,6 +23,7 @@ from typing import Any
 import pymysql
 import pytest
 
+from relaunch.cli.servers import ssh_command
 from relaunch.clouds.local import cgroups
 
 PROJECT = Path(__file__).parents[2]
@@ -84,8 +85,7 @@ def status() -> dict[str, Any]:
 
 def on(server: str, command: str, text: str = "") -> str:
     done = subprocess.run(
-        ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-         "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{shown(server)['private_address']}", command],
+        ssh_command(shown(server)["private_address"], STATE / "ssh/id_ed25519", [command]),
         input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

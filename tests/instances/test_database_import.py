@@ -26,6 +26,8 @@ from debian_root import inside
 from foreign_writer import Writer
 from mariadb_lab import root_of
 
+from relaunch.cli.servers import ssh_command
+
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_IMPORT_TEST_STATE", "/var/tmp/relaunch-test-import"))
 SETTINGS = 'network = "198.19.20.0/24"\nbridge = "rlt-imp"\napi_port = 17720\nbus_port = 17722\n'
@@ -80,8 +82,7 @@ def sql(server: str, statements: str) -> str:
 
 def on(address: str, command: str, text: str = "") -> str:
     done = subprocess.run(
-        ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-         "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{address}", command],
+        ssh_command(address, STATE / "ssh/id_ed25519", [command]),
         input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=True,
     )  # fmt: skip
     return done.stdout.strip()

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from relaunch.cli.servers import ssh_command
+
 PROJECT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("RELAUNCH_SEEDING_TEST_STATE", "/var/tmp/relaunch-test-seeding"))
 SETTINGS = 'network = "198.19.10.0/24"\nbridge = "rlt-seed"\napi_port = 17710\nbus_port = 17712\n'
@@ -61,8 +63,7 @@ class Server:
 
     def start(self, command: str, text: str = "") -> subprocess.Popen[str]:
         begun = subprocess.Popen(
-            ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-             "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{self.address}", command],
+            ssh_command(self.address, STATE / "ssh/id_ed25519", [command]),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert begun.stdin

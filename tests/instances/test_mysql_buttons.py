@@ -23,6 +23,7 @@ from foreign_writer import Writer
 from mysql_stand import NEEDS, NUMBER, STATE, Group, group_of, relaunch, until
 from sqlalchemy import create_engine
 
+from relaunch.cli.servers import ssh_command
 from relaunch.clock import SystemClock
 from relaunch.controller.log import Secrets
 from relaunch.controller.vault import SealedVault, master_key
@@ -309,8 +310,7 @@ def dump_of(group: Group, foreign: Foreign, file: Path) -> Path:
     group.run(address, "cat >/root/login", given=login.encode())
     command = "mysqldump --defaults-extra-file=/root/login --single-transaction --routines --events --triggers"
     done = subprocess.run(
-        ["ssh", "-i", str(STATE / "ssh/id_ed25519"), "-o", "StrictHostKeyChecking=no", "-o",
-         "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", f"root@{address}", f"{command} --no-tablespaces shop"],
+        ssh_command(address, STATE / "ssh/id_ed25519", [f"{command} --no-tablespaces shop"]),
         capture_output=True, check=True, timeout=60,
     )  # fmt: skip
     file.write_bytes(done.stdout)

@@ -149,14 +149,14 @@ def ssh(
     program = shutil.which("ssh")
     if not program:
         raise Failed("there is no ssh here", hint="apt-get install openssh-client")
-    os.execv(program, ssh_command(address, key, "-".join(full_name(server)), command or []))
+    os.execv(program, ssh_command(address, key, command or [], alias="-".join(full_name(server))))
 
 
-def ssh_command(address: str, key: Path, alias: str, command: list[str]) -> list[str]:
+def ssh_command(address: str, key: Path, command: list[str], *, alias: str = "") -> list[str]:
     """Addresses are used again by later instances, so host keys are remembered nowhere: the key's secrecy is enough."""
     options = {
         "IdentitiesOnly": "yes", "StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR",
-        "HostKeyAlias": alias, "ConnectTimeout": "10",
+        "HostKeyAlias": alias or address, "ConnectTimeout": "10",
     }  # fmt: skip
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     return ["ssh", "-i", str(key), *words, f"root@{address}", *command]
