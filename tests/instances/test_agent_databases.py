@@ -338,7 +338,9 @@ async def test_a_full_disk_is_why_nothing_is_written_and_its_server_answers_all_
     writing.start()
 
     await member.reports("why it stalls", lambda report: report.stall == "disk full", seconds=20)
-    await asyncio.sleep(2)
+    await member.reports(
+        "the room there is", lambda report: report.disk_bytes == 120 << 20 and report.free_bytes < 1 << 20
+    )
 
     assert all(report.answers for _, report in member.stand.reports[known:])
     await member.become("fenced", 2)

@@ -242,6 +242,8 @@ class DatabaseReport:
     # of the server, or of replication from a standstill
     stall: str = ""  # why it is not: no acknowledgement | disk full | read-only file system | long transaction | …
     full: bool = False  # lately it has had no connection left
+    free_bytes: Optional[int] = None  # of the disk its data lies on, and of how many: as df(1) has them
+    disk_bytes: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,8 @@ def _member(group: Group, seen: Seen, member: Member) -> dict[str, Any]:
         "lag_seconds": report.lag_seconds,
         "acknowledging": report.acknowledging,
         "required": report.required,
+        "free_bytes": report.free_bytes,
+        "disk_bytes": report.disk_bytes,
         "error": report.error or report.trouble or report.stall,
     }
 

@@ -8,6 +8,7 @@ from relaunch.databases.group import Group, Mode, Page
 from relaunch.databases.membership import lost, parted_from_primary
 
 FULL = "full of connections"
+LITTLE_ROOM, ENOUGH_BYTES = 0.1, 5_000_000_000  # of its disk less than this share is free, and less than so many bytes
 
 
 def page_of(case: Case, rule: str, why: str) -> Page:
@@ -30,6 +31,7 @@ def pages_beside(case: Case, group: Group) -> tuple[Page, ...]:
             found.append(Page(rule="replica lost", text=text))
         found += _of_replicas(case, group)
         found += _of_connections(case)
+    found += _of_disks(case, group)
     if diverged := _diverged(case):
         text = f"{case.names(diverged)} has writes that the primary of {name} lacks, and lacks some of its."
         found.append(Page(rule="divergence", text=text))
@@ -76,6 +78,22 @@ def _of_connections(case: Case) -> list[Page]:
         return []
     whom = ", ".join(full) or "those who come"
     return [page_of(case, "out of connections", f"It has no connection left for {whom}.")]
+
+
+def _of_disks(case: Case, group: Group) -> list[Page]:
+    """While there is still time to do something."""
+    found = []
+    for id in sorted(case.seen.members.keys() - group.fenced):
+        word = case.word(id)
+        if word is None or word.free_bytes is None or word.disk_bytes is None:
+            continue
+        if word.free_bytes >= min(ENOUGH_BYTES, LITTLE_ROOM * word.disk_bytes):
+            continue
+        free = f"{word.free_bytes / 1e6:,.0f} MB of {word.disk_bytes / 1e6:,.0f} MB"
+        what = "commits wait" if id == group.primary else "it applies nothing any more"
+        text = f"{case.member(id).name} of {group.name}: {free} are free on the disk of its data; at none {what}."
+        found.append(Page(rule="disk nearly full", text=f"{text} Make room there."))
+    return found
 
 
 def _diverged(case: Case) -> set[str]:

@@ -5,20 +5,51 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 SECTOR_BYTES = 512
 SECTORS_WRITTEN = 6  # which number of a block device's statistics (Documentation/block/stat.rst)
+LOOK_SECONDS = 5.0
 
 
-def room(folder: str) -> Tuple[Optional[int], bool]:
-    """Free bytes for those who are not root, and whether it is mounted read-only; None when that cannot be told."""
+@dataclass(frozen=True)
+class Room:
+    """For those who are not root, as df(1) counts it."""
+
+    free_bytes: int
+    size_bytes: int
+    read_only: bool
+
+
+def room(folder: str) -> Optional[Room]:
+    """None when that cannot be told."""
     try:
         found = os.statvfs(folder)
     except OSError:
-        return None, False
-    return found.f_bavail * found.f_frsize, bool(found.f_flag & os.ST_RDONLY)
+        return None
+    free, used = found.f_bavail * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
+    return Room(free_bytes=free, size_bytes=used + free, read_only=bool(found.f_flag & os.ST_RDONLY))
+
+
+class RoomWatch:
+    """Looks in a thread of its own: a disk that hangs may not answer even this, and nobody is to wait for it."""
+
+    def __init__(self, folder: Callable[[], str]) -> None:
+        self._folder = folder
+        self.newest: Optional[Room] = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._look_for_ever, name="room on the database's disk", daemon=True).start()
+
+    def _look_for_ever(self) -> None:
+        while True:
+            if self._folder():
+                self.newest = room(self._folder())
+            time.sleep(LOOK_SECONDS if self.newest else 0.5)
 
 
 def written_bytes(statistics: str) -> Optional[int]:

@@ -70,11 +70,11 @@ class Heartbeat:
                 own = each.state
             elif each.command in ("Query", "Execute"):
                 others.append((each.seconds, each.state))
-        free, read_only = room(self._server.folder)
+        disk = room(self._server.folder)
         self._why = stall(
             WriteSeen(
-                state=own, required=state.required, waiting_commits=state.waiting_commits, free_bytes=free,
-                read_only_disk=read_only, others=others,
+                state=own, required=state.required, waiting_commits=state.waiting_commits, others=others,
+                free_bytes=disk.free_bytes if disk else None, read_only_disk=disk is not None and disk.read_only,
                 works=self._progress.works(time.monotonic()), commits=self._progress.commits(time.monotonic()),
             )
         )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Callable, Optional
 from relaunch.bus.messages import DatabaseReport, TakeRole
 from relaunch.databases.dialect import ServerState
 from relaunch.errors import RelaunchError, Unavailable
+from relaunch_agent.database.data_disk import RoomWatch
 from relaunch_agent.database.heartbeat import Heartbeat
 from relaunch_agent.database.kept import KeptRole
 from relaunch_agent.database.local_server import AnyDialect, LocalServer, dialect_of
@@ -22,9 +23,10 @@ LOOK_SECONDS = 0.5  # its end is noticed at once all the same
 REPLICA_LOOK_SECONDS = 0.25  # when its source was last heard is known to this
 DEAD_LOOK_SECONDS = 0.1
 REPORT_SECONDS, LATEST_SECONDS = 0.4, 0.6  # told again with the first look so long after, or without one
-ROOM_LOOK_SECONDS, FULL_SECONDS = 2.0, 5.0  # between two looks whether it is full; how long that is told
+CONNECTIONS_LOOK_SECONDS, FULL_SECONDS = 2.0, 5.0  # between two looks whether it is full; how long that is told
 SILENT_SECONDS = 1.2  # without an answer, the server counts as one that does not
-UNCHANGED = ("executed", "history", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds")
+UNCHANGED = ("executed", "history", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds",
+             "free_bytes", "disk_bytes")  # fmt: skip
 
 
 class Reporter:
@@ -52,11 +54,13 @@ class Reporter:
         self._failed_at = 0.0
         self._arrived = ""
         self._arrived_at: Optional[float] = None
-        self._room = Room()
+        self._connections = Connections()
+        self._room = RoomWatch(lambda: server.folder)
         self._watched: Optional[LocalSession] = None  # silent: its end is the server's
 
     def start(self) -> None:
         threading.Thread(target=self._look_for_ever, name="database state", daemon=True).start()
+        self._room.start()
 
     def look_now(self) -> None:
         """From any thread."""
@@ -113,6 +117,7 @@ class Reporter:
         if state is None:
             return head
         head = dataclasses.replace(head, started=self._started)
+        disk = self._room.newest
         writes = self._heartbeat.seen() if head.role == "primary" and not state.read_only else None
         return dataclasses.replace(
             head, version=state.version, read_only=state.read_only, executed=state.executed, history=state.history,
@@ -121,7 +126,8 @@ class Reporter:
             received_seconds=None if self._arrived_at is None else round(now - self._arrived_at, 3),
             acknowledging=state.acknowledging, required=state.required, acknowledgers=list(state.acknowledgers),
             write_seconds=writes[0] if writes else None, stall=writes[1] if writes else "",
-            full=self._room.was_full(now),
+            full=self._connections.was_full(now),
+            free_bytes=disk.free_bytes if disk else None, disk_bytes=disk.size_bytes if disk else None,
         )  # fmt: skip
 
     # in the event loop
@@ -182,8 +188,8 @@ class Reporter:
                 done, started = self._kept.done, self._server.started
                 state = dialect.state(session)
                 self._heartbeat.explain(dialect, session, state)
-                if self._room.is_due(asked):
-                    self._room.look(asked, dialect.is_full(session))
+                if self._connections.is_due(asked):
+                    self._connections.look(asked, dialect.is_full(session))
                 self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)
                 self._call(self._seen, state, asked, dialect.name, done, started)
                 pause = REPLICA_LOOK_SECONDS if state.source else LOOK_SECONDS
@@ -200,14 +206,14 @@ class Reporter:
             self._loop.call_soon_threadsafe(what, *values)
 
 
-class Room:
+class Connections:
     """Whether the server has had no connection left lately. Moments of the monotonic clock."""
 
     def __init__(self) -> None:
         self._looked = self._was_full = float("-inf")
 
     def is_due(self, now: float) -> bool:
-        return now - self._looked >= ROOM_LOOK_SECONDS
+        return now - self._looked >= CONNECTIONS_LOOK_SECONDS
 
     def look(self, now: float, full: bool) -> None:
         self._looked = now

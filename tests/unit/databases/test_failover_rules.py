@@ -110,6 +110,29 @@ def test_what_is_wrong_with_a_primary_or_a_replica_that_go_on_is_a_page():
     assert list(full) == ["out of connections"] and "for those who come" in full["out of connections"]
 
 
+@pytest.mark.parametrize(
+    ("free", "size", "told"),
+    [
+        (0.9e9, 10e9, True),
+        (1.1e9, 10e9, False),
+        (4.9e9, 900e9, True),
+        (5.1e9, 900e9, False),
+        (0, 0.1e9, True),
+        (None, None, False),
+    ],
+)
+def test_a_disk_that_fills_is_a_page_before_it_is_full(free: float | None, size: float | None, told: bool) -> None:
+    room = {"free_bytes": free, "disk_bytes": size}
+
+    primary, replica = (decided(look(member(id, **room))) for id in ("s1", "s2"))
+
+    assert primary.rule == replica.rule == "healthy"
+    assert [page.rule for page in primary.pages] == [page.rule for page in replica.pages] == ["disk nearly full"] * told
+    if told:
+        assert "db1 of shop" in primary.pages[0].text and "commits wait" in primary.pages[0].text
+        assert "db2 of shop" in replica.pages[0].text and "applies nothing" in replica.pages[0].text
+
+
 def test_every_rule_is_reached():
     assert {rule for _, rule, _ in DETECTED} == {rule.name for rule in DETECTION}
 
