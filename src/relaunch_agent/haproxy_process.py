@@ -45,6 +45,7 @@ class HAProxy:
     def __init__(self, places: Places, *, reload: Sequence[str] = ("systemctl", "reload", "haproxy")) -> None:
         self._places = places
         self._reload = tuple(reload)
+        self._lacking = 0  # looks in a row that found what only a reload mends
         self._draining_since: Dict[Key, float] = {}
         self._changed = asyncio.Event()
         self._view: Optional[Mapping[str, Any]] = None
@@ -116,8 +117,12 @@ class HAProxy:
         ours = proxies_of(self._places.haproxy_file.read_text())
         decision = decide(wanted, ours, seen)
         failed = await self._carry_out(decision)
-        if reload or failed or decision.needs_reload:
+        self._lacking = self._lacking + 1 if failed or decision.needs_reload else 0
+        if reload or self._lacking >= SURELY_LOADED:
+            self._lacking = 0
             await self._reload_it(ours)
+            return True
+        if self._lacking:  # who answered may be the process that ends since the last reload
             return True
         answering = await self._probe(decision.to_probe)
         if answering:

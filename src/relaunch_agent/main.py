@@ -59,7 +59,7 @@ class Agent:
         credential = await enrolled(config, places)
         self._haproxy = HAProxy(places, reload=_reload_command())
         self._views = Views(places, self._haproxy)
-        self._holding = Holding(self._haproxy, self._views)
+        self._holding = Holding(places, self._haproxy, self._views)
         self._link = Link(credential, trusting(places.tls / "ca.crt"), hello=self._hello, obey=self._obey)
         self._blobs = BlobStore(places.blobs, config, credential)
         self._runs = Runs(

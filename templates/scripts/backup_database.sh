@@ -124,7 +124,8 @@ find_objects
 
 # Rows as they are at one moment after the backup: a consistent snapshot, whose GTID position is noted. Whoever restores
 # replays the binary log to just there and must find the same. Nothing is stopped or locked for it.
-checks='[]' unchecked='[]' check_gtid=
+touch "$work"/{checks,unchecked}
+check_gtid=
 warn "not covered by transactions"
 if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
   open_session mariadb -N -B --unbuffered --force
@@ -145,5 +146,7 @@ rm -rf "$state/last.new"
 install -d "$state/last.new"
 cp "$work"/lsn/*_checkpoints "$state/last.new/checkpoints"
 stat -c %i /var/lib/mysql/ibdata1 >"$state/last.new/data"
+# A primary that was fenced or set aside meanwhile may have had what the group does not.
+[ "$role" = replica ] || [ "$(sql "SELECT @@read_only")" = 0 ] || stop_with "This server is the primary no more: the backup $id does not count."
 end_backup mariadb "$(jq -n --arg version "$(mariadb-backup --version 2>&1 | head -n 1)" \
   --arg checkpoints "$(cat "$state/last.new/checkpoints")" '{backup_version: $version, $checkpoints}')"

@@ -102,7 +102,8 @@ warn "its rows are not in this backup, a clone has InnoDB tables only"
 # That is so when nothing was under way and nothing has come since: what is committed leaves gtid_owned and enters
 # gtid_executed in one step, after its rows can be seen. Nothing is stopped or locked for it. On a server that is never
 # still for long enough, the rows of the copy itself are summed.
-checks='[]' unchecked='[]' check_gtid='' checked_on=''
+touch "$work"/{checks,unchecked}
+check_gtid='' checked_on=''
 snapshot() {
   ask "SET time_zone = '+00:00', group_concat_max_len = 1000000, max_execution_time = $((BACKUP_CHECK_SECONDS * 1000))" >/dev/null
   ask "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ" >/dev/null
@@ -163,4 +164,7 @@ python3 "$RS_ATTACH_DIR/copy_pages.py" save "$copy/data" "${options[@]}" | to_st
 kill "$progress" 2>/dev/null || true
 ended=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 find_objects
+# A primary that was fenced or set aside meanwhile may have had what the group does not.
+[ "$role" = replica ] || [ "$(sql "SELECT @@super_read_only OR @@offline_mode")" = 0 ] ||
+  stop_with "This server is the primary no more: the backup $id does not count."
 end_backup mysql "$(jq -n --arg on "$checked_on" '{method: "clone", backup_version: "copy_pages 1", checked_on: $on}')"

@@ -36,7 +36,7 @@ trap 'rm -rf "$work"' EXIT
 # shellcheck source=attachments/schema_dump.sh disable=SC1091
 . "$RS_ATTACH_DIR/schema_dump.sh"
 stop_with() { echo "$*" >&2; exit 1; }
-[[ $BACKUP_SCHEMA =~ ^[A-Za-z0-9_-]{1,64}$ ]] || stop_with "BACKUP_SCHEMA=$BACKUP_SCHEMA: letters, digits, _ and - only"
+[[ $BACKUP_SCHEMA =~ ^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$ ]] || stop_with "BACKUP_SCHEMA=$BACKUP_SCHEMA: letters, digits, _ and - only"
 [ -n "$(sql "SELECT 1 FROM information_schema.schemata WHERE schema_name = '$BACKUP_SCHEMA'")" ] ||
   stop_with "There is no schema $BACKUP_SCHEMA here."
 lineage=$(sql "SELECT id FROM relaunch.lineage" 2>/dev/null || true)
@@ -49,7 +49,8 @@ odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE 
   AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'")
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
 
-before=$(position_before) sums=$(sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}")
+before=$(position_before)
+sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}" >"$work/before"
 # The hash is taken on the way.
 mkfifo "$work/fifo"
 sha256sum <"$work/fifo" | cut -d' ' -f1 >"$work/sha256" &
@@ -59,13 +60,14 @@ dump_schema "$BACKUP_SCHEMA" | tee >(head -c 65536 >"$work/head"; cat >/dev/null
 wait
 grep -q "^-- Dump completed" "$work/tail" || stop_with "The dump $id did not come to its end; without a manifest it does not count."
 gtid=$(position_of_dump "$before")
-check=$(sums_of_both "$sums" "$(sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}")")
+sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}" >"$work/after"
+sums_of_both "$work/before" "$work/after" >"$work/check"
 size=$(rclone lsf --format s "$target/dump.sql.zst.age")
 jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
   --arg server "$(hostname)" --arg dialect "$dialect" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
-  --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" --argjson check "$check" \
+  --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" --slurpfile check "$work/check" \
   --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $dialect, $version, $begun,
-    $ended, $gtid, $recipient, $check, stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
+    $ended, $gtid, $recipient, check: $check[0], stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
   rclone rcat "$target/manifest.json"
-jq -r --arg what "$BACKUP_SCHEMA at $gtid: $size bytes" '"\($what), \(.tables | length) tables summed, \(.unchecked | length) not"' <<<"$check"
+jq -r --arg what "$BACKUP_SCHEMA at $gtid: $size bytes" '"\($what), \(.tables | length) tables summed, \(.unchecked | length) not"' "$work/check"
 echo "BACKED-UP $id"

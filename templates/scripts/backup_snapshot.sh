@@ -132,13 +132,14 @@ mkdir -m 711 "$copy"
 snapshots lay-out "$(jq -r .id record)" "$copy/data" >/dev/null
 start_copy "$copy/data" "${options[@]}"
 gtid=$(copy_position)
-warnings=$(jq .warnings record)
+jq '.warnings[]' record >warnings
 if [ "$(jq -r .exact record)" = true ] && [ "$gtid" != "$(jq -r .gtid record)" ]; then
-  warnings=$(jq --arg found "$gtid" '.warnings + ["under the lock it was at \(.gtid), recovered it is at \($found)"]' record)
+  jq --arg found "$gtid" '"under the lock it was at \(.gtid), recovered it is at \($found)"' record >>warnings
 fi
 
 # Rows are summed in the copy: it has just what its position says, and nobody is slowed down.
-checks='[]' unchecked='[]' check_gtid=
+touch "$work"/{checks,unchecked}
+check_gtid=
 if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
   check_gtid=$gtid
   open_session ask_copy --unbuffered --force

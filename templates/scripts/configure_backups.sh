@@ -49,6 +49,7 @@
 # - binlog_store.py
 # - binlog_server.py
 # - mariadb_binlogs.py
+# - binlog_events.py
 # - mysql_binlogs.py
 # - gtid_sets.py
 # ...
@@ -90,7 +91,7 @@ RCLONE_TIMEOUT 60s
 VALUES
 } >/etc/relaunch/backup.env
 
-install -D -m 644 -t /usr/local/lib/relaunch "$RS_ATTACH_DIR"/{binlog_store,binlog_server,"${dialect}_binlogs",gtid_sets}.py
+install -D -m 644 -t /usr/local/lib/relaunch "$RS_ATTACH_DIR"/{binlog_store,binlog_server,"${dialect}_binlogs",binlog_events,gtid_sets}.py
 install -m 755 "$RS_ATTACH_DIR/ship_binlogs.py" /usr/local/lib/relaunch/ship-binlogs
 cat >/etc/systemd/system/relaunch-ship-binlogs.service <<FILE
 # Written by relaunch: script configure_backups.sh. Change the script, not this file.

@@ -77,6 +77,7 @@
 # - table_checks.sh
 # - copy_pages.py
 # - fetch_objects.py
+# - binlog_events.py
 # ...
 # shellcheck disable=SC2034,SC2154  # variables are given to the attachments, and come from them
 set -euo pipefail
@@ -196,19 +197,33 @@ ask_copy -e "SET sql_log_bin = 0; RESET MASTER; STOP ALL SLAVES; RESET SLAVE ALL
 check_tables() { mariadb-check --no-defaults --skip-ssl --socket="$sockets/s" "$@"; }
 echo "A server on it answers, $(seconds) s"
 
-replay() { # replay LIMIT…: the binary logs in the store, from where we are to the limit (arguments of mariadb-binlog)
-  local stream next taken_over i position limits
+logs() { python3 "$RS_ATTACH_DIR/binlog_events.py" "$@"; }
+lesser() { # of two positions, in each domain that both have
+  tr ',' '\n' <<<"$1,$2" | awk -F- '{if ($1 in at) print (at[$1] < $3 ? all[$1] : $0); at[$1] = $3 + 0; all[$1] = $0}' | paste -sd,
+}
+
+replay() { # replay POSITION TIME: the binary logs in the store, from where we are to the one or the other; blank is no limit
+  local stream next i position limits stop
   find_logs
   for i in "${!streams[@]}"; do
-    stream=${streams[$i]} next=${streams[$((i + 1))]:-} position=$(copy_position) limits=("$@") taken_over=
-    # Where the next primary's log takes over, the one before no longer counts: what only it had was never the group's.
-    [ -z "$next" ] || taken_over=$(taken_over_at "$next")
-    if [ -n "$taken_over" ] && reaches "$position" "$taken_over"; then continue; fi
+    stream=${streams[$i]} next=${streams[$((i + 1))]:-} position=$(copy_position) limits=() stop=$1
+    if [ -n "$1" ] && reaches "$position" "$1"; then return; fi
+    if [ -n "$next" ] && [ -e "$secret/begins/$next/began.json" ]; then
+      # Where the next primary's log takes over, the one before no longer counts: what only it had was never the group's.
+      next=$(taken_over_at "$next")
+      if reaches "$position" "$next"; then continue; fi
+      [ -z "$1" ] && stop=$next || stop=$(lesser "$1" "$next")
+    else
+      next=
+    fi
     fetch_logs "$stream" "$position"
     [ -e "$secret/logs" ] || continue
-    [ -z "$taken_over" ] || limits+=(--stop-position="$taken_over")
+    logs goes-on "$position" "$secret"/logs/* 2>"$secret/sql" || stop_with "The binary logs of $stream: $(cat "$secret/sql")"
+    [ -z "$stop" ] || limits+=(--stop-position="$stop")
+    [ -z "$2" ] || limits+=(--stop-datetime="$2")
     TZ=UTC mariadb-binlog --start-position="$position" --gtid-strict-mode=0 "${limits[@]}" "$secret"/logs/* 2>"$secret/binlog" |
       ask_copy --binary-mode 2>"$secret/sql" || stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
+    if came_to_its_end "$1" "$2" "$next"; then return; fi
   done
 }
 must_reach() {
@@ -222,18 +237,18 @@ case $RESTORE_TO in
     [ "$RESTORE_TO" = newest ] || wanted=${RESTORE_TO#gtid:}
     # First to where rows were summed, if that is on the way.
     if [ -n "$check_gtid" ] && [ "$check_gtid" != "$gtid" ] && { [ -z "$wanted" ] || reaches "$wanted" "$check_gtid"; }; then
-      reaches "$(copy_position)" "$check_gtid" || replay --stop-position="$check_gtid"
+      replay "$check_gtid" ""
       must_reach "$check_gtid"
       compare
     fi
-    replay ${wanted:+--stop-position="$wanted"}
+    replay "$wanted" ""
     must_reach "$wanted"
     found=$(copy_position)
     for each in ${wanted//,/ }; do
       [[ ,$found, == *,$each,* ]] || stop_with "NO SUCH POSITION: this history has no $each; it is at $found there. Nothing was touched."
     done
     ;;
-  time:*) replay --stop-datetime="${RESTORE_TO#time:}" ;;
+  time:*) replay "" "${RESTORE_TO#time:}" ;;
 esac
 check_tables_once
 echo "The binary log is replayed, rows are compared, tables are checked, $(seconds) s"

@@ -78,6 +78,7 @@
 # - gtid_sets.py
 # - copy_pages.py
 # - fetch_objects.py
+# - binlog_events.py
 # ...
 # shellcheck disable=SC2034,SC2154  # variables are given to the attachments, and come from them
 set -euo pipefail
@@ -155,17 +156,20 @@ check_tables() { mysqlcheck --no-defaults --user=root --socket="$sockets/s" "$@"
 # What comes after the position, in the logs that are put together.
 decoded() { TZ=UTC mysqlbinlog --exclude-gtids="$position" "$@" "$secret"/logs/* 2>"$secret/binlog"; }
 
-replay() { # replay SET [WORDS…]: the binary logs in the store, from where we are to this set of GTIDs; blank is all
+replay() { # replay SET TIME: the binary logs in the store, from where we are to the one or the other; blank is no limit
   local stream next i position wanted
   find_logs
   for i in "${!streams[@]}"; do
     stream=${streams[$i]} next=${streams[$((i + 1))]:-} position=$(copy_position) wanted=$1
+    if [ -n "$1" ] && reaches "$position" "$1"; then return; fi
     if [ -n "$next" ] && [ -e "$secret/begins/$next/began.json" ]; then
       # Where the next primary took over, it had just this; what else the one before had was never the group's.
       next=$(taken_over_at "$next")
       if reaches "$position" "$next"; then continue; fi
       wanted=$next
       [ -z "$1" ] || wanted=$(gtids common "$1" "$next")
+    else
+      next=
     fi
     fetch_logs "$stream" "$position"
     [ -e "$secret/logs" ] || continue
@@ -173,8 +177,9 @@ replay() { # replay SET [WORDS…]: the binary logs in the store, from where we 
       decoded ${next:+--include-gtids="$next"} | sed -n "s/^SET @@SESSION.GTID_NEXT= '\([^']*:[0-9]*\)'.*/\1/p" |
         gtids unbroken "$1" || stop_with "The position is not one that this history ever had. Nothing was touched."
     fi
-    decoded ${wanted:+--include-gtids="$wanted"} "${@:2}" | ask_copy --binary-mode 2>"$secret/sql" ||
+    decoded ${wanted:+--include-gtids="$wanted"} ${2:+--stop-datetime="$2"} | ask_copy --binary-mode 2>"$secret/sql" ||
       stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
+    if came_to_its_end "$1" "$2" "$next"; then return; fi
   done
 }
 must_reach() {
@@ -188,14 +193,14 @@ case $RESTORE_TO in
     [ "$RESTORE_TO" = newest ] || wanted=${RESTORE_TO#gtid:}
     # First to where rows were summed, if that is on the way.
     if [ -n "$check_gtid" ] && [ "$check_gtid" != "$gtid" ] && { [ -z "$wanted" ] || reaches "$wanted" "$check_gtid"; }; then
-      replay "$check_gtid"
+      replay "$check_gtid" ""
       must_reach "$check_gtid"
       compare
     fi
-    replay "$wanted"
+    replay "$wanted" ""
     must_reach "$wanted"
     ;;
-  time:*) replay "" --stop-datetime="${RESTORE_TO#time:}" ;;
+  time:*) replay "" "${RESTORE_TO#time:}" ;;
 esac
 check_tables_once
 echo "The binary log is replayed, rows are compared, tables are checked, $(seconds) s"

@@ -79,7 +79,7 @@ stop_with() { echo "$*" >&2; exit 1; }
 name=${RESTORE_AS:-$RESTORE_SCHEMA} trial=relaunch_trial server_pid='' began=$SECONDS
 RESTORE_PHASE=${RESTORE_PHASE:-all} # as when it is run by hand
 for each in "$RESTORE_SCHEMA" "$name"; do
-  [[ $each =~ ^[A-Za-z0-9_-]{1,64}$ ]] || stop_with "$each is no schema's name here: letters, digits, _ and - only"
+  [[ $each =~ ^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$ ]] || stop_with "$each is no schema's name here: letters, digits, _ and - only"
 done
 case $name in mysql | sys | relaunch | information_schema | performance_schema) stop_with "$name is not to be replaced." ;; esac
 [ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
@@ -131,6 +131,7 @@ compare() { # what was noted at backup time, against what is loaded; prints how 
   open_session "${here[@]}" -N -B --unbuffered --force
   ask "SET SESSION group_concat_max_len = 1000000; SET SESSION time_zone = '+00:00'" >/dev/null
   while IFS=$'\t' read -r table method noted; do
+    printf -v table %b "$table" # jq has escaped in it what the lines could not hold
     found=$(ask "$(check_sql "$trial" "$table" "$method")" | tr '\t' ' ')
     [ "$found" = "$noted" ] || stop_with "DIFFERENT: $RESTORE_SCHEMA.$table: noted rows and sum $noted, found $found. Nothing was touched."
     compared=$((compared + 1))
@@ -158,15 +159,17 @@ sql "SET sql_log_bin = 0; DROP DATABASE $trial"
 
 if [ "$tables" != 0 ]; then
   kept=$BACKUP_ROOT/$(sql "SELECT id FROM relaunch.lineage")/schemas/$name/$(date -u +%Y%m%dT%H%M%SZ)-replaced-$(hostname)
-  now=$(date -u +%Y-%m-%dT%H:%M:%SZ) sums=$(sums_of "$name" 30)
+  now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+  sums_of "$name" 30 >"$work/before"
   dump_schema "$name" | tee >(tail -c 200 >"$secret/tail") |
     zstd -q -T1 -3 | age -r "$BACKUP_RECIPIENT" >"$work/kept"
   grep -q "^-- Dump completed" "$secret/tail" || stop_with "What is in $name could not be backed up first. Nothing was touched."
-  check=$(sums_of_both "$sums" "$(sums_of "$name" 30)")
+  sums_of "$name" 30 >"$work/after"
+  sums_of_both "$work/before" "$work/after" >"$work/check"
   rclone copyto "$work/kept" "$kept/dump.sql.zst.age"
   jq --arg id "$(basename "$kept")" --arg schema "$name" --arg sha256 "$(sha256sum <"$work/kept" | cut -d' ' -f1)" \
-    --arg server "$(hostname)" --arg now "$now" --argjson check "$check" \
-    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, begun: $now, ended: $now, gtid: "", $check, stored_bytes: $size,
+    --arg server "$(hostname)" --arg now "$now" --slurpfile check "$work/check" \
+    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, begun: $now, ended: $now, gtid: "", check: $check[0], stored_bytes: $size,
       objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
   echo "What was in $name is kept as the backup $(basename "$kept")"
 fi

@@ -14,7 +14,7 @@ import pytest
 from mysql_lab import MySQLLab, Server, TestSession, mysql_lab, until
 
 from relaunch.databases.dialect import Dialect, ServerState
-from relaunch.databases.mysql import MySQL
+from relaunch.databases.mysql import PROMPT_TAG, MySQL
 from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -34,8 +34,8 @@ class Group:
     def follow(self, index: int, source: int = 0, *, acknowledge: bool = True) -> None:
         self.dialect.follow(self.sessions[index], self.servers[source].source, acknowledge=acknowledge)
 
-    def promote(self, index: int, *, required: bool = True) -> None:
-        self.dialect.promote(self.sessions[index], required=required)
+    def promote(self, index: int, *, required: bool = True, position: str = "") -> None:
+        self.dialect.promote(self.sessions[index], required=required, position=position)
 
     def fence(self, index: int) -> None:
         self.dialect.fence(self.sessions[index])
@@ -411,6 +411,104 @@ def test_what_is_received_counts_before_it_is_applied_and_is_never_thrown_away(g
     assert group.dialect.wait_applied(group.sessions[1], position, seconds=5)
     group.promote(1, required=False)
     assert group.written(1) == {"received"}
+
+
+def test_a_replica_stopped_by_an_error_leads_with_the_position_it_is_told_to_have(group: Group) -> None:
+    group.in_step(1)
+    group.write(0, "applied").result(timeout=5)
+    applied = group.state(0).executed
+    assert group.dialect.wait_applied(group.sessions[1], applied, seconds=5)
+    group.sessions[1].run("SET GLOBAL super_read_only = OFF")
+    for statement in ("SET sql_log_bin = 0", "DELETE FROM shop.orders", "SET sql_log_bin = 1"):
+        group.sessions[1].run(statement)
+    group.sessions[0].run("UPDATE shop.orders SET what = 'it has no such row'")
+    received = group.state(0).executed
+    group.servers[0].kill()
+    group.dialect.stop_receiving(group.sessions[1])
+    until("it is stopped by that", lambda: group.state(1).error != "" and not group.state(1).applying)
+    assert (group.state(1).executed, group.state(1).received) == (applied, received)
+
+    for position in ("", received):
+        with pytest.raises(Conflict, match="not applied yet"):
+            group.promote(1, position=position)
+        assert group.state(1).source != ""
+    for _ in range(5):  # as its agent keeps the role
+        group.dialect.stop_receiving(group.sessions[1])
+    assert not group.dialect.wait_applied(group.sessions[1], received, seconds=0.3)
+    assert group.dialect.wait_applied(group.sessions[1], applied, seconds=5)
+    assert took(lambda: group.promote(1, required=False, position=applied)) < 3
+
+    assert not group.state(1).read_only and group.state(1).source == ""
+    group.write(1, "it leads").result(timeout=5)
+
+
+def test_what_is_received_beyond_the_position_it_is_to_have_is_applied_first_where_it_can_be(group: Group) -> None:
+    """Of a planned switchover: a commit that waits is on replicas, and the old primary does not say yet that it is."""
+    group.in_step(1)
+    group.write(0, "applied").result(timeout=5)
+    applied = group.state(0).executed
+    assert group.dialect.wait_applied(group.sessions[1], applied, seconds=5)
+    locker = blocked_applier(group, 1)
+    group.write(0, "received").result(timeout=5)
+
+    with pytest.raises(Conflict, match="not applied yet"):
+        group.promote(1, required=False, position=applied)
+    promoting = group.threads.submit(group.promote, 1, required=False, position=applied)
+    time.sleep(0.2)
+    locker.run("UNLOCK TABLES")
+    promoting.result(timeout=5)
+
+    assert group.written(1) == {"applied", "received"}
+
+
+def parted(one: ServerState, other: ServerState) -> bool:
+    return MySQL().parted(one.executed, one.history, other.executed, other.history)
+
+
+@pytest.mark.parametrize("how", ["a statement that super_read_only does not hinder", "a row"])
+def test_a_replica_that_wrote_itself_is_told_from_one_that_is_behind(group: Group, how: str) -> None:
+    group.in_step(1, 2)
+    group.write(0, "before").result(timeout=5)
+    for index in (1, 2):
+        assert group.dialect.wait_applied(group.sessions[index], group.state(0).executed, seconds=5)
+    assert not any(parted(group.state(0), group.state(index)) for index in (1, 2))
+
+    if how == "a row":
+        group.sessions[1].run("SET GLOBAL super_read_only = OFF")
+        group.sessions[1].run(INSERT, "of its own")
+        group.sessions[1].run("SET GLOBAL super_read_only = ON")
+    else:
+        group.sessions[1].run("FLUSH PRIVILEGES")
+
+    assert parted(group.state(0), group.state(1)) and not parted(group.state(0), group.state(2))
+    group.sessions[2].run("STOP REPLICA SQL_THREAD")
+    group.write(0, "after").result(timeout=5)
+    primary, wrote, behind = (group.state(index) for index in range(3))
+    assert not group.dialect.covers(behind.executed, primary.executed)
+    assert parted(primary, wrote) and not parted(primary, behind)
+
+
+def test_a_former_primary_that_follows_and_its_prompts_are_no_writes_of_its_own(group: Group) -> None:
+    group.in_step(1, 2)
+    group.write(0, "before").result(timeout=5)
+    MySQL().prompt(group.servers[0].session())
+    group.fence(0)
+    position = group.state(0).executed
+    assert group.dialect.wait_applied(group.sessions[1], position, seconds=5)
+    group.promote(1, position=position)
+    for index in (0, 2):
+        group.follow(index, 1)
+    group.write(1, "after").result(timeout=5)
+
+    assert not any(parted(group.state(1), group.state(index)) for index in (0, 2))
+    group.sessions[0].run("SET GLOBAL super_read_only = OFF")
+    uuid = group.state(0).history.split()[0]
+    for tag, is_own in ((f"{PROMPT_TAG}:1000", False), ("1000", True)):
+        group.sessions[0].run("SET SESSION gtid_next = %s", f"{uuid}:{tag}")
+        group.sessions[0].run("BEGIN")
+        group.sessions[0].run("COMMIT")
+        group.sessions[0].run("SET SESSION gtid_next = AUTOMATIC")
+        assert parted(group.state(1), group.state(0)) is is_own
 
 
 def test_what_was_received_survives_a_kill_of_the_replica_that_has_it(group: Group) -> None:

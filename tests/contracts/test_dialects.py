@@ -291,6 +291,30 @@ def test_a_failover_loses_nothing_acknowledged(group: Group, trouble: str) -> No
     assert sorted(group.rows(best)) == sorted([f"row {number}" for number in range(10)] + ["after"])
 
 
+def test_a_replica_stopped_by_an_error_leads_with_the_position_it_is_told_to_have(group: Group) -> None:
+    group.form(1)
+    assert group.begin_write("applied").end() == "ok"
+    applied = group.state(0).executed
+    assert dialect.wait_applied(group.sessions[1], applied, seconds=5)
+    for statement in ("SET sql_log_bin = 0", "DELETE FROM t.a", "SET sql_log_bin = 1"):
+        group.sessions[1].run(statement)
+    group.sessions[0].run("UPDATE t.a SET s = 'it has no such row'")
+    received = group.state(0).executed
+    until("it is stopped by that", lambda: group.state(1).error != "" and not group.state(1).applying)
+    group.servers[0].kill()
+    for _ in range(3):
+        dialect.stop_receiving(group.sessions[1])
+    state = group.state(1)
+    assert (state.executed, state.received, state.applying) == (applied, received, False)
+    assert not dialect.wait_applied(group.sessions[1], received, seconds=0.3)
+
+    assert dialect.wait_applied(group.sessions[1], applied, seconds=5)
+    dialect.promote(group.sessions[1], required=False, position=applied)
+
+    assert not group.state(1).read_only and group.state(1).source == ""
+    assert group.begin_write("it leads", 1).end() == "ok"
+
+
 def test_a_former_primary_follows_and_one_with_writes_of_its_own_says_so(group: Group) -> None:
     group.form(1)
     assert group.begin_write("before").end() == "ok"
@@ -463,6 +487,41 @@ def test_with_a_full_disk_it_says_what_it_does_and_can_be_fenced(version: str) -
             assert not writing.is_alive()
         finally:
             server.stop()
+
+
+@pytest.mark.parametrize("version", SUITES)
+def test_a_statement_cut_within_a_letter_hides_nobody_from_a_fence(version: str) -> None:
+    """The list of processes has a statement's first 100 bytes, and a Cyrillic letter is two: one of these is cut."""
+    with folder_of(version) as (root, folder):
+        server = MariaDBServer(11, root, folder / "11", Authority(folder / "ca"))
+        try:
+            server.install()
+            server.start()
+            session = server.session()
+            dialect.promote(session, required=False)
+            server.make_accounts()
+            for padding in ("", "."):
+                slow = f"SELECT SLEEP(20) /* {padding}{'ПРИВЕТ' * 20} */"
+                threading.Thread(target=_run_until_it_ends, args=(server.client(), slow), daemon=True).start()
+            until("both sleep", lambda: session.rows(SLEEPING)[0]["n"] == 2)
+
+            assert sorted(each.user for each in dialect.processes(session) if each.command == "Query") == ["app"] * 2
+            dialect.fence(session)
+            until("nobody sleeps", lambda: session.rows(SLEEPING)[0]["n"] == 0)
+
+            assert session.rows("SELECT %s AS said, HEX(%s) AS bytes", "Я🙂", "Я🙂") == [
+                {"said": "Я🙂", "bytes": "Я🙂".encode().hex().upper()}
+            ]
+        finally:
+            server.stop()
+
+
+SLEEPING = "SELECT COUNT(*) AS n FROM information_schema.PROCESSLIST WHERE STATE = 'User sleep'"
+
+
+def _run_until_it_ends(client: Any, statement: str) -> None:
+    with contextlib.suppress(pymysql.MySQLError):
+        client.cursor().execute(statement)
 
 
 def doing(session: LocalSession) -> list[str]:

@@ -18,8 +18,10 @@ import pytest_asyncio
 from agent_stand import free_port, listens, until
 from debian_root import inside, root_with
 
+from relaunch.bus.messages import Hold
 from relaunch_agent.haproxy import proxies_of
 from relaunch_agent.haproxy_process import HAProxy
+from relaunch_agent.holding import Holding
 from relaunch_agent.places import Places
 
 PROGRAM = "/usr/sbin/haproxy"
@@ -203,6 +205,54 @@ async def test_sessions_with_a_database_that_died_are_cut_without_another_view(s
     old.listen_no_more()
 
     assert await asyncio.wait_for(reader.read(), 8) == b""
+
+
+class View:
+    """What `Holding` wants of `Views`."""
+
+    def __init__(self, view: dict[str, Any]) -> None:
+        self.view = view
+
+    async def apply_now(self) -> None:
+        pass
+
+
+async def limit(site: Site) -> str:
+    (row,) = [line for line in (await site.agent.ask("show stat -1 1 -1")).splitlines() if "db-primary,FRONT" in line]
+    return row.split(",")[6]
+
+
+async def test_who_was_held_when_the_agent_ended_is_let_go_by_the_next(site: Site) -> None:
+    database = await App("db1").start()
+    site.agent.bring_to(site.view([], [database]))
+    await asyncio.wait_for(site.agent.settled(), 5)
+    views: Any = View(site.view([], [database]))
+    before = await limit(site)
+    await Holding(site.places, site.agent, views).take(Hold(epoch=0, seconds=10.0))
+    assert await limit(site) == "0" != before
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.database_port)
+    writer.write(b"who\n")
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(asyncio.shield(answer := asyncio.ensure_future(reader.readline())), 0.5)
+
+    Holding(site.places, site.agent, views)
+
+    assert await asyncio.wait_for(answer, 2) == b"db1\n"
+    assert await limit(site) == before
+    await asyncio.sleep(0.1)
+    assert [file.name for file in site.places.socket.parent.iterdir()] == []
+
+
+async def test_a_listener_left_closed_is_open_after_the_next_hold(site: Site) -> None:
+    before = await limit(site)
+    await site.agent.ask("set maxconn frontend db-primary 0")
+    views: Any = View(site.view([], []))
+    holding = Holding(site.places, site.agent, views)
+
+    await holding.take(Hold(epoch=0, seconds=10.0))
+    await holding.take(Hold(epoch=0, seconds=0.0))
+
+    assert await limit(site) == before
 
 
 async def test_a_reload_that_was_still_due_is_done_by_the_next_agent(site: Site) -> None:

@@ -652,3 +652,62 @@ def test_a_backup_of_the_primary_holds_commits_up_for_a_moment_only(stand: Stand
 
     print(f"the longest time without a commit: {longest} s")
     assert min(longest) < 0.4, longest
+
+
+def test_after_a_failover_to_a_seeded_replica_a_restore_has_what_the_group_had(stand: Stand) -> None:
+    """Its first log file says that nothing came before it; the old primary's has a transaction that nobody else got."""
+    old, lab = Server(address("bak/db1")), Server(address("lab/x1"))
+    history = lineage_of(old)
+    bucket = STATE / "object-store/backups/bak" / history / "binlogs"
+    relaunch("db", "backup", "bak")
+    first = int(old.sql("SELECT MAX(id) FROM shop.story"))
+    old.sql("INSERT INTO shop.story () VALUES ()")
+    time.sleep(2.1)
+    second = old.run("date -u '+%Y-%m-%d %H:%M:%S'").output.strip()
+    old.sql("INSERT INTO shop.story () VALUES ()")
+    relaunch("server", "relaunch", "bak/db2", "--yes")
+    until(lambda: told("db", "status", "bak")["mode"] == "sync", "the fresh replica in step", 240)
+    replica = Server(address("bak/db2"))
+    old.sql("INSERT INTO shop.story () VALUES ()")
+    until(lambda: int(replica.sql("SELECT MAX(id) FROM shop.story")) == first + 3, "the replica to have it too")
+    replica.run("systemctl stop relaunch-agent && mariadb -e 'STOP SLAVE IO_THREAD'")
+    for key in range(-8, 0):
+        old.sql(f"INSERT INTO shop.more VALUES ({key}, 'mine')")  # waits at first, until the group has given that up
+    until(lambda: all_shipped(old, bucket), "what nobody else has to be shipped")
+    relaunch("server", "power-off", "bak/db1")
+    replica.run("systemctl start relaunch-agent")
+    until(lambda: told("db", "status", "bak")["mode"] != "sync" or is_primary("db2"), "the group to know", 60)
+    if not is_primary("db2"):
+        relaunch("db", "promote", "db2", "--deployment", "bak", "--force", "db2", "--reason", "a test", check=False)
+    until(lambda: is_primary("db2"), "another primary", 60)
+    replica.sql("".join("INSERT INTO shop.story () VALUES ();" for _ in range(5)))
+    reached = int(replica.sql("SELECT @@gtid_binlog_pos").rpartition("-")[2])
+    until(lambda: reached <= int(json.loads(newest_state(bucket))["gtid"].rpartition("-")[2]), "it to be shipped")
+    whole = "SELECT GROUP_CONCAT(id ORDER BY id) FROM shop.story; CHECKSUM TABLE shop.more"
+
+    def restored(*to: str) -> list[int]:
+        relaunch("db", "restore", "lab", "--from", "bak", "--lineage", history, "--confirm", "lab", *to)
+        return [int(word) for word in lab.sql("SELECT id FROM shop.story ORDER BY id").split()][first:]
+
+    assert len(list(bucket.glob("*/began.json"))) == 2
+    assert restored("--to", f"time:{second}") == [first + 1]
+    assert lab.sql("SELECT COUNT(*) FROM shop.more WHERE a < 0") == "0"
+    assert len(restored()) == 8
+    assert lab.sql(whole) == replica.sql(whole)
+    assert lab.sql("SELECT COUNT(*) FROM shop.more WHERE a < 0") == "0"
+
+
+def is_primary(name: str) -> bool:
+    members = told("db", "status", "bak")["members"]
+    return any(each["name"] == name and each.get("state") == "takes writes" for each in members)
+
+
+def newest_state(bucket: Path) -> str:
+    return max(bucket.glob("*/state.json")).read_text()
+
+
+def all_shipped(server: Server, binlogs: Path) -> bool:
+    """Every byte of that server's newest log file is in the store."""
+    log, size = server.run("stat -c '%n %s' $(ls /var/lib/mysql/binlog.0* | tail -n 1)").output.split()
+    pieces = binlogs.glob(f"*/{Path(log).name}-*/*.age")
+    return max((int(piece.name.split("-")[1].partition(".")[0]) for piece in pieces), default=0) >= int(size)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,7 @@ from relaunch.storage.objects import ObjectStore, StoredObject
 MANIFEST = "manifest.json"
 KINDS = ("back-up", "prove", "prove-schemas")
 LINEAGE = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
+LOGS_SECONDS = 300.0  # old binary logs of a history are removed for so long at a time; the rest goes the next time
 
 
 def subject(deployment: str) -> str:
@@ -257,27 +259,46 @@ class Catalogue:
         return keys
 
     async def _remove_logs(self, lineage: str, needed_from: datetime) -> list[str]:
-        """Whole log files whose last piece is older than the oldest backup that is kept."""
-        base = self._base(lineage)
-        folders: dict[str, list[StoredObject]] = {}
-        for each in await self._objects.list(f"{base}/binlogs"):
-            if each.key.count("/") == base.count("/") + 4:
-                folders.setdefault(each.key.rpartition("/")[0], []).append(each)
-        old = [
-            each.key
-            for objects in folders.values()
-            if max(each.changed for each in objects) < needed_from
-            for each in objects
-        ]
-        await self._objects.delete(old)
-        return old
+        """Whole log files whose last piece is older than the oldest backup that is kept.
+
+        There may be millions of pieces. The files of a stream follow each other, so none is looked into behind the
+        first that stays."""
+        removed: list[str] = []
+        end = time.monotonic() + LOGS_SECONDS
+        for stream in await self._streams(lineage):
+            async for objects in self._log_files(stream):
+                if any(each.changed >= needed_from for each in objects):
+                    break
+                keys = [each.key for each in objects]
+                await self._objects.delete(keys)
+                removed += keys
+                if time.monotonic() >= end:
+                    return removed
+        return removed
+
+    async def _streams(self, lineage: str) -> list[str]:
+        """The folders of a history's streams of binary logs, oldest first."""
+        above = f"{self._base(lineage)}/binlogs"
+        return [f"{above}/{name}" for name in await self._objects.folders(above)]
+
+    async def _log_files(self, stream: str) -> AsyncIterator[list[StoredObject]]:
+        """Of each log file of it, in their order, what is stored of it: a few hundred pieces."""
+        for name in await self._objects.folders(stream):
+            yield await self._objects.list(f"{stream}/{name}")
 
     async def forget(self, lineage: str) -> list[str]:
         """Delete everything of one history; the keys that went."""
         if not lineage:
             raise BadInput("a history without an id lies beside the others and cannot be told from them")
-        keys = [each.key for each in await self._objects.list(self._base(lineage))]
+        base = self._base(lineage)
+        keys = [each.key for name in ("backups", "schemas") for each in await self._objects.list(f"{base}/{name}")]
         await self._objects.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
         await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
+        for stream in await self._streams(lineage):
+            async for objects in self._log_files(stream):
+                keys += (pieces := [each.key for each in objects])
+                await self._objects.delete(pieces)
+        rest = [each.key for each in await self._objects.list(base)]
+        await self._objects.delete(rest)
         self._keep(lineage, {})
-        return keys
+        return keys + rest

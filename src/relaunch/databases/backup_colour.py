@@ -23,6 +23,7 @@ SAID = {  # by the server, as its tag `binlogs`
     "store-refuses": "the object store refuses our key: binary log waits on this server's disk",
     "store-full": "the object store takes no more: binary log waits on this server's disk",
     "queue-too-long": "more binary log than was allowed for waits on this server's disk for the object store",
+    "gap": "binary log is missing in the object store: until the next backup nothing later than that can be restored",
     "no-database": "the program that ships the binary log gets no answer from the database",
 }
 

@@ -26,10 +26,12 @@ from relaunch.databases.backups import (
     Backup,
     Kind,
     Known,
+    Retention,
     Schedule,
     begun,
     chain,
     due,
+    moment,
     newest,
     status,
     to_go,
@@ -48,6 +50,7 @@ log = logging.getLogger("relaunch.backups")
 
 LOOK_SECONDS = 15.0
 AGAIN_AFTER = timedelta(minutes=5)  # a failed one is not tried again before
+PRUNE_AFTER = timedelta(hours=1)  # old backups are removed at most so often, whether that fails or not
 WHO = "relaunch"
 
 
@@ -73,16 +76,20 @@ class BackupKeeper:
         self._store = Store(ports.database, ports.clock)
         self._colours = Colours(ports.database, ports.clock, alarm)
         self._tried: dict[str, datetime] = {}
+        self._pruned: dict[str, datetime] = {}  # when removing old backups was last begun
+        self._pruning: dict[str, asyncio.Task[None]] = {}
+        self._unpruned: dict[str, str] = {}  # why that failed the last time
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self._look_again_and_again(), name="backup keeper")
 
     async def stop(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
+        for task in (self._loop, *self._pruning.values()):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     def catalogue(self, deployment: str) -> Catalogue:
         self._spec(deployment)
@@ -244,7 +251,7 @@ class BackupKeeper:
         schedule, wanted = schedule_of(spec.backups), self._schemas(deployment)
         verdict = status(known, schedule, now)
         unknown = () if known.shipping else (NEVER_SHIPPED,) * bool(wrong)  # nobody could look
-        reasons = (*wrong, *(each for each in verdict.reasons if each not in unknown))
+        reasons = (*wrong, *self._left_over(deployment), *(each for each in verdict.reasons if each not in unknown))
         reasons += red_schemas(known, wanted, schedule, now)
         retention = retention_of(spec.backups)
         every, proofs = catalogue.backups(), catalogue.proofs()
@@ -269,20 +276,59 @@ class BackupKeeper:
         }
 
     async def prune(self, deployment: str) -> list[str]:
-        """Remove what retention no longer keeps, of each history by itself; the keys that went."""
-        catalogue, spec, removed = self.catalogue(deployment), self._spec(deployment), []
+        """Remove what retention no longer keeps, of each history by itself; the keys that went.
+
+        Once it has failed, that is a reason to be red until it succeeds."""
+        catalogue, retention = self.catalogue(deployment), retention_of(self._spec(deployment).backups)
+        try:
+            removed = await self._prune(deployment, catalogue, retention)
+        except RelaunchError as error:
+            self._unpruned[deployment] = f"old backups could not be removed: {error.message}"
+            raise
+        self._unpruned.pop(deployment, None)
+        if removed:
+            log.info("%s: %d objects of old backups are removed", deployment, len(removed))
+        return removed
+
+    async def _prune(self, deployment: str, catalogue: Catalogue, retention: Retention) -> list[str]:
+        removed: list[str] = []
+        running = self._workflows.tasks.running_on(subject(deployment))
+        # What a backup that is under way has stored is not abandoned, however long it takes.
+        now = self._ports.clock.now() if running is None else moment(running["created"])
         lineages = await catalogue.lineages()
         stored = await catalogue.refresh(lineages)
         every, proofs, schemas = catalogue.backups(), catalogue.proofs(), catalogue.schemas()
         for lineage in lineages:
             theirs = [each for each in every if each.lineage == lineage]
-            gone = to_go(theirs, proofs, retention_of(spec.backups))
+            gone = to_go(theirs, proofs, retention)
             mine = [each for each in schemas if each.lineage == lineage]
-            gone += schemas_to_go(mine, catalogue.schema_proofs(), retention_of(spec.backups))
-            removed += await catalogue.remove(lineage, gone, stored, self._ports.clock.now())
-        if removed:
-            log.info("%s: %d objects of old backups are removed", deployment, len(removed))
+            gone += schemas_to_go(mine, catalogue.schema_proofs(), retention)
+            removed += await catalogue.remove(lineage, gone, stored, now)
         return removed
+
+    def _begin_pruning(self, deployment: str, now: datetime) -> bool:
+        """Unless it was begun lately. No other deployment waits for it; what is due here does, as a proof might read
+        what is just being removed."""
+        if now - self._pruned.get(deployment, now - PRUNE_AFTER) < PRUNE_AFTER:
+            return False
+        self._pruned[deployment] = now
+        self._pruning[deployment] = asyncio.create_task(self._prune_beside(deployment), name=f"prune {deployment}")
+        return True
+
+    async def _prune_beside(self, deployment: str) -> None:
+        try:
+            await self.prune(deployment)
+        except RelaunchError as error:
+            log.info("backups of %s: %s", deployment, error)
+        except Exception:  # outermost frame of this task: the next one may go well
+            log.exception("removing old backups of %s", deployment)
+
+    def _is_pruning(self, deployment: str) -> bool:
+        return deployment in self._pruning and not self._pruning[deployment].done()
+
+    def _left_over(self, deployment: str) -> tuple[str, ...]:
+        """Why old backups are still there."""
+        return (self._unpruned[deployment],) if deployment in self._unpruned else ()
 
     async def forget(self, deployment: str, lineage: str) -> list[str]:
         """Remove everything of an older history, proven or not; the keys that went."""
@@ -356,7 +402,7 @@ class BackupKeeper:
         if not any(role == "primary" for _, _, role in members):
             return
         lineage = self.lineage(deployment)
-        wrong = self._alarming(deployment, lineage)
+        wrong = (*self._alarming(deployment, lineage), *self._left_over(deployment))
         if lineage is None:
             self._colours.say(deployment, wrong)
             return
@@ -372,7 +418,9 @@ class BackupKeeper:
         not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED, *map(no_backup, schemas)) if now - begun(lineage) < YOUNG else ()
         reasons = (*wrong, *status(known, schedule, now).reasons, *red_schemas(known, schemas, schedule, now))
         self._colours.say(deployment, reasons, hushed=not_yet)
-        if self._workflows.tasks.running_on(subject(deployment)) is not None:
+        if self._workflows.tasks.running_on(subject(deployment)) is not None or self._is_pruning(deployment):
+            return
+        if deployment in self._unpruned and self._begin_pruning(deployment, now):
             return
         has_replica = any(role == "replica" for _, _, role in members)
         await self._start_what_is_due(deployment, known, schedule, now, has_replica)
@@ -391,14 +439,15 @@ class BackupKeeper:
             return
         if known.failed and now - self._tried.get(deployment, now - AGAIN_AFTER) < AGAIN_AFTER:
             return
+        proves = schema is None and (to_prove or (wanted is not None and wanted[0] == "prove"))
+        if proves and self._begin_pruning(deployment, now):
+            return
         self._tried[deployment] = now
         if schema is not None:
             await self.back_up(deployment, kind="schema", side=None, schema=schema, who=WHO)
         elif to_prove:
-            await self.prune(deployment)
             await self.prove_schemas(deployment, to_prove, who=WHO)
         elif wanted is not None and wanted[0] == "prove":
-            await self.prune(deployment)
             await self.prove(deployment, backup="latest", who=WHO)
         elif wanted is not None:
             await self.back_up(deployment, kind=wanted[0], side=wanted[1], who=WHO)

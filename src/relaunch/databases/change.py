@@ -132,8 +132,10 @@ def _revoke(case: Case, change: Change) -> Outcome:
     if not waiting:
         pool = _pool(case, change)
         best = _best(case, change, pool)
+        if best is not None and _still_applies(case, change, pool[best]):
+            return Outcome(group=case.group, why=f"{case.names([best])} was named, and applies what it has received")
         if best is not None:
-            position = _reachable(case, change, pool[best])
+            position = _reachable(case, change, best)
             return Outcome(
                 group=_promoted(case, change, best, position),
                 why=f"{case.names([best])} {'was named' if change.forced else 'has received the most'}, and nobody"
@@ -215,9 +217,21 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
     return min(fit, key=order, default=None)
 
 
-def _reachable(case: Case, change: Change, report: DatabaseReport) -> str:
+def _still_applies(case: Case, change: Change, report: DatabaseReport) -> bool:
+    """Of one that was named: its agent starts a stopped applier again and again, so one moment says nothing of it."""
+    done = case.covers(report.executed, everything(report, case))
+    return bool(change.forced) and not done and case.elapsed(change.step_began) < case.windows.silent
+
+
+def _reachable(case: Case, change: Change, best: str) -> str:
     """What it is to have when it leads: all; of one that was named and is stopped by an error, what it has applied."""
-    return report.executed if change.forced and report.error and not report.applying else everything(report, case)
+    report, word = case.obeyed(best), case.word(best)
+    assert report is not None
+    return report.executed if change.forced and _is_stopped(word) else everything(report, case)
+
+
+def _is_stopped(word: DatabaseReport | None) -> bool:
+    return word is not None and word.answers and bool(word.error) and not word.applying
 
 
 def _back(case: Case, change: Change) -> Group | None:
@@ -310,6 +324,10 @@ def _promote(case: Case, change: Change) -> Outcome:
     slow = change.old in group.sync_set - group.fenced and waited >= FREEZE_SECONDS  # the old one waits, and is well
     if waited < case.windows.silent and not slow:
         return Outcome(group=group, why=f"waiting for {case.names([candidate])} to take writes")
+    if _cannot_apply_all(case, change):
+        assert word is not None
+        why = f"{case.names([candidate])} was named, and cannot apply all it has received: {word.error}"
+        return Outcome(group=_with_what_it_has(case, change, word.executed), why=why)
     dead = word is None or not word.answers
     forgot = not dead and word is not None and not case.covers(everything(word, case), change.position)
     if (dead or forgot or slow) and _durable(case, change) and _heirs_heard(case, candidate):
@@ -321,6 +339,43 @@ def _promote(case: Case, change: Change) -> Outcome:
     what = what or f"has not applied all it has received: {word.error if word else ''}"
     text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}."
     return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
+
+
+def _cannot_apply_all(case: Case, change: Change) -> bool:
+    """Of one that was named: it did not seem so when it was chosen, and time enough has passed since then."""
+    word = case.word(change.candidate)
+    if word is None or change.step is not Step.PROMOTE or change.forced != change.candidate:
+        return False
+    if not _is_stopped(word) or not word.read_only or not case.group.loss_allowed:
+        return False
+    return case.covers(change.position, word.executed) and not case.covers(word.executed, change.position)
+
+
+def _with_what_it_has(case: Case, change: Change, position: str) -> Group:
+    """It leads with less than was thought; who has more, or of whom nobody knows what it has, is fenced."""
+    group, candidate = case.group, change.candidate or ""
+    ahead = set()
+    for id in _others(case, change) - {candidate}:
+        report = case.member(id).report
+        if report is None or not (report.executed or report.received):
+            if id in group.sync_set:
+                ahead.add(id)
+        elif not case.covers(position, everything(report, case)):
+            ahead.add(id)
+    heirs = group.sync_set - group.leaving - ahead - {candidate}
+    mode, required, reason = _mode_after(case, heirs, candidate, change, frozen=False)
+    return raised(
+        replace(
+            group,
+            change=replace(change, position=position, step_began=case.seen.now),
+            mode=mode,
+            required=required,
+            reason=reason,
+            since=case.seen.now,
+            leaving=group.leaving | (ahead & group.sync_set),
+            fenced=group.fenced | ahead,
+        )
+    )
 
 
 def _heirs_heard(case: Case, candidate: str) -> bool:

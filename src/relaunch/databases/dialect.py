@@ -85,7 +85,8 @@ class Dialect(Protocol):
 
     def parted(self, executed: str, history: str, other: str, other_history: str) -> bool:
         """Whether one of two servers ends with a write that the other has passed by without: they will never be the
-        same again. False while that is not sure; BadInput when unreadable."""
+        same again. False while that is not sure; BadInput when unreadable. The first one leads, or is to: what it has
+        besides may be on its way to the other."""
         ...
 
     # the server
@@ -115,8 +116,9 @@ class Dialect(Protocol):
         """When the applier waits for a lock, end the clients' sessions, as one of them holds it."""
         ...
 
-    def promote(self, session: Session, *, required: bool) -> None:
-        """Stop following, take the primary's side of acknowledgements, take writes, forget the source: so in order."""
+    def promote(self, session: Session, *, required: bool, position: str = "") -> None:
+        """Stop following, take the primary's side of acknowledgements, take writes, forget the source: so in order.
+        `position`: what it is to have, applied before; what it has received besides may be lost where it cannot be."""
         ...
 
     def require(self, session: Session, required: bool) -> None:

@@ -153,7 +153,7 @@ class MariaDB:
         if any(each.user == "system user" and BLOCKED.match(each.state) for each in _processes(session)):
             _kill_clients(session)
 
-    def promote(self, session: Session, *, required: bool) -> None:
+    def promote(self, session: Session, *, required: bool, position: str = "") -> None:
         followed = _replica(session) is not None
         if followed:
             session.run("STOP SLAVE")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from relaunch.bus.messages import CancelRun
+from relaunch.databases.imports_steps import LONGEST_SECONDS
 from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, while_it_runs
@@ -43,9 +45,12 @@ async def output_of(run: Run, target: Mapping[str, str], entry: dict[str, Any], 
 
 
 async def run_given(run: Run, target: Mapping[str, str], script: dict[str, Any]) -> str:
-    """The same; script: name, entry (None: the instance's own operational one of that name), inputs."""
+    """The same; script: name, entry (None: the instance's own operational one of that name), inputs.
+
+    It may have a whole database to read, over a slow network: it is given days."""
     ports: Ports = run.ports
     order = run_list.given_order(ports, script, dict(target))
+    order = replace(order, scripts=[replace(each, timeout_seconds=LONGEST_SECONDS) for each in order.scripts])
     shown = asyncio.create_task(_show_progress(run, order.run_id))
     try:
         running = ports.agents.run(target["instance"], order, task=run.task)

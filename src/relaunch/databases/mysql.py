@@ -6,7 +6,7 @@ Shipped in the agent: standard library only, Python 3.9. Every verb is bounded i
 from __future__ import annotations
 
 import re
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from relaunch.databases.dialect import Process, ServerState, Session, Source
@@ -18,6 +18,7 @@ FOREVER_MS = 315360000000  # ten years: a commit waits for its acknowledgement w
 RETRIES = 4294967295  # once a second for longer than any server lives; the default of 10 gives up
 LONG_STATEMENT_SECONDS = 0.1  # one that runs longer does not end by itself in time for a fence
 STOP_SECONDS = 5.0
+REST_SECONDS = 1.0  # for what was received beyond the position that is to lead; it is asked again
 
 SWITCHES = (
     *("rpl_semi_sync_replica_enabled", "rpl_semi_sync_source_enabled", "rpl_semi_sync_source_wait_no_replica"),
@@ -26,7 +27,7 @@ SWITCHES = (
 VARIABLES = (
     *SWITCHES,
     *("rpl_semi_sync_source_timeout", "rpl_semi_sync_source_wait_for_replica_count"),
-    *("rpl_semi_sync_source_wait_point", "version", "server_id", "gtid_executed"),
+    *("rpl_semi_sync_source_wait_point", "version", "server_id", "server_uuid", "gtid_executed"),
 )
 STATUS = (
     *("Rpl_semi_sync_replica_status", "Rpl_semi_sync_source_status", "Rpl_semi_sync_source_wait_sessions"),
@@ -38,6 +39,7 @@ FILTERS = (
     *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Rewrite_DB", "Replicate_Ignore_Server_Ids"),
 )
 PROMPT_TAG = "relaunch_prompt"
+WRITES = "writes"  # after its uuid in the history of one that follows nobody and takes writes
 REQUIRED = {
     "rpl_semi_sync_source_timeout": str(FOREVER_MS),
     "rpl_semi_sync_source_wait_for_replica_count": "1",
@@ -107,11 +109,13 @@ def _takes_no_writes(values: Mapping[str, str]) -> bool:
 def _state(session: Session) -> ServerState:
     values, channel = _values(session), _channel(session)
     executed = "".join(values["gtid_executed"].split())
+    read_only, uuid = _takes_no_writes(values), values["server_uuid"].lower()
     state = ServerState(
         version=values["version"],
         server_id=int(values["server_id"]),
-        read_only=_takes_no_writes(values),
+        read_only=read_only,
         executed=executed,
+        history=uuid if read_only or channel is not None else f"{uuid} {WRITES}",
         received=executed,
         required=_required(values),
         acknowledgers=_acknowledgers(session, values),
@@ -229,6 +233,24 @@ def _give_up_primary_side(session: Session) -> None:
         session.run("SET GLOBAL super_read_only = ON")
 
 
+def _not_applied(session: Session, position: str) -> str:
+    """What is still to be applied before the relay log may go: all of it; where the applier is stopped by an error,
+    `position`, when there is one. The receiver has stopped."""
+    end = monotonic() + REST_SECONDS
+    while True:
+        channel = _channel(session)
+        executed = session.rows("SELECT @@global.gtid_executed AS executed")[0]["executed"]
+        rest = "" if channel is None else without(channel["Retrieved_Gtid_Set"], executed)
+        missing = without(position, executed)
+        if missing or not rest or not position:
+            return union(missing, rest)
+        if channel is not None and channel["Replica_SQL_Running"] == "No" and channel["Last_SQL_Error"]:
+            return ""
+        if monotonic() > end:
+            return rest
+        sleep(0.05)
+
+
 def _forget_source(session: Session) -> None:
     """After `_stop_following`, and last: it brings several files to the disk, which no write should wait for."""
     if _channel(session) is not None:
@@ -245,8 +267,16 @@ class MySQL:
         return without(other, position) == ""
 
     def parted(self, executed: str, history: str, other: str, other_history: str) -> bool:
-        """Sets of GTIDs tell it by themselves: neither covers the other."""
-        return False
+        """By what the other one wrote itself, without our prompts. A leader that takes no writes may have started again
+        and lack what the other wrote when it led: then only if it has something that the other lacks, too."""
+        leader, _, does = history.partition(" ")
+        follower = other_history.partition(" ")[0]
+        if "" in (leader, follower) or leader == follower:
+            return False
+        lacks = gtid_set(without(other, executed))
+        if not any(uuid == follower and tag != PROMPT_TAG for uuid, tag in lacks):
+            return False
+        return does == WRITES or not self.covers(other, executed)
 
     def state(self, session: Session) -> ServerState:
         return _state(session)
@@ -308,9 +338,9 @@ class MySQL:
             if row["late"] == 0:
                 return True
 
-    def promote(self, session: Session, *, required: bool) -> None:
+    def promote(self, session: Session, *, required: bool, position: str = "") -> None:
         _short_waits(session)
-        self._stop_following(session)
+        self._stop_following(session, position=position)
         self.require(session, required)
         session.run("SET GLOBAL super_read_only = OFF")
         session.run("SET GLOBAL read_only = OFF")
@@ -370,18 +400,15 @@ class MySQL:
         self._stop_following(session, keep_received=False)
         _forget_source(session)
 
-    def _stop_following(self, session: Session, *, keep_received: bool = True) -> None:
-        """For good: the relay log will be thrown away, never while something in it is not applied."""
+    def _stop_following(self, session: Session, *, keep_received: bool = True, position: str = "") -> None:
+        """For good: the relay log will be thrown away, never while something in it is not applied and could be."""
         _stop(session, "IO_THREAD", "Replica_IO_Running")
-        channel = _channel(session)
-        if channel is not None and keep_received:
-            executed = session.rows("SELECT @@global.gtid_executed AS executed")[0]["executed"]
-            missing = without(channel["Retrieved_Gtid_Set"], executed)
-            if missing:
-                raise Conflict(
-                    f"received and not applied yet: {missing}",
-                    hint="wait until it is applied; nothing was changed but that this server receives nothing more",
-                )
+        missing = _not_applied(session, position) if keep_received else ""
+        if missing:
+            raise Conflict(
+                f"received and not applied yet: {missing}",
+                hint="wait until it is applied; nothing was changed but that this server receives nothing more",
+            )
         _stop(session, "SQL_THREAD", "Replica_SQL_Running")
         if _values(session).get("rpl_semi_sync_replica_enabled") == "ON":
             session.run("SET GLOBAL rpl_semi_sync_replica_enabled = OFF")

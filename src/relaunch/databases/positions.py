@@ -18,15 +18,19 @@ _MARIADB = re.compile(r"[0-9]+-[0-9]+-[0-9]+(,[0-9]+-[0-9]+-[0-9]+)*")
 
 def covers(seen: Seen) -> Callable[[str, str], bool]:
     """Whether the first position holds all of the second, as the group's servers count."""
-    names = {member.report.dialect for member in seen.members.values() if member.report is not None}
-    return covers_in(min(names, default="mariadb"))
+    return covers_in(_dialect(seen))
 
 
 def parted(seen: Seen) -> Callable[[DatabaseReport, DatabaseReport], bool]:
     """Whether two of the group's servers will never have the same data again."""
-    names = {member.report.dialect for member in seen.members.values() if member.report is not None}
-    dialect = DIALECTS[min(names, default="mariadb")]
+    dialect = DIALECTS[_dialect(seen)]
     return lambda one, other: dialect.parted(one.executed, one.history, other.executed, other.history)
+
+
+def _dialect(seen: Seen) -> str:
+    """By those that say a position: an agent that has not reached its server yet does not know its dialect."""
+    reports = [member.report for member in seen.members.values() if member.report is not None]
+    return min((each.dialect for each in reports if each.executed or each.received), default="mariadb")
 
 
 def covers_in(dialect: str) -> Callable[[str, str], bool]:

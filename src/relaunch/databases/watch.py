@@ -83,6 +83,7 @@ class DatabaseWatch:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._cutting: dict[str, asyncio.Task[None]] = {}
         self._holding: dict[str, asyncio.Task[None]] = {}
+        self._failed: dict[str, str] = {}  # why work failed the last time, logged once
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
@@ -248,7 +249,7 @@ class DatabaseWatch:
         for member, order in decision.orders.items():
             self._order(stored, member, order)
         for member in decision.cut_off:
-            self._once(self._cutting, member, self._cut_off(stored, member))
+            self._once(self._cutting, f"cut off {member}", self._cut_off(stored, member))
         for member in decision.replace:
             self._replace(stored, member)
         self._hold(stored, decision.hold)
@@ -285,20 +286,34 @@ class DatabaseWatch:
         if key in running:
             work.close()
             return
-        task = asyncio.create_task(work, name=f"databases {key}")
+        task = asyncio.create_task(self._try(key, work), name=f"databases {key}")
         running[key] = task
         self._tasks.add(task)
 
         def ended(_: asyncio.Task[None]) -> None:
+            work.close()  # cancelled before it began
             self._tasks.discard(task)
             running.pop(key, None)
             self._poked.set()
 
         task.add_done_callback(ended)
 
+    async def _try(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever fails, perhaps at once, is not begun again without a pause."""
+        try:
+            await work
+            self._failed.pop(key, None)
+        except Exception as error:  # outermost frame of this task
+            why = f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
+            if self._failed.get(key) != why:
+                self._failed[key] = why
+                log.error("%s: %s", key, why, exc_info=not isinstance(error, RelaunchError | SQLAlchemyError))
+            await asyncio.sleep(CLOUD_SECONDS)
+
     async def _cut_off(self, stored: StoredGroup, member: str) -> None:
         each = stored.members.get(member)
         if each is None or each.cloud_id is None or member in self._heard.cut_off:
+            await asyncio.sleep(CLOUD_SECONDS)
             return
         try:
             await self._ports.cloud.cut_off(InstanceId(each.cloud_id), True)

@@ -13,6 +13,8 @@ from relaunch.shell import Completed, last_lines, run
 from relaunch.storage.objects import StoredObject, StorePlace
 
 ANSWER_SECONDS = 60.0
+DELETE_SECONDS = 0.5  # for each object that is to be deleted, on top of that
+DELETED_AT_ONCE = 16
 REFUSALS = (
     "accessdenied",
     "invalidaccesskeyid",
@@ -72,16 +74,22 @@ class RcloneStore:
     async def delete(self, keys: Sequence[str]) -> None:
         if not keys:
             return
-        done = await self._rclone("delete", "--files-from-raw", "-", self._root, input="\n".join(keys) + "\n")
+        done = await self._rclone(
+            *("delete", "--checkers", str(DELETED_AT_ONCE), "--files-from-raw", "-", self._root),
+            input="\n".join(keys) + "\n",
+            timeout_seconds=ANSWER_SECONDS + DELETE_SECONDS * len(keys),
+        )
         if done.status not in NOTHING_THERE:
             self._check(done, f"{len(keys)} objects")
 
-    async def _rclone(self, *words: str, input: str | None = None) -> Completed:
+    async def _rclone(
+        self, *words: str, input: str | None = None, timeout_seconds: float = ANSWER_SECONDS
+    ) -> Completed:
         return await run(
             rclone(),
             *words,
             input=input,
-            timeout_seconds=ANSWER_SECONDS,
+            timeout_seconds=timeout_seconds,
             check=False,
             environment=remote_environment(self._place),
         )

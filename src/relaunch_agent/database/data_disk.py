@@ -64,7 +64,7 @@ def statistics_of(folder: str) -> str:
     """Where the kernel counts what its disk does; "" when its file system (overlay, tmpfs) is on none of its own."""
     if not folder:
         return ""
-    number, source = mount_of(Path("/proc/self/mountinfo").read_text(), os.path.realpath(folder))
+    number, source = mount_of(Path("/proc/self/mountinfo").read_text(errors="replace"), os.path.realpath(folder))
     places = [f"/sys/dev/block/{number}/stat"]
     if source.startswith("/dev/"):  # btrfs has a number of its own; and a container need not have the device
         with contextlib.suppress(OSError):

@@ -94,8 +94,9 @@ class Heartbeat:
             self._began = time.monotonic()
             self._session.run(BEAT, self._kept.epoch)
             self._committed, self._error = time.monotonic(), ""
-        except RelaunchError as error:
-            self._error = error.message if self._committed is not None else ""
+        except Exception as error:  # outermost frame of this thread: it must go on whatever happens
+            said = error.message if isinstance(error, RelaunchError) else repr(error)
+            self._error = said if self._committed is not None else ""
             if self._session is not None:
                 self._session.close()
             self._session = None

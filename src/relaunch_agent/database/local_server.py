@@ -87,7 +87,7 @@ def dialect_of(session: LocalSession) -> AnyDialect:
 
 def _numbers(file: str, *names: str) -> List[int]:
     try:
-        lines = [line.split() for line in Path(file).read_text().splitlines()]
+        lines = [line.split() for line in Path(file).read_text(errors="replace").splitlines()]
     except OSError:
         return []
     return [int(words[1]) for words in lines if len(words) > 1 and words[0] in names]
@@ -103,7 +103,7 @@ def _stat(pid: int, field: int) -> str:
     if not pid:
         return ""
     try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[field]
+        return (Path("/proc") / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[field]
     except (OSError, IndexError):
         return ""
 
@@ -119,7 +119,7 @@ def _found(folder: str) -> int:
     """A server's process that works in this folder, or in any when we know of none."""
     for comm in Path("/proc").glob("[0-9]*/comm"):
         try:
-            if comm.read_text().strip() in PROGRAMS and folder in ("", _folder(int(comm.parent.name))):
+            if comm.read_text(errors="replace").strip() in PROGRAMS and folder in ("", _folder(int(comm.parent.name))):
                 return int(comm.parent.name)
         except OSError:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import sys
 import threading
 import time
 from typing import Callable, Optional
@@ -56,6 +57,8 @@ class Reporter:
         self._arrived_at: Optional[float] = None
         self._connections = Connections()
         self._room = RoomWatch(lambda: server.folder)
+        self._session: Optional[LocalSession] = None  # of the thread
+        self._spoken: Optional[AnyDialect] = None  # in it
         self._watched: Optional[LocalSession] = None  # silent: its end is the server's
 
     def start(self) -> None:
@@ -176,30 +179,46 @@ class Reporter:
     # the thread
 
     def _look_for_ever(self) -> None:
-        session: Optional[LocalSession] = None
-        dialect: Optional[AnyDialect] = None
+        said = ""
         while True:
-            asked = time.monotonic()
             try:
-                if session is None or dialect is None:
-                    session = self._server.open(answer_seconds=2.0)
-                    dialect = dialect_of(session)
-                    self._loop.call_soon_threadsafe(self._watch, self._server.open())
-                done, started = self._kept.done, self._server.started
-                state = dialect.state(session)
-                self._heartbeat.explain(dialect, session, state)
-                if self._connections.is_due(asked):
-                    self._connections.look(asked, dialect.is_full(session))
-                self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)
-                self._call(self._seen, state, asked, dialect.name, done, started)
-                pause = REPLICA_LOOK_SECONDS if state.source else LOOK_SECONDS
-            except RelaunchError as error:
-                if session is not None:
-                    session.close()
-                session, pause = None, DEAD_LOOK_SECONDS
-                self._call(self._fail, self._server.trouble(error))
+                pause, said = self._look(), ""
+            except Exception as error:  # outermost frame of this thread: it must go on whatever happens
+                self._drop()
+                pause, trouble = LOOK_SECONDS, f"cannot be looked at: {error!r}"
+                self._call(self._fail, trouble)
+                if trouble != said:
+                    print(f"database: {trouble}", file=sys.stderr, flush=True)
+                    said = trouble
             self._wake.wait(pause)
             self._wake.clear()
+
+    def _look(self) -> float:
+        """For how long to pause then."""
+        asked = time.monotonic()
+        try:
+            session, dialect = self._session, self._spoken
+            if session is None or dialect is None:
+                session = self._session = self._server.open(answer_seconds=2.0)
+                dialect = self._spoken = dialect_of(session)
+                self._call(self._watch, self._server.open())
+            done, started = self._kept.done, self._server.started
+            state = dialect.state(session)
+            self._heartbeat.explain(dialect, session, state)
+            if self._connections.is_due(asked):
+                self._connections.look(asked, dialect.is_full(session))
+            self._prompter.look(dialect, state, stuck=self._heartbeat.unacknowledged)
+            self._call(self._seen, state, asked, dialect.name, done, started)
+            return REPLICA_LOOK_SECONDS if state.source else LOOK_SECONDS
+        except RelaunchError as error:
+            self._drop()
+            self._call(self._fail, self._server.trouble(error))
+            return DEAD_LOOK_SECONDS
+
+    def _drop(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
 
     def _call(self, what: Callable[..., None], *values: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and so do we

@@ -158,7 +158,7 @@ class Roles:
                     dialect.free_applier(session)
             if self._is_over(order):
                 return
-            dialect.promote(session, required=order.required)
+            dialect.promote(session, required=order.required, position=order.position)
             with self._news:
                 self._promoting = None if self._promoting is order else self._promoting
         if not self._fenced_because:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import socket
 import struct
@@ -21,6 +22,7 @@ SLOW_SECONDS = 0.01
 SLOW_KEPT, SLOW_LETTERS = 8, 60
 TOO_MANY = 1040
 ENDING = (1053, 1927, 3169, 4031)  # shutting down; killed (MariaDB, MySQL); silent for too long
+LENIENT = "relaunch_lenient_utf8"  # servers cut texts in bytes, also within a letter: then U+FFFD is read
 
 
 class Refusal(Failed):
@@ -48,6 +50,7 @@ class LocalSession:
             raise _ours(error) from None
         except OSError as error:
             raise Unavailable(f"{path}: {error}") from None
+        connection.encoding = LENIENT
         self._connection = connection
         self.slow: List[Tuple[str, float]] = []  # the newest statements that took long, without their values; seconds
         self.pid = _peer(connection._sock)
@@ -91,6 +94,19 @@ class LocalSession:
         if isinstance(ours, Unavailable):
             self.close()
         return ours
+
+
+def _codec(name: str) -> Optional[codecs.CodecInfo]:
+    if name != LENIENT:
+        return None
+    return codecs.CodecInfo(codecs.utf_8_encode, _decode, name=name)
+
+
+def _decode(data: Any, errors: str = "") -> Tuple[str, int]:
+    return codecs.utf_8_decode(data, "replace", True)
+
+
+codecs.register(_codec)
 
 
 def _peer(connection: Any) -> int:

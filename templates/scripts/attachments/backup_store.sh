@@ -3,7 +3,7 @@
 #
 # What a backup is in every dialect, and how it gets into the object store. Meant to be sourced; whoever does has:
 #   sql STATEMENT    runs it here as root, prints the rows
-#   work             a folder in memory
+#   work             a folder in memory; what grows with the data is a file there: no argument may have more than 128 KiB
 #   state            where this server remembers its last backup
 # shellcheck disable=SC2154,SC2034
 set -euo pipefail
@@ -69,15 +69,15 @@ show_progress() { # every 10 s: how much, how fast, how long still
   done
 }
 
-find_objects() { # sets objects: what is in the store, as long as it was sent
-  objects=$(rclone lsf --format sp --separator ' ' "$target" | sort -k2 | while read -r size name; do
-    jq -n --arg name "$name" --argjson size "$size" --arg sha256 "$(cat "$work/$name.sha256")" '{$name, size_bytes: $size, $sha256}'
-  done | jq -s .)
-  [ "$(jq length <<<"$objects")" = "$(find "$work" -name '*.sha256' | wc -l)" ] || stop_with "Objects are missing in the store."
+find_objects() { # a line of JSON each in $work/objects: what is in the store, as long as it was sent
+  rclone lsf --format sp --separator ' ' "$target" | sort -k2 | while read -r size name; do
+    echo "$name $size $(<"$work/$name.sha256")"
+  done | jq -Rc 'split(" ") | {name: .[0], size_bytes: (.[1] | tonumber), sha256: .[2]}' >"$work/objects"
+  [ "$(wc -l <"$work/objects")" = "$(find "$work" -name '*.sha256' | wc -l)" ] || stop_with "Objects are missing in the store."
 }
 
-warn() { # warn WHY: sets warnings; WHY is what is wrong with a table that is not InnoDB's
-  warnings=$({ odd_things "$1" || echo "what is odd about the data could not be looked for"; } | jq -R . | jq -s .)
+warn() { # warn WHY: a line of JSON each in $work/warnings; WHY is what is wrong with a table that is not InnoDB's
+  { odd_things "$1" || echo "what is odd about the data could not be looked for"; } | jq -R . >"$work/warnings"
 }
 
 # The manifest comes last: before it is there the backup does not count. From then on the next incremental builds on it.
@@ -85,7 +85,7 @@ end_backup() { # end_backup DIALECT MORE: MORE is an object of what only this ki
   jq -n --arg id "$id" --arg kind "$kind" --arg parent "$parent" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" \
     --arg server "$server" --arg role "$role" --arg lag "$lag" --arg version "$(sql "SELECT VERSION()")" --arg dialect "$1" \
     --arg begun "$begun" --arg ended "$ended" --arg gtid "$gtid" --arg check_gtid "$check_gtid" --argjson data_bytes "$data_bytes" \
-    --argjson objects "$objects" --argjson checks "$checks" --argjson unchecked "$unchecked" --argjson warnings "$warnings" \
+    --slurpfile objects "$work/objects" --slurpfile checks "$work/checks" --slurpfile unchecked "$work/unchecked" --slurpfile warnings "$work/warnings" \
     --arg recipient "$BACKUP_RECIPIENT" --argjson more "$2" '
     {format: 1, $id, $kind, parent: (if $parent == "" then null else $parent end), $group, $lineage, $server, $role,
      lag_seconds: ($lag | tonumber), $dialect, $version, $begun, $ended, $gtid, $data_bytes,

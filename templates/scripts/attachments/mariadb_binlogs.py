@@ -2,34 +2,13 @@
 # Written by relaunch: script configure_backups.sh. Change the script's attachment, not this file.
 """MariaDB's binary log: where it ends, and the GTID position a file of it begins with."""
 
-import struct
-
+import binlog_events
 import binlog_server
-
-GTID_LIST = 163  # the event
-
-
-def file_begins(path):
-    """{domain: (server, number)}, from its first events."""
-    with open(path, "rb") as file:
-        head = file.read(65536)
-    at, position = 4, {}
-    while head[:4] == binlog_server.MAGIC and at + 19 <= len(head):
-        _, kind, _, length = struct.unpack_from("<IBII", head, at)
-        if kind == GTID_LIST:
-            (count,) = struct.unpack_from("<I", head, at + 19)
-            for each in range(count & 0x0FFFFFFF):
-                domain, server, number = struct.unpack_from("<IIQ", head, at + 23 + 16 * each)
-                position[domain] = (server, number)  # the last of a domain is its newest
-            break
-        at += max(length, 19)
-    return position
 
 
 def numbers(position):
     """{domain: number} of a position's text."""
-    parts = [each.strip().split("-") for each in position.split(",") if each.strip()]
-    return {int(domain): int(number) for domain, _, number in parts}
+    return {domain: number for domain, (_, number) in binlog_events.position_of(position).items()}
 
 
 class Server(binlog_server.Server):
@@ -39,8 +18,23 @@ class Server(binlog_server.Server):
     new_file = "FLUSH LOCAL BINARY LOGS"
 
     def begins(self, path):
-        known = sorted(file_begins(path).items())
-        return ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in known)
+        """What the server was seeded with counts too: its first log file says that nothing came before it."""
+        rows = self.ask("SELECT @@gtid_slave_pos, @@gtid_binlog_state")
+        if not rows:
+            return None
+        seeded, logged = (binlog_events.position_of(text) for text in rows[0])
+        position = binlog_events.file_begins(path)
+        missing = seeded.keys() - position.keys()
+        first = binlog_events.first_of(path, missing)
+        for domain in missing:
+            if domain in first:
+                server, number = first[domain]
+                before = (server, number - 1)
+                position[domain] = seeded[domain] if seeded[domain][1] == number - 1 else before
+            elif domain not in logged:
+                position[domain] = seeded[domain]
+        known = sorted(position.items())
+        return ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in known if number > 0)
 
     def holds_all_after(self, begins, reached):
         there = numbers(reached)

@@ -209,6 +209,17 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
   fi
 }
 
+# Whether a replay up to POSITION or TIME has come to that in the logs that are put together. NEXT is where the stream after
+# them begins: when they end before it there is a hole, unless it was the limit that ended the replay.
+came_to_its_end() { # came_to_its_end POSITION TIME NEXT
+  local position
+  position=$(copy_position)
+  if [ -n "$1" ] && reaches "$position" "$1"; then return 0; fi
+  if [ -z "$3" ] || reaches "$position" "$3"; then return 1; fi
+  if [ -n "$2" ] && python3 "$RS_ATTACH_DIR/binlog_events.py" comes-to "$2" "$secret"/logs/*; then return 0; fi
+  stop_with "MISSING LINK: the binary logs of $logs_of in the store end at $position, and those after them begin at $3."
+}
+
 checked=0 tables_checked=''
 # The rows as they were noted at backup time, in one session, while in others the tables are checked. What is replayed
 # afterwards this server has written itself.
@@ -218,6 +229,8 @@ compare() {
   open_session copy_session
   ask "SET time_zone = '+00:00', group_concat_max_len = 1000000" >/dev/null
   while IFS=$'\t' read -r schema table method rows sum; do
+    printf -v schema %b "$schema" # jq has escaped in them what the lines could not hold
+    printf -v table %b "$table"
     found=$(ask "$(check_sql "$schema" "$table" "$method")" | tr '\t' ' ')
     checked=$((checked + 1))
     [ "$found" = "$rows $sum" ] || { echo "DIFFERENT: $schema.$table ($method): noted $rows rows, sum $sum; found $found" >&2; differ=1; }

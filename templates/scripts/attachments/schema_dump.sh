@@ -55,20 +55,21 @@ here=("$client") # how the server is reached that is meant
 sql() { "${here[@]}" -N -B -e "$1"; }
 
 # What its tables hold, all of one moment; {} when nothing was summed.
-sums_of() { # sums_of SCHEMA SECONDS: prints {tables, unchecked}
-  local checks='[]' unchecked='[]'
+sums_of() ( # sums_of SCHEMA SECONDS: prints {tables, unchecked}
   open_session "${here[@]}" -N -B --unbuffered --force
   ask "SET SESSION group_concat_max_len = 1000000; SET SESSION time_zone = '+00:00';
     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT" >/dev/null
   sum_tables "$2" "$1"
   exec {to_db}>&- {from_db}<&-
-  jq -nc --argjson tables "$checks" --argjson unchecked "$unchecked" '{tables: ($tables | map(del(.schema))), unchecked: $unchecked}'
-}
+  jq -nc --slurpfile tables "$work/checks" --slurpfile unchecked "$work/unchecked" --arg schema "$1." \
+    '{tables: ($tables | map(del(.schema))), unchecked: ($unchecked | map(ltrimstr($schema)))}'
+)
 
 # The sums of before the dump that are those of after it as well: they are of its moment, too.
-sums_of_both() { # sums_of_both BEFORE AFTER
-  jq -nc --argjson before "$1" --argjson after "$2" '[$before.tables[] | select(. as $one | $after.tables | index($one))] as $same
-    | {tables: $same, unchecked: ([$before, $after | .tables[].table, .unchecked[]] | map(sub("^.*[.]"; "")) | unique - ($same | map(.table)))}'
+sums_of_both() { # sums_of_both BEFORE AFTER: files
+  jq -c --slurpfile after "$2" '. as $before | INDEX($after[0].tables[]; .table) as $later | [.tables[] | select($later[.table] == .)] as $same
+    | INDEX($same[]; .table) as $sure
+    | {tables: $same, unchecked: ([$before, $after[0] | .tables[].table, .unchecked[]] | unique | map(select($sure[.] | not)))}' "$1"
 }
 
 # A server of its own with nothing in it, unreachable from outside.

@@ -33,6 +33,7 @@ from binlog_store import Store, StoreDown, sealed
 LOOK_SECONDS = 0.5
 SHIP_SECONDS = 2.0  # pieces at most this often
 ROLE_SECONDS = 5.0  # how often an idle server is asked whether it takes writes
+GAP_SECONDS = 30.0  # how often the store is asked for a backup that makes up for what is missing
 PIECE_BYTES = 16 << 20
 PIECES_A_FILE = 300  # then the server begins a new file: a restore fetches no more than these in vain
 QUEUE_BYTES = 4 << 30  # more than this unshipped is said to be too much, unless BACKUP_QUEUE_BYTES says otherwise
@@ -40,8 +41,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 STATE = "/var/lib/relaunch-backup/shipping.json"
 
 
-def moment():
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def moment(form="%Y-%m-%dT%H:%M:%S.%fZ"):
+    return datetime.datetime.now(datetime.UTC).strftime(form)
 
 
 class DatabaseDown(Exception):
@@ -61,6 +62,7 @@ class Shipper:
         self.told = {}
         self.queue_bytes = int(environment.get("BACKUP_QUEUE_BYTES") or QUEUE_BYTES)
         self.asked = self.shipped = 0.0
+        self.looked_for_backup = float("-inf")
         self.seen = None
         self.pause = 0.0
 
@@ -108,7 +110,7 @@ class Shipper:
             self.tell("no database", f"{self.server.name} does not say which history its data is of")
             return
         if lineage != self.at.get("lineage"):
-            self.write_state(lineage=lineage, stream=None)
+            self.write_state(lineage=lineage, stream=None, gap=None)
         if not writable:
             self.write_state(stream=None)
             self.seen = size
@@ -117,7 +119,8 @@ class Shipper:
         self.ship_all(newest, end, host, gtid)
         self.seen = size
         self.shipped = time.monotonic()
-        self.tell("ok", "")
+        gap = self.gap()
+        self.tell("gap" if gap else "ok", gap)
 
     def newest_size(self):
         """Name and size of the newest log file: when they have not changed, nothing has happened."""
@@ -165,8 +168,8 @@ class Shipper:
             first = next(fitting, None)
         if first is None:
             first = files[0]
-            lost = f"binary logs between {reached or 'the beginning'} and {self.begins(first)}"
-            self.tell("gap", f"{lost} were purged before they were shipped")
+            lost = f"binary logs between {reached or 'the beginning'} and {self.begins(first)} are not in the store"
+            self.write_state(gap={"what": lost, "since": moment("%Y%m%dT%H%M%SZ")})
         epoch = self.epoch()
         stream = f"{epoch:010d}-{int(time.time())}-{host}"
         self.write_state(stream=stream, epoch=epoch, folder=None, gtid=None)
@@ -221,6 +224,29 @@ class Shipper:
             except (ValueError, KeyError):
                 continue
         return "" if listed.stdout.split() else None
+
+    def gap(self):
+        """What is missing in the store, until there is a backup of later: whatever is restored from that is whole."""
+        gap = self.at.get("gap")
+        if not gap:
+            return ""
+        if time.monotonic() - self.looked_for_backup > GAP_SECONDS:
+            self.looked_for_backup = time.monotonic()
+            if self.newest_backup() > gap["since"]:
+                self.write_state(gap=None)
+                return ""
+        return gap["what"]
+
+    def newest_backup(self):
+        """When the newest complete one of this history began, as its name says; "" when there is none."""
+        listed = subprocess.run(
+            ["rclone", "lsf", "-R", "--files-only", "--include", "/*/manifest.json",
+             f"{self.environment['BACKUP_ROOT']}/{self.at['lineage']}/backups"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        if listed.returncode not in (0, 3):
+            raise StoreDown(listed.stderr.strip()[-300:])
+        return max((name.partition("-")[0] for name in listed.stdout.splitlines()), default="")
 
     def epoch(self):
         try:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from relaunch.errors import Unavailable
-from relaunch_agent.database.session import LocalSession
+from relaunch_agent.database.session import LENIENT, LocalSession
 
 TRIES, MOST_SECONDS_A_TRY = 20, 0.01  # of the processor; it was 0.035 with the system's certificates read each time
 
@@ -17,3 +17,10 @@ def test_trying_to_reach_a_server_that_is_down_costs_next_to_nothing(tmp_path: P
             LocalSession(str(tmp_path / "no.sock"))
 
     assert (time.process_time() - began) / TRIES < MOST_SECONDS_A_TRY
+
+
+def test_what_the_server_has_cut_within_a_letter_is_read_and_what_we_send_is_utf8() -> None:
+    assert "ПРИ".encode()[:5].decode(LENIENT) == "ПР\ufffd"
+    assert "Я🙂".encode(LENIENT) == "Я🙂".encode()
+    with pytest.raises(UnicodeEncodeError):
+        "\ud800".encode(LENIENT)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import Engine
 
-from relaunch.clock import SetClock
+from relaunch.clock import Clock, SetClock
 from relaunch.controller.pager import Pager
+from relaunch.databases import backup_catalogue
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
 from relaunch.databases.backup_colour import Colours, alarm_of_tags
 from relaunch.databases.backups import Known, Proof, Retention, begun, of_lineage, to_go
 from relaunch.records.schema import audit, metadata
 from relaunch.storage.memory import MemoryStore
+from relaunch.storage.objects import StoredObject
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 OLD, NEW = "20261101T000000Z-aaaaaa", "20261120T000000Z-bbbbbb"
@@ -93,6 +95,87 @@ async def test_what_is_removed_from_one_history_leaves_the_other(database: Engin
     assert {each.id for each in catalogue.backups()} == {"o4", "n21"}
     assert all(each.startswith(f"shop/{OLD}/") for each in await catalogue.forget(OLD))
     assert await catalogue.lineages() == (NEW,)
+
+
+class AskedStore(MemoryStore):
+    """Remembers what it was asked to list."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.listed: list[str] = []
+
+    async def list(self, prefix: str) -> list[StoredObject]:
+        self.listed.append(prefix)
+        return await super().list(prefix)
+
+
+async def long_history(database: Engine) -> tuple[AskedStore, Catalogue]:
+    """Twenty days of binary log, one file a day in two streams, and a backup of each of the last two days."""
+    clock = SetClock(NOW)
+    store = AskedStore(clock)
+    for day in range(1, 21):
+        stream = "0000000001-1-db1" if day <= 10 else "0000000002-2-db2"
+        folder = f"shop/{OLD}/binlogs/{stream}"
+        for hour, piece in ((1, "begins"), (2, "000-100.binlog.zst.age"), (23, "100-200.binlog.zst.age")):
+            clock.at = datetime(2026, 11, day, hour, tzinfo=UTC)
+            await store.put(f"{folder}/binlog.{day:06}-00/{piece}", "x")
+        await store.put(f"{folder}/state.json", "{}")
+    clock.at = NOW
+    for day in (18, 19):
+        await store.put(f"shop/{OLD}/backups/o{day}/manifest.json", manifest(f"o{day}", day))
+    return store, Catalogue(database, store, "shop")
+
+
+def files_of(keys: Iterable[str]) -> set[str]:
+    return {key.split("/")[4].partition("-")[0] for key in keys if key.count("/") == 5}
+
+
+async def test_old_binary_logs_go_and_only_what_may_go_is_looked_into(database: Engine) -> None:
+    store, catalogue = await long_history(database)
+    stored = await catalogue.refresh((OLD,))
+    store.listed.clear()
+
+    removed = await catalogue.remove(OLD, (), stored, NOW)
+
+    assert files_of(removed) == {f"binlog.{day:06}" for day in range(1, 18)}  # the 18th's last piece is of 23:00
+    assert len(removed) == 17 * 3
+    assert sorted(each.rpartition("/")[2][:13] for each in store.listed) == [f"binlog.{day:06}" for day in range(1, 19)]
+    left = await store.list(f"shop/{OLD}/binlogs")
+    assert files_of(each.key for each in left) == {f"binlog.{day:06}" for day in (18, 19, 20)}
+    assert sum(each.key.endswith("/state.json") for each in left) == 2
+
+
+async def test_what_there_is_no_time_for_goes_the_next_time(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup_catalogue, "LOGS_SECONDS", 0.0)
+    _, catalogue = await long_history(database)
+    stored = await catalogue.refresh((OLD,))
+
+    removed = [await catalogue.remove(OLD, (), stored, NOW) for _ in range(18)]
+
+    assert [files_of(each) for each in removed] == [*({f"binlog.{day:06}"} for day in range(1, 18)), set()]
+
+
+async def test_a_history_is_forgotten_without_a_list_of_all_its_binary_log(database: Engine) -> None:
+    store, catalogue = await long_history(database)
+    store.listed.clear()
+
+    removed = await catalogue.forget(OLD)
+
+    assert len(removed) == len(set(removed)) == 20 * 3 + 2 + 2
+    assert await store.list("shop") == []
+    assert f"shop/{OLD}/binlogs" not in store.listed
+    assert store.listed.index(f"shop/{OLD}") > 20, "only when its binary log was gone"
+
+
+async def test_what_a_backup_under_way_has_stored_is_not_abandoned(database: Engine) -> None:
+    store = MemoryStore(clock := SetClock(NOW - timedelta(days=2)))
+    await store.put(f"shop/{OLD}/backups/half/data", "x")
+    catalogue = Catalogue(database, store, "shop")
+    clock.at = NOW
+    stored = await catalogue.refresh((OLD,))
+
+    assert await catalogue.remove(OLD, (), stored, NOW - timedelta(days=2, hours=1)) == []
+    assert await catalogue.remove(OLD, (), stored, NOW) == [f"shop/{OLD}/backups/half/data"]
 
 
 async def test_the_last_proven_chain_of_an_older_history_stays(database: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from looks import (
@@ -272,7 +273,7 @@ def promoting_by_force(**said: object) -> tuple[Group, Seen]:
 def test_a_named_member_leads_with_what_it_has_and_who_has_more_is_replaced():
     group, seen = promoting_by_force()
 
-    promoted = decided(seen, group).group
+    promoted = decided(replace(seen, now=NOW + 5), group).group
 
     assert (promoted.primary, promoted.change.position) == ("s3", "5")
     assert promoted.fenced == {"s1", "s2"} and promoted.sync_set == frozenset()
@@ -294,7 +295,65 @@ def test_a_named_member_that_fails_while_it_is_promoted_is_not_waited_for():
 def test_a_named_member_stopped_by_an_error_leads_with_what_it_has_applied():
     group, seen = promoting_by_force(error="Duplicate entry", applying=False)
 
-    assert decided(seen, group).group.change.position == "4"
+    assert decided(seen, group).group == group, "its agent starts the applier again, which may go on"
+    assert decided(replace(seen, now=NOW + 5), group).group.change.position == "4"
+
+
+def promoted_while_its_applier_starts_again() -> tuple[Group, Seen]:
+    """The look that decided came just after its agent had started the applier again: it seems to be well."""
+    group, seen = promoting_by_force()
+    promoted = decided(replace(seen, now=NOW + 5), group).group
+    assert promoted.change.position == "5"
+    return promoted, replace(obeyed(promoted, seen, "s1", "s2"), now=NOW + 10)
+
+
+def test_a_named_member_that_cannot_apply_all_it_has_received_leads_with_what_it_has_applied():
+    group, seen = promoted_while_its_applier_starts_again()
+    broken = member("s3", executed="4", received="5", error="Duplicate entry", applying=False, epoch=group.epoch - 1)
+    broken = replace(broken, report=replace(broken.report, role="revoked"))
+    seen = replace(seen, members={**seen.members, "s3": broken})
+
+    early = decided(replace(seen, now=NOW + 6), group)
+    decision = decided(seen, group)
+
+    assert early.group == group
+    assert (decision.group.change.step, decision.group.change.position) == (Step.PROMOTE, "4")
+    assert decision.orders["s3"] == TakeRole(epoch=group.epoch + 1, role="primary", required=True, position="4")
+    assert decided(replace(seen, now=NOW + 20), decision.group).group == decision.group
+    done = decided(obeyed(decision.group, seen), decision.group).group
+    assert done.change is None and done.primary == "s3"
+
+
+def test_who_then_has_more_than_a_named_member_with_less_is_fenced():
+    group, seen = promoted_while_its_applier_starts_again()
+    group = replace(
+        group, fenced=frozenset({"s1"}), sync_set=frozenset({"s2", "s4"}), starts={"s2": "1", "s4": "1"},
+        mode=Mode.BLOCKED, required=True,
+    )  # fmt: skip
+    stopped = {"error": "Duplicate entry", "applying": False}
+    members = [member("s2", executed="5", received="5"), member("s3", executed="4", received="5", **stopped)]
+    members += [member("s4", executed="4", received="4"), member("s5", answers=False, executed="", received="")]
+    seen = replace(look(seen.members["s1"], *members), now=NOW + 10)
+
+    lowered = decided(seen, group).group
+
+    assert lowered.fenced == {"s1", "s2"}
+    assert lowered.sync_set == {"s2", "s4"} and lowered.leaving == {"s2"}
+    assert (lowered.mode, lowered.required) == (Mode.BLOCKED, True)
+    unknown = replace(group, sync_set=frozenset({"s2", "s5"}))
+    assert decided(seen, unknown).group.fenced == {"s1", "s2", "s5"}, "nobody knows what it has"
+
+
+@pytest.mark.parametrize("change", [{"forced": ""}, {"step": Step.GO_BACK}])
+def test_nobody_else_leads_with_less_than_it_was_to_have(change: dict[str, Any]):
+    group, seen = promoted_while_its_applier_starts_again()
+    group = replace(group, change=replace(group.change, **change))
+    broken = member("s3", executed="4", received="5", error="Duplicate entry", applying=False)
+    seen = replace(seen, members={**seen.members, "s3": broken})
+
+    decision = decided(seen, group)
+
+    assert decision.group == group and "promotion waits" in [page.rule for page in decision.pages]
 
 
 def test_nobody_is_forced_to_lead_before_the_old_primary_is_fenced():

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relaunch.bus.messages import DatabaseReport
+from relaunch.databases.group import Member, Seen
 from relaunch.databases.mysql import MySQL
 from relaunch.databases.mysql_gtids import LARGEST, gtid_set, text_of, union, without
+from relaunch.databases.positions import covers, parted
 from relaunch.errors import BadInput
 
 A = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
 B = "94509f34-e6a9-11f1-829e-d63b6a58d280"
+C = "c0ffee00-e6a9-11f1-829e-d63b6a58d280"
 Model = frozenset[tuple[str, str, int]]  # uuid, tag, number
 
 models = st.frozensets(
@@ -103,3 +109,62 @@ def test_what_is_no_set_is_refused(text: str) -> None:
         MySQL().covers("", text)
     with pytest.raises(BadInput, match="not a set of GTIDs"):
         MySQL().covers(text, "")
+
+
+def seen(*reports: DatabaseReport) -> Seen:
+    members = [Member(id=f"s{n}", name="", address="", report=report) for n, report in enumerate(reports)]
+    return Seen(now=0.0, members={member.id: member for member in members})
+
+
+def test_who_has_not_reached_its_server_yet_does_not_say_how_positions_are_compared():
+    starting = DatabaseReport(dialect="mariadb", epoch=0, role="", answers=False)
+    mysql = replace(starting, dialect="mysql", executed=f"{A}:1-5", received=f"{A}:1-5")
+
+    assert covers(seen(mysql, starting))(f"{A}:1-5", f"{A}:1-4")
+    assert not parted(seen(mysql, starting))(mysql, mysql)
+    assert covers(seen(starting))("", "")
+    assert covers(seen(starting, replace(starting, executed="0-1-5")))("0-1-5", "0-1-4")
+
+
+PRIMARY = (f"{A}:1-100", f"{A} writes")
+FENCED = (f"{A}:1-100", A)
+PARTED = {
+    "a replica that wrote itself": (PRIMARY, (f"{A}:1-100,{B}:1", B)),
+    "a replica that wrote itself, and is behind": (PRIMARY, (f"{A}:1-90,{B}:1", B)),
+    "a replica that wrote itself, and is ahead of the word of its primary": (PRIMARY, (f"{A}:1-110,{B}:1", B)),
+    "a replica that somebody lets write": (PRIMARY, (f"{A}:1-100,{B}:1", f"{B} writes")),
+    "under a tag": (PRIMARY, (f"{A}:1-100,{B}:backup:1", B)),
+    "in the middle of what it wrote when it led": ((f"{A}:1-9,{B}:1-3:5", f"{A} writes"), (f"{A}:1-9,{B}:1-5", B)),
+    "an old primary with what nobody got": ((f"{A}:1-9,{B}:1-50", f"{A} writes"), (f"{A}:1-5,{B}:1-51", B)),
+    "each has what the other lacks, none takes writes": (FENCED, (f"{A}:1-99,{B}:1", B)),
+}
+SAME = {
+    "a replica behind": (PRIMARY, (f"{A}:1-90", B)),
+    "a replica ahead of the word of its primary": (PRIMARY, (f"{A}:1-110", B)),
+    "one with gaps, ahead of that word": (PRIMARY, (f"{A}:1-90:92-110", B)),
+    "one just begun": (PRIMARY, ("", B)),
+    "an old primary that follows": ((f"{A}:1-9,{B}:1-50", f"{A} writes"), (f"{A}:1-5,{B}:1-50", B)),
+    "an old primary whose prompt nobody got": ((f"{A}:1-9,{B}:1-50", f"{A} writes"),
+        (f"{A}:1-9,{B}:1-50:relaunch_prompt:1-3", B)),
+    "what somebody else wrote, and comes over a channel of the primary's": (PRIMARY, (f"{A}:1-100,{C}:1-7", B)),
+    "a primary that started again with less than what its replica wrote when it led":
+        ((f"{A}:1-9,{B}:1-50", A), (f"{A}:1-9,{B}:1-51", B)),
+    "two servers of one uuid": (PRIMARY, (f"{A}:1-101", A)),
+    "an agent that says no history yet": (PRIMARY, (f"{A}:1-90,{B}:1", "")),
+    "a primary whose agent says no history yet": ((f"{A}:1-100", ""), (f"{A}:1-90,{B}:1", B)),
+    "the same": (PRIMARY, PRIMARY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("servers", PARTED.values(), ids=PARTED)
+def test_a_server_with_writes_of_its_own_has_parted_from_the_one_that_leads(
+    servers: tuple[tuple[str, str], tuple[str, str]],
+):
+    one, other = servers
+    assert MySQL().parted(*one, *other)
+
+
+@pytest.mark.parametrize("servers", SAME.values(), ids=SAME)
+def test_a_server_without_writes_of_its_own_has_not(servers: tuple[tuple[str, str], tuple[str, str]]):
+    one, other = servers
+    assert not MySQL().parted(*one, *other)

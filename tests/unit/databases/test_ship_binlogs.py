@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 ATTACHMENTS = Path(__file__).parents[3] / "templates/scripts/attachments"
-PARTS = ("ship_binlogs", "binlog_store", "binlog_server", "mariadb_binlogs", "mysql_binlogs", "gtid_sets")
+PARTS = (
+    "ship_binlogs", "binlog_store", "binlog_server", "binlog_events", "mariadb_binlogs", "mysql_binlogs", "gtid_sets",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -52,14 +55,20 @@ def shipper(ship: Any) -> Any:
         ship.mariadb.Server(),
     )  # fmt: skip
     made.store = Store(ship)
+    made.server.ask = lambda statement: [["", ""]]  # never seeded, nothing logged
     made.write_state(stream="1-2-db1", lineage="20261122T190000Z-00aa11")
     return made
 
 
-def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"") -> Path:
-    def event(kind: int, body: bytes) -> bytes:
-        return struct.pack("<IBIIIH", 0x6B034C3B, kind, 1, 19 + len(body), 0, 0) + body
+def event(kind: int, body: bytes, server: int = 1) -> bytes:
+    return struct.pack("<IBIIIH", 0x6B034C3B, kind, server, 19 + len(body), 0, 0) + body
 
+
+def transaction(domain: int, server: int, number: int) -> bytes:
+    return event(162, struct.pack("<QIB", number, domain, 0) + bytes(6), server) + event(2, b"INSERT", server)
+
+
+def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"") -> Path:
     listed = struct.pack("<I", len(gtids)) + b"".join(struct.pack("<IIQ", *gtid) for gtid in gtids)
     file = folder / "binlog.000001"
     file.write_bytes(b"\xfebin" + event(15, b"format") + event(163, listed) + more)
@@ -68,6 +77,7 @@ def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"")
 
 def test_a_log_file_tells_when_it_was_made_and_where_it_begins(ship: Any, tmp_path: Path) -> None:
     path, server = str(log_file(tmp_path, [(0, 1, 5), (0, 2, 9), (7, 1, 3)])), ship.mariadb.Server()
+    server.ask = lambda statement: [["", "0-1-5,0-2-12,7-1-3"]]
 
     begins = server.begins(path)
 
@@ -75,6 +85,37 @@ def test_a_log_file_tells_when_it_was_made_and_where_it_begins(ship: Any, tmp_pa
     assert begins == "0-2-9,7-1-3"
     assert server.holds_all_after(begins, "0-2-9, 7-1-4")
     assert not server.holds_all_after(begins, "0-2-9")
+
+
+@pytest.mark.parametrize(
+    ("seeded", "logged", "more", "begins"),
+    [
+        ("", "", b"", ""),  # a new group's
+        ("", "0-1-7", transaction(0, 1, 1), ""),
+        ("0-1-1000", "", b"", "0-1-1000"),  # seeded, and has written nothing yet
+        ("0-1-1000", "0-1-1002", transaction(0, 1, 1001) + transaction(0, 1, 1002), "0-1-1000"),
+        ("0-1-1002", "0-1-1002", transaction(0, 1, 1001) + transaction(0, 1, 1002), "0-1-1000"),  # has followed since
+        ("0-1-1000,7-3-4", "0-1-1001", transaction(0, 1, 1001), "0-1-1000,7-3-4"),
+        ("0-1-1000,7-3-9", "7-3-9", transaction(0, 1, 1001), "0-1-1000"),  # of 7 there is something in a later file
+    ],
+)
+def test_the_first_log_file_of_a_seeded_server_begins_where_that_was(
+    ship: Any, tmp_path: Path, seeded: str, logged: str, more: bytes, begins: str
+) -> None:
+    server = ship.mariadb.Server()
+    server.ask = lambda statement: [[seeded, logged]]
+
+    assert server.begins(str(log_file(tmp_path, [], more))) == begins
+    assert server.holds_all_after(begins, "0-1-1000,7-3-9")
+    assert server.holds_all_after(begins, "0-1-999,7-3-9") == ("1000" not in begins)
+
+
+def test_a_server_that_does_not_answer_begins_nothing(ship: Any, tmp_path: Path) -> None:
+    made = shipper(ship)
+    made.server.ask = lambda statement: None
+
+    with pytest.raises(ship.DatabaseDown):
+        made.begin_file(str(log_file(tmp_path, [])))
 
 
 def test_a_large_piece_is_cut_and_the_cuts_say_so(ship: Any, tmp_path: Path) -> None:
@@ -147,16 +188,42 @@ def test_a_new_history_begins_with_the_oldest_log_and_that_is_no_gap(
     ship: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
-    told: list[str] = []
-    made.tell = lambda state, why: told.append(state)
     made.epoch = lambda: 1
-    for reached, gap in ((None, []), ("0-1-500", []), ("0-1-400", ["gap"])):
-        told.clear()
+    for reached, is_gap in ((None, False), ("0-1-500", False), ("0-1-400", True)):
         made.reached_in_store = lambda reached=reached: reached
 
         assert made.begin_stream([str(file)], "db1") == str(file)
-        assert told == gap
+        assert bool(made.at.get("gap")) == is_gap
     assert all(key.startswith("20261122T190000Z-00aa11/binlogs/") for key in made.store.there)
+
+
+def test_a_gap_is_told_until_there_is_a_newer_backup(
+    ship: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
+    listed = {"backups": "20261101T000000Z-full-db2/manifest.json\n"}
+    made.epoch, made.reached_in_store, made.newest_size = lambda: 1, lambda: "0-1-400", lambda: None
+    made.server.standing = lambda: (True, str(tmp_path / "binlog"), "db1", "0-1-500", str(file), file.stat().st_size)
+    made.server.lineage_of = lambda writable: made.at["lineage"]
+    ran = subprocess.CompletedProcess
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda words, **_: ran(words, 0, stdout=listed["backups"] if "lsf" in words else "", stderr=""),
+    )
+    monkeypatch.setattr(ship, "SHIP_SECONDS", 0.0)
+    monkeypatch.setattr(ship, "GAP_SECONDS", 0.0)
+    made.write_state(stream=None)
+
+    for _ in range(2):
+        made.look()
+        assert (made.at["state"], made.at["why"]) == (
+            "gap", "binary logs between 0-1-400 and 0-1-500 are not in the store",
+        )  # fmt: skip
+    listed["backups"] += "29991231T000000Z-incremental-db2/manifest.json\n"
+    made.look()
+
+    assert made.at["state"] == "ok"
 
 
 U, V = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"

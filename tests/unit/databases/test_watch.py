@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +142,39 @@ def test_what_the_controllers_full_disk_does_not_store_is_not_ordered_but_told(w
     assert world.groups.group("shop").group == SYNC
     (page, *_) = world.watch.decisions["shop"].pages
     assert page.rule == "not stored" and "disk is full" in page.text
+
+
+async def tried_for(world, seconds: float, monkeypatch, fails: Callable[[int], bool]) -> int:
+    """How often the slow things of the group are begun while the watch runs so long; which of the tries fail."""
+    begun = 0
+
+    async def launch_missing(*_: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if fails(begun):
+            raise OperationalError("INSERT", {"task": begun}, Exception("database or disk is full"))
+
+    monkeypatch.setattr("relaunch.databases.watch.launch_missing", launch_missing)
+    monkeypatch.setattr("relaunch.databases.watch.CLOUD_SECONDS", 0.1)
+    monkeypatch.setattr("relaunch.databases.watch.TIDY_SECONDS", 0.1)
+    world.watch.start()
+    await asyncio.sleep(seconds)
+    await world.watch.stop()
+    return begun
+
+
+async def test_work_that_fails_at_once_is_tried_again_after_a_pause_and_logged_once(world, monkeypatch, caplog):
+    begun = await tried_for(world, 0.5, monkeypatch, lambda _: True)
+
+    assert 2 <= begun <= 6
+    (said,) = [each.getMessage() for each in caplog.records if "tidy shop" in each.getMessage()]
+    assert "database or disk is full" in said
+
+
+async def test_work_that_fails_again_after_it_went_well_is_logged_again(world, monkeypatch, caplog):
+    assert await tried_for(world, 1.0, monkeypatch, lambda begun: begun != 2) > 3
+
+    assert sum("tidy shop" in each.getMessage() for each in caplog.records) == 2
 
 
 def test_an_audit_trail_that_cannot_be_written_stops_nothing(world):

@@ -1,0 +1,147 @@
+"""What the keeper begins by itself, and how long the scripts for it are given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from relaunch.bus.messages import RunScripts, RunState
+from relaunch.databases import backup_keeper, imports_steps
+from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.errors import Failed
+from relaunch.records.schema import tasks
+from relaunch.storage.objects import StoredObject
+
+from .scenarios import LINEAGE, MANIFEST, SCENARIOS, backed_up, keeper
+from .world import World
+
+OLD_LOG = f"shop/{LINEAGE}/binlogs/0000000001-1-two/binlog.000001-00"
+
+
+async def proof_and_incremental_due(world: World) -> None:
+    """A full backup of either member, twenty minutes old, and none proven."""
+    await backed_up(world, "shop")
+    await world.ports.objects.put(f"{OLD_LOG}/begins", "0-1-1")
+    at = (world.ports.clock.now() - timedelta(minutes=20)).isoformat()
+    for role in ("primary", "replica"):
+        told = {**MANIFEST, "id": f"full-{role}", "role": role, "begun": at, "ended": at}
+        await world.ports.objects.put(f"shop/{LINEAGE}/backups/full-{role}/manifest.json", json.dumps(told))
+
+
+def begun(world: World, kind: str) -> list[str]:
+    with world.ports.database.connect() as connection:
+        return list(connection.scalars(select(tasks.c.id).where(tasks.c.kind == kind)))
+
+
+async def looked_until(world: World, looker: BackupKeeper, kind: str) -> None:
+    """Bounded: until a task of this kind was begun, and then until it has succeeded."""
+    for _ in range(200):
+        await looker.look("shop")
+        if found := begun(world, kind):
+            await world.succeeds(found[0])
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"no {kind} was begun")
+
+
+async def test_backups_are_proven_and_made_although_old_ones_cannot_be_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await proof_and_incremental_due(world)
+    asked, whole = [], world.ports.objects.list
+
+    async def failing(prefix: str) -> list[StoredObject]:
+        if "/binlogs" in prefix:
+            asked.append(prefix)
+            raise Failed("did not end within 60 s")
+        return await whole(prefix)
+
+    monkeypatch.setattr(world.ports.objects, "list", failing)
+    looker, why = keeper(world), "old backups could not be removed: did not end within 60 s"
+
+    await looked_until(world, looker, "prove")
+    await looked_until(world, looker, "back-up")
+
+    assert len(asked) == 1, "not at every look"
+    assert why in (await looker.shown("shop"))["reasons"]
+
+    monkeypatch.setattr(world.ports.objects, "list", whole)
+    for _ in range(5):
+        await looker.look("shop")
+        await asyncio.sleep(0.01)
+    assert why in (await looker.shown("shop"))["reasons"], "not before an hour has passed"
+    monkeypatch.setattr(backup_keeper, "PRUNE_AFTER", timedelta(0))
+    for _ in range(200):
+        await looker.look("shop")
+        if why not in (await looker.shown("shop"))["reasons"]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it is red still")
+
+
+async def test_no_look_waits_for_a_long_removal_and_a_proof_begins_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await proof_and_incremental_due(world)
+    done, whole = asyncio.Event(), world.ports.objects.list
+
+    async def slow(prefix: str) -> list[StoredObject]:
+        if "/binlogs" in prefix:
+            await done.wait()
+        return await whole(prefix)
+
+    monkeypatch.setattr(world.ports.objects, "list", slow)
+    looker = keeper(world)
+    for _ in range(5):
+        await asyncio.wait_for(looker.look("shop"), 2)
+        await asyncio.sleep(0.01)
+    assert begun(world, "prove") == []
+
+    done.set()
+
+    await looked_until(world, looker, "prove")
+    await looker.stop()
+
+
+async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backed_up(world, "shop")
+    world.agents.hanging.add("Back up database")
+    task = await keeper(world).back_up("shop", kind="full", side="primary", who="ann")
+    await world.ports.objects.put(f"shop/{LINEAGE}/backups/half/data", "x")
+    later = world.ports.clock.now() + timedelta(days=2)
+    monkeypatch.setattr(type(world.ports.clock), "now", lambda _: later)
+
+    removed = await keeper(world).prune("shop")
+
+    assert removed == []
+    world.agents.hanging.clear()
+    await world.succeeds(task)
+    assert await keeper(world).prune("shop") == [f"shop/{LINEAGE}/backups/half/data"]
+
+
+@pytest.mark.parametrize("kind", ["back-up", "prove", "prove-schemas", "restore", "restore-schema", "checksum"])
+async def test_a_script_that_handles_a_whole_database_has_days(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    given: dict[str, float] = {}
+    scenario = SCENARIOS[kind]
+    await scenario.prepare(world, "d")
+    run = world.agents.run
+
+    async def watched(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if order.phase == "operational":
+            given.update({each.name: each.timeout_seconds for each in order.scripts})
+        return await run(instance, order, task=task)
+
+    monkeypatch.setattr(world.agents, "run", watched)
+
+    await world.succeeds(await scenario.start(world, "d"))
+
+    assert given and set(given.values()) == {imports_steps.LONGEST_SECONDS}
+    assert imports_steps.LONGEST_SECONDS >= 48 * 3600
