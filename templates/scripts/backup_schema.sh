@@ -21,6 +21,7 @@
 # Attachments:
 # - table_checks.sh
 # - schema_dump.sh
+# - table_history.sh
 # ...
 # shellcheck disable=SC2154  # variables come from the attachment
 set -euo pipefail
@@ -35,6 +36,8 @@ trap 'rm -rf "$work"' EXIT
 . "$RS_ATTACH_DIR/table_checks.sh"
 # shellcheck source=attachments/schema_dump.sh disable=SC1091
 . "$RS_ATTACH_DIR/schema_dump.sh"
+# shellcheck source=attachments/table_history.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_history.sh"
 stop_with() { echo "$*" >&2; exit 1; }
 [[ $BACKUP_SCHEMA =~ ^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$ ]] || stop_with "BACKUP_SCHEMA=$BACKUP_SCHEMA: letters, digits, _ and - only"
 [ -n "$(sql "SELECT 1 FROM information_schema.schemata WHERE schema_name = '$BACKUP_SCHEMA'")" ] ||
@@ -46,7 +49,7 @@ begun=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 id=$(date -u +%Y%m%dT%H%M%SZ)-schema-$(hostname)
 target=$BACKUP_ROOT/$lineage/schemas/$BACKUP_SCHEMA/$id
 odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE table_schema = '$BACKUP_SCHEMA'
-  AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'")
+  AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND engine <> 'InnoDB'")
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
 
 before=$(position_before)

@@ -164,5 +164,7 @@ kill "$progress" 2>/dev/null || true
 ended=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 find_objects
 # A primary that was fenced or set aside meanwhile may have had what the group does not.
-[ "$role" = replica ] || [ "$(sql "SELECT @@read_only")" = 0 ] || stop_with "This server is the primary no more: the backup $id does not count."
+fenced="SELECT @@read_only"
+[ "$dialect" = mariadb ] || fenced="SELECT @@super_read_only OR @@offline_mode"
+[ "$role" = replica ] || [ "$(sql "$fenced")" = 0 ] || stop_with "This server is the primary no more: the backup $id does not count."
 end_backup "$dialect" "$(jq '{method: "snapshot", backup_version: "copy_pages 1", snapshot: .id, lock, locked_seconds, exact}' record)"

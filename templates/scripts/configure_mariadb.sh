@@ -46,6 +46,8 @@ max_connections = $MAX_CONNECTIONS
 max_connect_errors = 4294967295
 innodb_buffer_pool_size = $INNODB_BUFFER_POOL
 character_set_server = utf8mb4
+# A dump writes a blob as twice its size; whoever loads it back, or copies rows, must not be refused for that.
+max_allowed_packet = 1G
 
 # Never writable by its own restart: only the agent, by an order of the controller, switches this off.
 read_only = ON

@@ -41,11 +41,14 @@
 # Attachments:
 # - import_account.sh
 # - import_dump.py
+# - table_history.sh
 # ...
 # shellcheck disable=SC2154  # variables come from import_account.sh
 set -euo pipefail
 # shellcheck source=attachments/import_account.sh disable=SC1091
 . "$RS_ATTACH_DIR/import_account.sh"
+# shellcheck source=attachments/table_history.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_history.sh"
 
 reader=$RS_ATTACH_DIR/import_dump.py
 folder=/var/lib/relaunch-import
@@ -58,21 +61,24 @@ sql "CREATE TABLE IF NOT EXISTS relaunch.import_loading (name VARCHAR(64) PRIMAR
 
 # What is noted as loading is half: it goes, and what was there before comes back.
 # A name of a file, "empty" for an empty schema, nothing when there was none.
+# Behind `||` errexit is off in here: each step says itself that it failed, and the note of it stays.
 clean() {
-  local schema saved
+  local schema saved noted
+  noted=$(sql "SELECT name, saved FROM relaunch.import_loading") || return 1
   while IFS=$'\t' read -r schema saved <&8; do
+    [ -n "$schema" ] || continue
     echo "Removing what was loaded of $schema"
-    sql "DROP DATABASE IF EXISTS \`$schema\`"
+    sql "DROP DATABASE IF EXISTS \`$schema\`" || return 1
     if [ "$saved" = empty ]; then
-      sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4"
+      sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4" || return 1
     elif [ -n "$saved" ]; then
-      [ -e "$saved" ] || stop_with "What was in $schema before is in $saved on the former primary: bring it here by hand."
+      [ -e "$saved" ] || { echo "What was in $schema before is in $saved on the former primary: bring it here by hand." >&2; return 1; }
       echo "Bringing back what $schema was before"
-      zstd -dc "$saved" | "$client" --binary-mode
+      zstd -dc "$saved" | "$client" --binary-mode --max-allowed-packet=1G || return 1
     fi
-    sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")"
-  done 8< <(sql "SELECT name, saved FROM relaunch.import_loading")
-  sql "DROP USER IF EXISTS relaunch_import@localhost"
+    sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")" || return 1
+  done 8<<<"$noted"
+  sql "DROP USER IF EXISTS relaunch_import@localhost" || return 1
   rm -f "$folder/loader.cnf"
 }
 
@@ -109,6 +115,11 @@ done
 known=$(collations)
 unknown=$(comm -23 <(fact '.collations[]' | tr '[:upper:]' '[:lower:]' | sort -u) <(tr '[:upper:]' '[:lower:]' <<<"$known" | sort -u) | paste -sd' ')
 [ -z "$unknown" ] || stop_with "This server does not know the collations $unknown. Change them there, or in the dump: utf8mb4_0900_ai_ci is MySQL's, utf8mb4_uca1400_ai_ci MariaDB's, utf8mb4_unicode_ci both know."
+if [ "$client" = mariadb ]; then
+  year=$(sql "$last_year_sql")
+  other=$(fact ".last_years - [\"$year\"] | .[]")
+  [ -z "$other" ] || stop_with "The dump has the history of tables of a MariaDB whose present rows end in $other, here in $year: they would be gone. Dump without --dump-history, or into MariaDB 11.5 and newer by its own mariadb-dump with --dump-history --update-history."
+fi
 free=$(df -B1 --output=avail /var/lib/mysql | tail -1)
 [ "$free" -gt $(($(fact .bytes) * 2)) ] ||
   stop_with "The dump has $(($(fact .bytes) / 1000000)) MB of text, and of the disk only $((free / 1000000)) MB are free: twice as much is needed."
@@ -126,12 +137,14 @@ odd=$(fact '.engines | to_entries[] | select(.key | ascii_downcase | . != "innod
 [ "$(fact '.system | length')" = 0 ] || warn "left out: the system schemas $(fact '.system | join(", ")')"
 
 full=()
+deployment=$(relaunch-local get server.deployment)
 for schema in "${schemas[@]}"; do
-  if [ "$(sql "SELECT COUNT(*) FROM relaunch.import_loading WHERE name = $(quoted "$schema")")" = 0 ] &&
-    [ "$(tables_in "$schema")" != 0 ]; then full+=("$schema"); fi
+  loading=$(sql "SELECT COUNT(*) FROM relaunch.import_loading WHERE name = $(quoted "$schema")")
+  tables=$(tables_in "$schema")
+  if [ "$loading" = 0 ] && [ "$tables" != 0 ]; then full+=("$schema"); fi
 done
-if [ "${#full[@]}" != 0 ] && [ "$IMPORT_CONFIRM" != "$(relaunch-local get server.deployment)" ]; then
-  stop_with "There are tables in ${full[*]}: nothing was done. To replace them say --confirm $(relaunch-local get server.deployment)."
+if [ "${#full[@]}" != 0 ] && [ "$IMPORT_CONFIRM" != "$deployment" ]; then
+  stop_with "There are tables in ${full[*]}: nothing was done. To replace them say --confirm $deployment."
 fi
 
 # What broke off earlier goes first; then what is there is saved, noted and replaced.
@@ -150,7 +163,10 @@ for schema in "${schemas[@]}"; do
   if [[ " ${full[*]} " == *" $schema "* ]]; then
     saved=$folder/before-$schema-$(date -u +%Y%m%dT%H%M%SZ).sql.zst
     echo "Saving what is in $schema to $saved"
-    "$dumper" "${dump_words[@]}" --databases "$schema" | zstd -q -3 -o "$saved"
+    history=
+    [ "$client" != mariadb ] || history=$(history_words "table_schema = $(quoted "$schema")" "" sql)
+    # shellcheck disable=SC2086  # options, as separate words
+    "$dumper" "${dump_words[@]}" $history --max-allowed-packet=1G --databases "$schema" | zstd -q -3 -o "$saved"
   fi
   sql "INSERT INTO relaunch.import_loading VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP())"
   sql "DROP DATABASE IF EXISTS \`$schema\`"
@@ -164,6 +180,6 @@ for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 
 sql "DELETE FROM relaunch.import_loading"
 sql "DROP USER relaunch_import@localhost"
-jq -nc --argjson facts "$(cat "$folder/facts")" --arg schemas "${schemas[*]}" --arg position "$(own_position)" \
-  '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts.tables, bytes: $facts.bytes, $position} | tojson)' -r
-echo "Back up now: relaunch db backup $(relaunch-local get server.deployment)"
+jq -nc --slurpfile facts "$folder/facts" --arg schemas "${schemas[*]}" --arg position "$(own_position)" \
+  '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts[0].tables, bytes: $facts[0].bytes, $position} | tojson)' -r
+echo "Back up now: relaunch db backup $deployment"

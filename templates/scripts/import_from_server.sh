@@ -55,7 +55,7 @@
 #     Required: true
 #   IMPORT_QUIET_SECONDS:
 #     Category: Import
-#     Description: At the cut-over nothing must have been written there for so long; when accounts could be locked 0.5 s do.
+#     Description: At the cut-over nothing must have been written there for so long; when all accounts could be locked 0.5 s do.
 #     Input Type: single
 #     Required: false
 #     Default: text:3
@@ -72,6 +72,7 @@
 # - import_snapshot.py
 # - import_source.sh
 # - sql_session.py
+# - table_history.sh
 # ...
 # shellcheck disable=SC2154  # variables come from import_account.sh
 set -euo pipefail
@@ -87,6 +88,8 @@ list=${list#,}
 
 # shellcheck source=attachments/import_source.sh disable=SC1091
 . "$RS_ATTACH_DIR/import_source.sh"
+# shellcheck source=attachments/table_history.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_history.sh"
 install -m 600 /dev/stdin "$work/source.cnf" <<FILE
 [client]
 host = $(in_file "$IMPORT_HOST")
@@ -117,16 +120,21 @@ look() {
   collations >"$work/known"
   position_there >"$work/position" 2>/dev/null || true
   there "$(settings_sql)" >"$work/there"
+  # Lists of tables may be longer than an argument can be.
+  there "SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') FROM information_schema.tables
+    WHERE table_schema IN ($list) AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND engine <> 'InnoDB'" | lines >"$work/odd"
+  there "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables t WHERE table_schema IN ($list)
+    AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND NOT EXISTS (SELECT 1 FROM information_schema.table_constraints c WHERE c.table_schema = t.table_schema
+    AND c.table_name = t.table_name AND c.constraint_type = 'PRIMARY KEY')" | lines >"$work/keyless"
+  there "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables
+    WHERE table_schema IN ($list) AND table_type = 'SYSTEM VERSIONED'" | lines >"$work/versioned"
+  there "SELECT CONCAT(event_schema, '.', event_name) FROM information_schema.events WHERE event_schema IN ($list)" | lines >"$work/events"
   jq -nc --slurpfile there "$work/there" --slurpfile here "$work/here" \
+    --slurpfile odd "$work/odd" --slurpfile keyless "$work/keyless" --slurpfile events "$work/events" \
+    --slurpfile versioned "$work/versioned" \
     --argjson schemas "$(there "SELECT schema_name FROM information_schema.schemata WHERE schema_name IN ($list)" | lines)" \
     --argjson bytes "$(there "$fresh SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema IN ($list)" | number)" \
     --argjson free "$(df -B1 --output=avail /var/lib/mysql | number)" \
-    --argjson odd "$(there "SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') FROM information_schema.tables
-      WHERE table_schema IN ($list) AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'" | lines)" \
-    --argjson keyless "$(there "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables t WHERE table_schema IN ($list)
-      AND table_type = 'BASE TABLE' AND NOT EXISTS (SELECT 1 FROM information_schema.table_constraints c WHERE c.table_schema = t.table_schema
-      AND c.table_name = t.table_name AND c.constraint_type = 'PRIMARY KEY')" | lines)" \
-    --argjson events "$(there "SELECT CONCAT(event_schema, '.', event_name) FROM information_schema.events WHERE event_schema IN ($list)" | lines)" \
     --argjson unknown "$(comm -23 "$work/used" <(sort -u "$work/known") | lines)" \
     --argjson grants "$(there "SHOW GRANTS" | sed -E "s/ IDENTIFIED .*//" | lines)" \
     --argjson full "$(sql "SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_schema IN ($list)" | lines)" \
@@ -134,8 +142,8 @@ look() {
     --arg position "$(tr '\t' ' ' <"$work/position")" \
     --arg cipher "$(there "SHOW SESSION STATUS LIKE 'Ssl_cipher'" | cut -f2)" \
     --arg stage "$(sql "SELECT stage FROM relaunch.import_source" 2>/dev/null || true)" \
-    '"FACTS " + ({there: $there[0], here: $here[0], $schemas, $bytes, $free, $odd, $keyless, $events, $unknown, $grants, $full,
-      $replicas, $position, $cipher, $stage} | tojson)' -r
+    '"FACTS " + ({there: $there[0], here: $here[0], $schemas, $bytes, $free, odd: $odd[0], keyless: $keyless[0], events: $events[0],
+      versioned: $versioned[0], $unknown, $grants, $full, $replicas, $position, $cipher, $stage} | tojson)' -r
 }
 
 note_table() {
@@ -145,10 +153,11 @@ note_table() {
 }
 
 copy() {
-  local stood file position schema
+  local stood file position schema stage as
   need_primary
   note_table
-  case $(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'") in
+  stage=$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")
+  case $stage in
     following | cut) echo "It is copied already."; return ;;
     copying) echo "An earlier copy broke off: once more from the start"; drop_schemas ;;
   esac
@@ -156,8 +165,9 @@ copy() {
   sql "REPLACE INTO relaunch.import_source SELECT 'import', 'copying', $(quoted "$IMPORT_SCHEMAS"), '', 0, 0, 0, '',
     COALESCE(GROUP_CONCAT(schema_name SEPARATOR ' '), '') FROM information_schema.schemata WHERE schema_name IN ($list)"
   for schema in "${schemas[@]}"; do
-    sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $(there "SELECT CONCAT('CHARACTER SET ', default_character_set_name, ' COLLATE ',
-      default_collation_name) FROM information_schema.schemata WHERE schema_name = $(quoted "$schema")")"
+    as=$(there "SELECT CONCAT('CHARACTER SET ', default_character_set_name, ' COLLATE ',
+      default_collation_name) FROM information_schema.schemata WHERE schema_name = $(quoted "$schema")")
+    sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as"
   done
   import_account "$work/loader.cnf" "${schemas[@]}"
   dump_there |
@@ -215,7 +225,13 @@ FILE
 
 position_here() { sql "SELECT file, position FROM relaunch.import_source WHERE name = 'import'"; }
 
+stands_there() {  # sets from, to
+  read -r from to <<<"$(position_there)"
+  [ -n "$to" ] || stop_with "The other server does not say where its binary log stands: nothing was cut over."
+}
+
 reached() {  # FILE POSITION FILE POSITION: whether the first is not before the second. Names of log files have equal length.
+  [ $# = 4 ] || return 1
   [[ $1 > $3 ]] || { [ "$1" = "$3" ] && [ "$2" -ge "$4" ]; }
 }
 
@@ -228,39 +244,74 @@ status() {
     '"STATUS " + ({import: $row, $follower, $there, $error} | tojson)' -r
 }
 
-# Accounts that may write to these schemas, when we may lock accounts there; whoever may write everywhere is told to stop.
+# Accounts that may write to these schemas, when we may lock accounts there, and their sessions ended. `everyone` says that
+# nobody writes there any more; when it stays empty, the application has to be stopped. An administrator who is away may.
+everyone='' others=''
 lock() {
-  local accounts account id names=()
-  there "SHOW GRANTS" | grep -E "^GRANT (ALL PRIVILEGES|.*CREATE USER).* ON \*\.\*" >/dev/null || return 0
-  accounts=$(there "SELECT DISTINCT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.db WHERE db IN ($list) OR REPLACE(db, '\\\\_', '_') IN ($list)" 2>/dev/null) || return 0
-  accounts=$(grep -vxF "$(there "SELECT CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))")" <<<"$accounts" || true)
+  local grants accounts account own noted id present='' names=() taken=() left=()
+  grants=$(there "SHOW GRANTS" | grep -E "^GRANT (ALL PRIVILEGES|.*CREATE USER).* ON \*\.\*") || return 0
+  accounts=$(writers_there 2>/dev/null) || return 0
+  own=$(there "SELECT CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))")
+  # What an earlier cut-over could not unlock is still to be unlocked.
+  noted=$(sql "SELECT locked FROM relaunch.import_source WHERE name = 'import'")
+  accounts=$(printf '%s\n' "$accounts" "${noted//\\n/$'\n'}" | grep -vxF -e "$own" -e '' | sort -u || true)
   [ -n "$accounts" ] || return 0
   # Noted here first: whoever has to undo it must know.
   sql "UPDATE relaunch.import_source SET locked = $(quoted "$accounts") WHERE name = 'import'"
-  while read -r account; do there "ALTER USER $account ACCOUNT LOCK"; done <<<"$accounts"
-  mapfile -t names < <(sed "s/^'//; s/'@.*//" <<<"$accounts" | sort -u)
-  for id in $(sessions_there "${names[@]}"); do
-    there "KILL CONNECTION $id" 2>/dev/null || true
+  while read -r account; do
+    if there "ALTER USER $account ACCOUNT LOCK" 2>"$work/error"; then
+      taken+=("$account")
+    elif grep -qE '^ERROR (1064|1227|1396) ' "$work/error"; then  # MariaDB 10.3 cannot, we may not, it is gone: not locked
+      left+=("$account")
+    else
+      cat "$work/error" >&2
+      return 1
+    fi
+  done <<<"$accounts"
+  if [ "${#left[@]}" != 0 ]; then
+    sql "UPDATE relaunch.import_source SET locked = $(quoted "$(printf '%s\n' "${taken[@]}")") WHERE name = 'import'"
+  fi
+  [ "${#taken[@]}" != 0 ] || return 0
+  echo "Locked there: ${taken[*]}"
+  mapfile -t names < <(printf '%s\n' "${taken[@]}" | sed "s/^'//; s/'@.*//" | sort -u)
+  for _ in $(seq 10); do
+    present=$(sessions_there "${names[@]}")
+    [ -n "$present" ] || break
+    for id in $present; do there "KILL CONNECTION $id" 2>/dev/null || true; done
+    sleep 0.1
   done
-  echo "Locked there: $(paste -sd' ' <<<"$accounts")"
+  others=$(others_there 2>/dev/null) || others="somebody unknown"
+  others=$(printf '%s\n' "${left[@]}" "$others" ${present:+"a session that could not be ended"} | sed '/^$/d' | sort -u | paste -sd, | sed 's/,/, /g')
+  # Without PROCESS no session but our own can be seen.
+  if ! grep -qE "ALL PRIVILEGES|PROCESS" <<<"$grants"; then others="${others:+$others, }sessions that we may not see"; fi
+  if [ -z "$others" ]; then everyone=1; fi
 }
 
+# Behind `||` errexit is off in these: each step says itself that it failed. Whom to unlock stays noted until it is done.
 unlock() {
-  local account
+  local account noted failed=''
+  noted=$(sql "SELECT locked FROM relaunch.import_source WHERE name = 'import'") || return 1
   while read -r account; do
     [ -n "$account" ] || continue
-    there "ALTER USER $account ACCOUNT UNLOCK"
-    echo "Unlocked there: $account"
-  done < <(sql "SELECT locked FROM relaunch.import_source WHERE name = 'import'" 2>/dev/null | sed 's/\\n/\n/g')
-  sql "UPDATE relaunch.import_source SET locked = '' WHERE name = 'import'" 2>/dev/null || true
+    if there "ALTER USER $account ACCOUNT UNLOCK"; then echo "Unlocked there: $account"; else failed=1; fi
+  done <<<"${noted//\\n/$'\n'}"
+  [ -z "$failed" ] || return 1
+  sql "UPDATE relaunch.import_source SET locked = '' WHERE name = 'import'" || return 1
+}
+
+# A server whose accounts are unlocked may be written to: it is followed on, and the next cut-over looks again.
+take_back() {
+  sql "UPDATE relaunch.import_source SET stage = 'following', result = '' WHERE name = 'import' AND stage = 'cut'" || return 1
+  unlock || return 1
 }
 
 # Rows and a sum over them of each table, on both sides; how many views, triggers and routines there are.
 sums() {  # PROGRAM-FOR-SQL OUTPUT
   local ask=$1 statement
-  while read -r statement; do "$ask" "$statement"; done <"$work/statements" >"$2"
+  while read -r statement; do "$ask" "$statement" || return 1; done <"$work/statements" >"$2"
 }
 compare() {
+  local kind other tables
   there "SET SESSION group_concat_max_len = 100000000; SELECT CONCAT('SET time_zone = ''+00:00''; SELECT ''', c.table_schema, '.', c.table_name,
     ''', COUNT(*), COALESCE(BIT_XOR(CAST(CONV(LEFT(SHA2(CONCAT_WS(''#'', ', GROUP_CONCAT(
       IF(c.data_type IN ('char', 'varchar', 'tinytext', 'text', 'mediumtext', 'longtext', 'enum', 'set', 'json', 'bit', 'binary', 'varbinary',
@@ -268,36 +319,39 @@ compare() {
         'multipolygon', 'geometrycollection', 'geomcollection', 'vector'), CONCAT('COALESCE(HEX(\`', c.column_name, '\`), ''~'')'), CONCAT('COALESCE(\`', c.column_name, '\`, ''~'')'))
       ORDER BY c.ordinal_position), '), 256), 16), 16, 10) AS UNSIGNED)), 0) FROM \`', c.table_schema, '\`.\`', c.table_name, '\`')
     FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
-    WHERE t.table_type = 'BASE TABLE' AND c.table_schema IN ($list) GROUP BY c.table_schema, c.table_name" >"$work/statements"
-  local kind
+    WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND COALESCE(c.generation_expression, '') NOT IN ('ROW START', 'ROW END')
+      AND c.table_schema IN ($list) GROUP BY c.table_schema, c.table_name" >"$work/statements" || return 1
+  tables=$(there "SELECT COUNT(*) FROM information_schema.tables WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND table_schema IN ($list)") || return 1
   for kind in "TABLES table_schema" "VIEWS table_schema" "TRIGGERS trigger_schema" "ROUTINES routine_schema" "EVENTS event_schema"; do
-    echo "SELECT '${kind% *}', ${kind#* }, COUNT(*) FROM information_schema.${kind% *} WHERE ${kind#* } IN ($list) GROUP BY 2 ORDER BY 2" >>"$work/statements"
+    echo "SELECT '${kind% *}', ${kind#* }, COUNT(*) FROM information_schema.${kind% *} WHERE ${kind#* } IN ($list) GROUP BY 2 ORDER BY 2" >>"$work/statements" || return 1
   done
   sums there "$work/sums-there" &
-  sums sql "$work/sums-here"
-  wait $!
+  other=$!
+  sums sql "$work/sums-here" || { wait "$other" || true; return 1; }
+  wait "$other" || return 1
   if ! diff "$work/sums-there" "$work/sums-here" >"$work/different"; then
     echo "NOT EQUAL (< there, > here):"
     head -40 "$work/different"
     return 1
   fi
   compared=$(grep -c '\.' "$work/sums-here" || true)
+  [ "$compared" = "$tables" ] || { echo "$compared tables were compared, and there are $tables"; return 1; }
 }
 
 gone_wrong() {
   local status=$?
   trap - EXIT
-  if [ "$status" != 0 ]; then unlock || true; fi
+  if [ "$status" != 0 ]; then take_back || echo "WARNING what was locked there could not be unlocked"; fi
   rm -rf "$work"
   exit "$status"
 }
 
 cut_over() {
-  local from to here wait_until locked last quiet=$IMPORT_QUIET_SECONDS
+  local from to here wait_until locked since last quiet=$IMPORT_QUIET_SECONDS
   need_primary
   [ "$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")" != cut ] || { result; return; }
   [ "$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")" = following ] || stop_with "There is nothing that is followed."
-  read -r from to <<<"$(position_there)"
+  stands_there
   for _ in $(seq 20); do
     # shellcheck disable=SC2046  # two words
     reached $(position_here) "$from" "$to" && break
@@ -310,20 +364,28 @@ cut_over() {
   trap gone_wrong EXIT
   lock
   locked=$(sql "SELECT locked <> '' FROM relaunch.import_source WHERE name = 'import'")
-  if [ "$locked" = 1 ]; then quiet=0.5; else echo "STOP THE APPLICATION NOW: no account there may be locked by $IMPORT_USER. Waiting until nothing is written for $quiet s."; fi
+  if [ -n "$everyone" ]; then
+    quiet=0.5 since=0
+  elif [ "$locked" = 1 ]; then
+    since=$began
+    echo "STOP THE APPLICATION NOW: not all that may write there could be locked ($others). Waiting until nothing is written for $quiet s."
+  else
+    since=$began
+    echo "STOP THE APPLICATION NOW: no account there may be locked by $IMPORT_USER. Waiting until nothing is written for $quiet s."
+  fi
   wait_until=$((SECONDS + IMPORT_WAIT_SECONDS))
   while :; do
-    read -r from to <<<"$(position_there)"
+    stands_there
     sleep 0.1
     here=$(position_here)
     # shellcheck disable=SC2086
-    if reached $here "$from" "$to" && [ "$(sql "SELECT $(date +%s.%N) - GREATEST(changed, IF(locked <> '', 0, $began)) > $quiet FROM relaunch.import_source")" = 1 ]; then break; fi
+    if reached $here "$from" "$to" && [ "$(sql "SELECT $(date +%s.%N) - GREATEST(changed, $since) > $quiet FROM relaunch.import_source")" = 1 ]; then break; fi
     [ $SECONDS -lt $wait_until ] || stop_with "Something still writes there after $IMPORT_WAIT_SECONDS s: nothing was cut over, and it is followed on."
   done
   echo "Everything up to $from $to has arrived"
   last=$(sql "SELECT changed FROM relaunch.import_source")
-  compare || stop_with "Both sides are not equal: nothing was cut over, and it is followed on."
-  read -r from to <<<"$(position_there)"
+  compare || stop_with "Both sides are not equal, or could not be compared: nothing was cut over, and it is followed on."
+  stands_there
   # shellcheck disable=SC2046  # two words
   until reached $(position_here) "$from" "$to"; do
     [ $SECONDS -lt $((wait_until + 60)) ] || stop_with "It does not arrive any more: nothing was cut over."
@@ -337,7 +399,11 @@ cut_over() {
     'tables_compared', $compared, 'position', '$from $to', 'locked', locked) WHERE name = 'import' AND stage = 'following'"
   result
 }
-result() { echo "CUT-OVER $(sql "SELECT result FROM relaunch.import_source WHERE name = 'import'")"; }
+result() {
+  local said
+  said=$(sql "SELECT result FROM relaunch.import_source WHERE name = 'import'")
+  echo "CUT-OVER $said"
+}
 
 leave() {  # on every member: nothing of it stays
   systemctl disable --now relaunch-import 2>/dev/null || true
@@ -347,9 +413,10 @@ leave() {  # on every member: nothing of it stays
 }
 
 drop_schemas() {  # as it was before: gone, or empty
-  local schema before
+  local schema before wanted
   before=$(sql "SELECT result FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'")
-  for schema in $(sql "SELECT wanted FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'"); do
+  wanted=$(sql "SELECT wanted FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'")
+  for schema in $wanted; do
     echo "Dropping what was imported of $schema"
     sql "DROP DATABASE IF EXISTS \`$schema\`"
     if [[ " $before " == *" $schema "* ]]; then sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4"; fi
@@ -362,7 +429,7 @@ case $IMPORT_STEP in
   follow) follow ;;
   status) status ;;
   cut-over) cut_over ;;
-  unlock) unlock ;;
+  unlock) take_back ;;
   leave) leave ;;
   forget) sql "DROP TABLE IF EXISTS relaunch.import_source" ;;
   drop)

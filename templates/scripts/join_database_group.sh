@@ -31,9 +31,12 @@
 #     Input Type: single
 #     Required: true
 # Attachments:
+# - table_history.sh
 # - take_seed.py
 # ...
 set -euo pipefail
+# shellcheck source=attachments/table_history.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_history.sh"
 
 data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
 joined=$data/relaunch-group   # in the data directory: it lives and dies with the data
@@ -49,6 +52,11 @@ primary_address=$(jq -r .primary.address <<<"$database")
 quoted() {  # a string for SQL
   local value=${1//\\/\\\\}
   printf "'%s'" "${value//\'/\'\'}"
+}
+
+in_file() {  # a value for an option file
+  local value=${1//\\/\\\\}
+  printf '"%s"' "${value//\"/\\\"}"
 }
 
 issuer() { openssl x509 -noout -issuer -nameopt compat -in /etc/relaunch/tls/server.crt | sed 's/^issuer= *//'; }
@@ -231,7 +239,7 @@ take_back_unacknowledged() {
 }
 
 copy_rows() {
-  local schemas
+  local schemas history
   if ! systemctl is-active --quiet mariadb; then
     find "$data" -mindepth 1 -delete
     mariadb-install-db --user=mysql --auth-root-authentication-method=socket --skip-test-db --force --skip-name-resolve >/dev/null
@@ -239,14 +247,15 @@ copy_rows() {
   fi
   schemas=$(at_primary mariadb -N -e "SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN
     ('mysql', 'sys', 'information_schema', 'performance_schema')" | tr '\n' ' ')
+  history=$(history_words "table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')" "" at_primary mariadb -N -e)
   echo "Copying row by row from $primary: accounts, $schemas"
   # Nothing of this goes into our own binary log: its history is the primary's.
   {
     echo "SET SESSION sql_log_bin = 0;"
-    # shellcheck disable=SC2086  # names of databases, as separate words
-    at_primary mariadb-dump --single-transaction --master-data=1 --gtid --routines --events --triggers --hex-blob \
-      --add-drop-database --system=users --insert-ignore --databases $schemas
-  } | mariadb
+    # shellcheck disable=SC2086  # options and names of databases, as separate words
+    at_primary mariadb-dump --single-transaction --master-data=1 --gtid --routines --events --triggers --hex-blob $history \
+      --max-allowed-packet=1G --add-drop-database --system=users --insert-ignore --databases $schemas
+  } | mariadb --max-allowed-packet=1G
 }
 
 seed() {
@@ -254,7 +263,7 @@ seed() {
 [client]
 host = $primary_address
 user = seed
-password = "$REPLICATION_PASSWORD"
+password = $(in_file "$REPLICATION_PASSWORD")
 ssl-ca = /etc/relaunch/tls/ca.crt
 ssl-verify-server-cert = ON
 FILE

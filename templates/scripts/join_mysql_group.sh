@@ -113,7 +113,7 @@ log_in() {
   install -m 600 /dev/stdin seed.cnf <<FILE
 [client]
 user = seed
-password = "$REPLICATION_PASSWORD"
+password = $(in_file "$REPLICATION_PASSWORD")
 connect-timeout = 5
 ssl-mode = VERIFY_IDENTITY
 ssl-ca = /etc/relaunch/tls/ca.crt

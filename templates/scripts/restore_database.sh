@@ -208,11 +208,13 @@ replay() { # replay POSITION TIME: the binary logs in the store, from where we a
   for i in "${!streams[@]}"; do
     stream=${streams[$i]} next=${streams[$((i + 1))]:-} position=$(copy_position) limits=() stop=$1
     if [ -n "$1" ] && reaches "$position" "$1"; then return; fi
-    if [ -n "$next" ] && [ -e "$secret/begins/$next/began.json" ]; then
+    # Before format 2 a server that had been seeded said that its log begins with nothing.
+    if [ -n "$next" ] && jq -e '.gtid != "" or .format == 2' "$secret/begins/$next/began.json" >/dev/null 2>&1; then
       # Where the next primary's log takes over, the one before no longer counts: what only it had was never the group's.
       next=$(taken_over_at "$next")
       if reaches "$position" "$next"; then continue; fi
       [ -z "$1" ] && stop=$next || stop=$(lesser "$1" "$next")
+      [ -n "$stop" ] || continue
     else
       next=
     fi

@@ -62,6 +62,7 @@
 # Attachments:
 # - table_checks.sh
 # - schema_dump.sh
+# - table_history.sh
 # ...
 # shellcheck disable=SC2154  # variables come from the attachment
 set -euo pipefail
@@ -75,6 +76,8 @@ work=/var/lib/mysql-schema
 . "$RS_ATTACH_DIR/table_checks.sh"
 # shellcheck source=attachments/schema_dump.sh disable=SC1091
 . "$RS_ATTACH_DIR/schema_dump.sh"
+# shellcheck source=attachments/table_history.sh disable=SC1091
+. "$RS_ATTACH_DIR/table_history.sh"
 stop_with() { echo "$*" >&2; exit 1; }
 name=${RESTORE_AS:-$RESTORE_SCHEMA} trial=relaunch_trial server_pid='' began=$SECONDS
 RESTORE_PHASE=${RESTORE_PHASE:-all} # as when it is run by hand
@@ -120,10 +123,20 @@ rclone copyto "$from/$RESTORE_BACKUP/dump.sql.zst.age" "$work/dump" || stop_with
 [ "$(sha256sum <"$work/dump" | cut -d' ' -f1)" = "$(jq -r '.objects[0].sha256' "$secret/manifest")" ] ||
   stop_with "DAMAGED OBJECT: $RESTORE_BACKUP/dump.sql.zst.age is not what was stored."
 plain() { age -d -i "$secret/key" "$work/dump" 2>"$secret/age" | zstd -q -d; }
+# A present row of before MariaDB 11.5 ends in 2038: to a newer server that is past.
+in_this_year() {  # a filter
+  local history="^\/\*M![0-9]+ SET .*system_versioning_insert_history=" version
+  version=$(jq -r .version "$secret/manifest")
+  if [ "$client" = mariadb ] && [ "$(printf '%s\n' "$version" 11.5 | sort -V | tail -n 1)" = 11.5 ] && [ "$(sql "$last_year_sql")" = 2106 ]; then
+    LC_ALL=C sed -E "/${history}1/,/${history}@/ s/'2038-01-19 03:14:07\.999999'\)/'2106-02-07 06:28:15.999999')/g"
+  else
+    cat
+  fi
+}
 # A trigger made by its full name carries that in the dump: taken out, or it would go to the schema of that name.
 load() { # load SCHEMA [STATEMENTS to begin with]
-  plain | LC_ALL=C sed -E "/^\/\*!50003 CREATE\*\/ .*TRIGGER/ s/\`?$RESTORE_SCHEMA\`?\.//g" |
-    { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" "$1"
+  plain | in_this_year | LC_ALL=C sed -E "/^\/\*!50003 CREATE\*\/ .*TRIGGER/ s/\`?$RESTORE_SCHEMA\`?\.//g" |
+    { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" --max-allowed-packet=1G "$1"
 }
 
 compare() { # what was noted at backup time, against what is loaded; prints how many tables. In a subshell: one session each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -70,6 +71,8 @@ def main() -> None:
     try:
         app(prog_name="relaunch")
     except RelaunchError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()  # what was said before comes before, also where both go into one pipe
         print(f"relaunch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:

@@ -46,8 +46,9 @@ async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         raise
     try:
         await run.step("put it in place", _swap, run, args)
-        await run.step("fence who copied the old data meanwhile", _fence_others, ports, args)
-        await run.step("make accounts, take the role", _join, run, args, waits=True)
+        with run.undoing():  # the data is another: what it needs now is done even when the task is cancelled
+            await run.step("fence who copied the old data meanwhile", _fence_others, ports, args)
+            await run.step("make accounts, take the role", _join, run, args, waits=True)
     except RelaunchError:
         with run.undoing():
             await run.step("undo: failover again", _resume, ports, args["deployment"], paused)

@@ -19,6 +19,7 @@ GRANTS = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "REPLICATION SLAVE", "BINLO
 MYSQL_GRANTS = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "LOCK TABLES", "REPLICATION SLAVE", "REPLICATION CLIENT")
 OLDEST_MYSQL = (5, 7)
 DUMP = "relaunch db import --from-dump"
+LATER_END = (11, 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,11 @@ def _is_mariadb(version: str) -> bool:
     return "mariadb" in version.lower()
 
 
+def _ends_in_2038(version: str) -> bool:
+    """Of a present row in a system-versioned table; in 2106 since."""
+    return _series(version) < LATER_END
+
+
 def _series(version: str) -> tuple[int, int]:
     found = re.match(r"([0-9]+)\.([0-9]+)", version)
     return (int(found[1]), int(found[2])) if found else (0, 0)
@@ -150,6 +156,12 @@ def _problems(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[
         found.append("an import is under way or not put away: relaunch db import --status, --cut-over or --cancel")
     if int(there["lower_case_table_names"]) != int(here["lower_case_table_names"]):
         found.append("lower_case_table_names differs: names would mean other tables")
+    versioned = facts.get("versioned", [])
+    if versioned and _ends_in_2038(str(there["version"])) != _ends_in_2038(str(here["version"])):
+        found.append(
+            "it and our servers are from before and since MariaDB 11.5, which write the end of a present row of "
+            f"system-versioned tables differently: import {', '.join(versioned)} by a dump ({DUMP})"
+        )
     taken = sorted(each for each in facts["replicas"] if int(each) >= MEMBERS_NUMBERS)
     if taken:
         found.append(f"somebody follows it as server {', '.join(taken)}, a number that ours need")

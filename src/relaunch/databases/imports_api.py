@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +9,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.imports import read_source, schema_name
-from relaunch.databases.imports_steps import password_name, primary_of, source_name, source_of, status, subject
+from relaunch.databases.imports_steps import (
+    has_begun,
+    keep_source,
+    password_name,
+    primary_of,
+    source_of,
+    status,
+    subject,
+)
 from relaunch.errors import BadInput, Conflict
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import new_id
@@ -82,18 +89,15 @@ async def import_server(request: Request, deployment: str, asked: ServerAsked) -
     primary_of(ports, deployment)
     _nothing_runs(request, deployment)
     source = read_source(asked.server, asked.user, asked.schemas)
-    if ports.vault.has_credential(source_name(deployment)):
+    if has_begun(ports, deployment):
         present = source_of(ports, deployment)
-        if present != source:
-            raise Conflict(
-                f"{', '.join(present.schemas)} of {present.shown} are being imported into {deployment}",
-                hint=f"relaunch db import {deployment} --cut-over, or --cancel",
-            )
-    vault = request.app.state.vault
+        raise Conflict(
+            f"{', '.join(present.schemas)} of {present.shown} are being imported into {deployment}",
+            hint=f"relaunch db import {deployment} --status, --cut-over or --cancel",
+        )
     shown = f"{source.user} at {source.shown}, for the import into {deployment}"
-    vault.set_credential(password_name(deployment), asked.password, description=shown)
-    plain = {"host": source.host, "port": source.port, "user": source.user, "schemas": list(source.schemas)}
-    vault.set_credential(source_name(deployment), json.dumps(plain), description=f"from where {deployment} is imported")
+    ports.vault.set_credential(password_name(deployment), asked.password, description=shown)
+    keep_source(ports, deployment, source, begun=False)
     args = {"deployment": deployment, "run_id": f"import-{new_id()}"}
     title = f"import {', '.join(source.schemas)} of {source.shown} into {deployment}"
     return await _started(request, "import-server", title, args)

@@ -137,6 +137,20 @@ def source_of(ports: Ports, deployment: str) -> Source:
     return Source(host=plain["host"], port=plain["port"], user=plain["user"], schemas=tuple(plain["schemas"]))
 
 
+def has_begun(ports: Ports, deployment: str) -> bool:
+    """Whether something was or may have been copied: then only a cut-over or a cancelling ends the import."""
+    name = source_name(deployment)
+    return ports.vault.has_credential(name) and bool(json.loads(ports.vault.credential(name)).get("begun", True))
+
+
+def keep_source(ports: Ports, deployment: str, source: Source, *, begun: bool) -> None:
+    plain = {
+        "host": source.host, "port": source.port, "user": source.user, "schemas": list(source.schemas), "begun": begun,
+    }  # fmt: skip
+    said = f"from where {deployment} is imported"
+    ports.vault.set_credential(source_name(deployment), json.dumps(plain), description=said)
+
+
 def inputs_for(ports: Ports, deployment: str, step: str) -> dict[str, str]:
     source = source_of(ports, deployment)
     return {
@@ -162,9 +176,11 @@ def primary_of(ports: Ports, deployment: str) -> StoredMember:
 
 async def _look(run: Run, args: dict[str, Any]) -> list[str]:
     output = await _step(run, args, "look")
-    verdict = judge(json.loads(last_word(output, "FACTS")), source_of(run.ports, args["deployment"]))
+    source = source_of(run.ports, args["deployment"])
+    verdict = judge(json.loads(last_word(output, "FACTS")), source)
     if verdict.problems:
         raise Conflict("\n".join(verdict.problems), hint="\n".join(f"also: {each}" for each in verdict.warnings))
+    keep_source(run.ports, args["deployment"], source, begun=True)
     return list(verdict.warnings)
 
 

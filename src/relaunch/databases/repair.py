@@ -18,12 +18,14 @@ from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.relaunch import start_launch, succeeded
 from relaunch.servers.store import Store, new_id
+from relaunch.servers.terminate import refuse_leader
 from relaunch.workflows.durable import Run, Workflows, workflow
 from relaunch.workflows.tasks import Asked
 
 log = logging.getLogger("relaunch.databases")
 
 KEPT_ASIDE = timedelta(days=1)
+END_AGAIN_AFTER = timedelta(minutes=15)
 RECONNECT_SECONDS = 10.0
 TRIES = 3  # of a fresh server's launch, before a person is needed
 WHO = "relaunch"
@@ -136,7 +138,23 @@ def _release(ports: Ports, server: str) -> None:
 
 
 def _keep(ports: Ports, instance: str) -> None:
+    refuse_leader(Store(ports.database, ports.clock), instance)
     GroupStore(ports.database).set_aside_until(instance, ports.clock.now() + KEPT_ASIDE)
+
+
+def next_ending(workflows: Workflows, instance: str, now: datetime) -> str | None:
+    """The id of the next try to end it; None while one is under way or has just failed."""
+    first = f"end-aside-{instance}"
+    tried = workflows.tasks.count(first)
+    if not tried:
+        return first
+    if workflows.tasks.running_on(f"instance:{instance}") is not None:
+        return None
+    last = workflows.tasks.get(first if tried == 1 else f"{first}-{tried}")
+    finished = last["finished"]
+    if finished is None or now.astimezone(UTC) - datetime.fromisoformat(finished) < END_AGAIN_AFTER:
+        return None
+    return f"{first}-{tried + 1}"
 
 
 async def end_those_kept_long_enough(workflows: Workflows, stored: StoredGroup, now: datetime) -> None:
@@ -144,8 +162,8 @@ async def end_those_kept_long_enough(workflows: Workflows, stored: StoredGroup, 
     for aside in stored.asides:
         if aside.until is None or datetime.fromisoformat(aside.until) > now.astimezone(UTC):
             continue
-        task = f"end-aside-{aside.id}"
-        if workflows.tasks.count(task):
+        task = next_ending(workflows, aside.id, now)
+        if task is None:
             continue
         title = f"terminate what was {aside.server}"
         asked = Asked(kind="terminate", title=title, subject=f"instance:{aside.id}", who=WHO)

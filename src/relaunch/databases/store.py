@@ -14,7 +14,7 @@ from relaunch.databases.group import Change, Group, Mode, Step
 from relaunch.errors import Conflict
 from relaunch.records import schema
 from relaunch.servers.lifecycle import State
-from relaunch.servers.store import spec_from
+from relaunch.servers.store import kept_aside, spec_from
 
 COLUMNS = frozenset({"name", "epoch", "primary", "durability", "initialised"})  # the rest is kept in `state`
 SETS = frozenset({"sync_set", "forgot", "leaving", "left", "fenced"})
@@ -88,7 +88,7 @@ class GroupStore:
             asides = [
                 dict(row)
                 for row in connection.execute(
-                    select(i.c.id, i.c.server_id, i.c.aside_until).where(i.c.state == State.SET_ASIDE)
+                    select(i.c.id, i.c.server_id, i.c.aside_until).where(kept_aside())
                 ).mappings()
             ]
         return [

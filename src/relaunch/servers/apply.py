@@ -54,7 +54,7 @@ async def _store(run: Run, args: dict[str, Any]) -> None:
 
 
 async def _start(run: Run, name: str, args: dict[str, Any]) -> list[str]:
-    children = await _end(run, name, args["removes"])
+    children = await _end(run, name, args["removes"], spare_primary=args["spec"]["database"] is not None)
     for server, instance in args["launches"].items():
         child = f"{run.task}-{server}"
         await start_launch(run, child, f"{name}/{server}", instance, args["inputs"], groups_set=True)
@@ -62,12 +62,13 @@ async def _start(run: Run, name: str, args: dict[str, Any]) -> list[str]:
     return children
 
 
-async def _end(run: Run, name: str, removes: list[dict[str, Any]]) -> list[str]:
+async def _end(run: Run, name: str, removes: list[dict[str, Any]], *, spare_primary: bool = False) -> list[str]:
     children = []
     for each in removes:
         if each["instance"] is not None:
             child = f"{run.task}-{each['server']}"
-            await start_terminate(run, child, f"{name}/{each['server']}", each["instance"], "asked")
+            server = f"{name}/{each['server']}"
+            await start_terminate(run, child, server, each["instance"], "asked", spare_primary=spare_primary)
             children.append(child)
         for number, aside in enumerate(each.get("asides", ()), start=1):
             child = f"{run.task}-{each['server']}-aside-{number}"

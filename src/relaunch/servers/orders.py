@@ -178,11 +178,14 @@ class Orders:
     def _servers_now(self, name: str) -> dict[str, ServerNow]:
         servers = self.store.servers(name)
         rows = self.store.instances([server.instance_id for server in servers if server.instance_id])
+        group = self.store.group(servers[0].deployment_id) if servers else None
+        leader = group["primary_server_id"] if group is not None and group["initialised"] else None
         return {
             server.name: ServerNow(
                 state=State(rows[server.instance_id]["state"]) if server.instance_id else State.INACTIVE,
                 has_instance=server.instance_id is not None,
                 template_hash=rows[server.instance_id]["run_list"].get("template_hash") if server.instance_id else None,
+                leads=server.id == leader,
             )
             for server in servers
         }
@@ -229,6 +232,13 @@ class Orders:
             for host in dict.fromkeys((site.name, *site.hosts))
             if host in elsewhere
         ]
+        gone = [name for name, now in self._servers_now(spec.name).items() if now.leads and spec.server(name) is None]
+        if spec.database is not None:
+            problems += [
+                f"server {spec.name}/{name} is not in the file, and is the primary now: it has the newest data."
+                f" First: relaunch db switchover {spec.name} --to ANOTHER; or write it into the file"
+                for name in gone
+            ]
         for server in self.store.servers(spec.name):
             if server.instance_id is None and spec.server(server.name) is not None:
                 try:

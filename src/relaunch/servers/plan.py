@@ -41,11 +41,13 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerNow:
-    """A server as it is. `template_hash` is that of the template its instance was launched from."""
+    """A server as it is. `template_hash` is that of the template its instance was launched from; `leads`: it is the
+    primary of a group that holds data, whatever the file says."""
 
     state: State
     has_instance: bool
     template_hash: str | None = None
+    leads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +160,13 @@ def _removed_servers(
     was = [server.name for server in spec_now.servers] if spec_now else []
     database = spec_now.database if spec_now else None
     actions: list[Action] = []
+    leader = next((name for name, now in servers_now.items() if now.leads), database.primary if database else None)
     for name in dict.fromkeys([*was, *servers_now]):
         if name in kept:
             continue
         why = "it is no longer in the file" if kept else "the deployment is destroyed"
         holds_data = database is not None and name in database.members
-        if database is not None and name == database.primary:
+        if database is not None and name == leader:
             why += "; it is the database primary, its data goes with it"
         elif holds_data:
             why += "; its copy of the database goes with it"

@@ -29,7 +29,7 @@ async def _end(run: Run, args: dict[str, Any], child: str) -> None:
     ports: Ports = run.ports
     row = Store(ports.database, ports.clock).instance(args["old"])
     why = "replaced" if row["operational"] else "never booted"
-    await start_terminate(run, child, args["server"], args["old"], why)
+    await start_terminate(run, child, args["server"], args["old"], why, spare_primary=True)
 
 
 async def _start(run: Run, args: dict[str, Any], child: str) -> None:
@@ -48,11 +48,13 @@ async def start_launch(
     )
 
 
-async def start_terminate(run: Run, child: str, server: str, instance: str, why: str) -> None:
+async def start_terminate(
+    run: Run, child: str, server: str, instance: str, why: str, *, spare_primary: bool = False
+) -> None:
     await run.start_child(
         "terminate",
         child,
-        {"instance": instance, "why": why, "run_id": f"{instance}-down"},
+        {"instance": instance, "why": why, "run_id": f"{instance}-down", "spare_primary": spare_primary},
         title=f"terminate {server}",
         subject=f"server:{server}",
     )

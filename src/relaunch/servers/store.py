@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection, Engine, RowMapping
 
 from relaunch.clock import Clock
@@ -48,6 +48,13 @@ class ServerRow:
 def new_id() -> str:
     """For anything that gets a row; chosen before a workflow starts, never in it."""
     return secrets.token_hex(8)
+
+
+def kept_aside() -> ColumnElement[bool]:
+    """Of an instance: set aside, or its end has begun after that and has not come."""
+    table = schema.instances
+    going = and_(table.c.state == State.DECOMMISSIONING, table.c.aside_until.is_not(None))
+    return or_(table.c.state == State.SET_ASIDE, going)
 
 
 def now(clock: Clock) -> str:
@@ -143,6 +150,13 @@ class Store:
             table = schema.database_groups
             return _row(connection, select(table).where(table.c.deployment_id == deployment_id))
 
+    def group_led_by(self, instance_id: str) -> str | None:
+        """The name of the group that holds data and whose primary this instance is."""
+        table = schema.database_groups
+        leads = (table.c.primary_instance_id == instance_id, table.c.initialised.is_(True))
+        with self._database.connect() as connection:
+            return connection.scalar(select(table.c.name).where(*leads))
+
     def set_initialised(self, server_id: str) -> bool:
         """The group whose primary this server is holds data from now on; True when that is news."""
         with self._database.begin() as connection:
@@ -199,10 +213,10 @@ class Store:
             return {row["id"]: row for row in _rows(connection, select(table).where(table.c.id.in_(ids)))}
 
     def asides(self, server_id: str) -> list[str]:
-        """Ids of the server's instances, present or earlier, that are set aside."""
+        """Ids of the server's instances, present or earlier, that are set aside, or whose end has begun after that."""
         with self._database.connect() as connection:
             table = schema.instances
-            mine = (table.c.server_id == server_id, table.c.state == State.SET_ASIDE)
+            mine = (table.c.server_id == server_id, kept_aside())
             return list(connection.scalars(select(table.c.id).where(*mine).order_by(table.c.launched)))
 
     def living_instances(self) -> list[Row]:

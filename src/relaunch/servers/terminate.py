@@ -11,7 +11,7 @@ from typing import Any
 
 from relaunch.bus.messages import CancelRun, Retire
 from relaunch.clouds.cloud import InstanceId
-from relaunch.errors import NotFound, RelaunchError
+from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import DECOMMISSION_SECONDS, outcome
 from relaunch.servers.groups import QUARANTINE, host_only, set_groups
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 @workflow("terminate")
 async def terminate(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: instance, why (see lifecycle.ENDED_WHY), run_id, remove_server (its id, when the definition goes too)."""
+    """args: instance, why (see lifecycle.ENDED_WHY), run_id, spare_primary (optional: not one that leads by then)."""
     ports: Ports = run.ports
     instance = args["instance"]
     had = await run.step("look at its state", _state, ports, instance)
-    await run.step("leave service", _move, ports, instance, Event.TERMINATE)
+    await run.step("leave service", _leave_service, ports, args)
     if had in (State.OPERATIONAL, State.STRANDED):
         await run.step("decommission scripts", decommission, run, instance, args["run_id"])
     await run.step("terminate in the cloud", end_in_cloud, ports, instance)
@@ -114,6 +114,24 @@ def _state(ports: Ports, instance: str) -> str:
 
 def _record_end(ports: Ports, instance: str, why: str) -> None:
     record_end(ports, instance, why)
+
+
+def _leave_service(ports: Ports, args: dict[str, Any]) -> str:
+    """From then on nobody lets it lead any more; what was asked may have waited long since it was looked at."""
+    store, instance = Store(ports.database, ports.clock), args["instance"]
+    if args.get("spare_primary") and store.instance(instance)["state"] != State.DECOMMISSIONING:
+        refuse_leader(store, instance)
+    return store.move(instance, Event.TERMINATE)
+
+
+def refuse_leader(store: Store, instance: str) -> None:
+    """Conflict when this instance is the primary of a group that holds data."""
+    group = store.group_led_by(instance)
+    if group is not None:
+        raise Conflict(
+            f"{instance} has become the primary of {group} meanwhile: it is left as it is",
+            hint="relaunch db status; once another one leads, order it again",
+        )
 
 
 def _move(ports: Ports, instance: str, event: Event) -> str:

@@ -125,8 +125,8 @@ class Comparison:
     def all_tables(self):
         found = self.primary.rows(
             "SELECT table_schema, table_name, COALESCE(table_rows, 0), COALESCE(data_length, 0), engine FROM"
-            f" information_schema.tables WHERE table_type = 'BASE TABLE' AND table_schema NOT IN {SYSTEM}"
-            " ORDER BY table_schema, table_name"
+            " information_schema.tables WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')"
+            f" AND table_schema NOT IN {SYSTEM} ORDER BY table_schema, table_name"
         )
         tables = []
         for schema, table, rows, size, engine in found:

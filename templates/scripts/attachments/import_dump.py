@@ -57,6 +57,8 @@ OTHER_MODES = re.compile(
 OTHER_COLLATIONS = re.compile(rb"\butf8mb4_uca1400_(?:nopad_)?(ai_ci|as_ci|as_cs)\b", re.I)
 COMMENT_START = re.compile(rb"/\*[!M]+\d*\s*")
 ROWS = re.compile(rb"(?:INSERT|REPLACE)\s", re.I)
+HISTORY = re.compile(rb"/\*M!\d+ SET .*\bsystem_versioning_insert_history=(1|@)")
+LAST_YEAR = re.compile(rb"'(?:(2038)-01-1[89] \d\d:\d\d:07|(2106)-02-0[67] \d\d:\d\d:15)\.999999'")  # in any time zone
 STOOD = re.compile(rb"(?:MASTER|SOURCE)_LOG_FILE='([^']+)', (?:MASTER|SOURCE)_LOG_POS=(\d+)")
 
 
@@ -140,6 +142,7 @@ def look(path):
              "without_primary_key": [], "code": {}, "dropped": {}, "system": [], "written_by": "", "server": "",
              "complete": False, "bytes": 0, "tables": 0, "databases": {}}  # fmt: skip
     collations, charsets, table, keyed, last = set(), set(), None, False, b""
+    last_years, with_history = set(), False
     for line in stream:
         facts["bytes"] += len(line)
         if line.startswith(b"-- "):
@@ -162,8 +165,13 @@ def look(path):
             )
         if kind == "use" and statements.schema not in facts["schemas"]:
             facts["schemas"].append(statements.schema)
+        if kind == "rows" and with_history:
+            last_years |= {(one or two).decode() for one, two in LAST_YEAR.findall(line)}
         if kind != "other":
             continue
+        history = HISTORY.match(line)
+        if history:
+            with_history = history[1] == b"1"
         if CLIENT == "mysql":
             line = for_mysql(line)
         where = f"{statements.schema}." if statements.schema else ""
@@ -192,6 +200,7 @@ def look(path):
             facts["code"].setdefault((code[1] or b"VIEW").decode().upper(), []).append(where + name.decode())
     ended_well(process)
     facts["collations"], facts["charsets"] = sorted(collations), sorted(charsets)
+    facts["last_years"] = sorted(last_years)  # in which present rows end, where the dump has their history
     facts["dropped"] = dict(statements.dropped)
     facts["complete"] = last.startswith(b"-- Dump completed") or not facts["written_by"]
     return facts

@@ -27,6 +27,8 @@ TABLE = re.compile(rb"\tTable_map: `((?:[^`]|``)+)`\.`((?:[^`]|``)+)` mapped")
 ALONE = re.compile(rb"\t(?:Start: |Gtid list|Binlog checkpoint|Stop|Previous-GTIDs)")
 COMPRESSED = b"# Start of compressed events!"
 NOT_OURS = re.compile(rb"(?:gtid_domain_id|server_id|gtid_seq_no|skip_parallel_replication|gtid_next)\s*=", re.I)
+# Switched on it commits at once: rows here, without their position.
+AUTOCOMMIT = re.compile(rb"@@session\.autocommit\s*=\s*\w+\s*,?\s*", re.I)
 # Behind a description of the log MySQL expects a GTID; and to a replica settings of older versions are no error.
 OWN_GTIDS = (
     b"" if IS_MARIADB else (b"SET @@SESSION.GTID_NEXT = 'AUTOMATIC', @@SESSION.PSEUDO_REPLICA_MODE = 1" + END + b"\n")
@@ -144,7 +146,11 @@ class Follower:
         if body.lower().startswith(b"use "):
             self._current = body[4:].strip().strip(b"`").replace(b"``", b"`")
         elif not NOT_OURS.search(body):
-            self._send(text)
+            ours = AUTOCOMMIT.sub(b"", body)
+            if ours == body:
+                self._send(text)
+            elif ours.strip().upper() != b"SET":
+                self._send(ours.rstrip(b", \n") + END + b"\n")
 
     def _rows(self, text):
         tables, self._tables = self._tables, set()

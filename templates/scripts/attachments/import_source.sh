@@ -2,7 +2,8 @@
 # Written by relaunch: attachment import_source.sh of the script import_from_server.sh. Change it there.
 #
 # The server that is not ours, asked in its own dialect, which is ours too: the other one is refused after the look. Meant
-# to be sourced, after import_account.sh; needs: work (a folder), schemas and list (as words, for SQL).
+# to be sourced, after import_account.sh; needs: work (a folder), schemas and list (as words, for SQL), and
+# table_history.sh.
 # shellcheck disable=SC2034,SC2154  # variables come from there, and are for there
 set -euo pipefail
 
@@ -33,6 +34,59 @@ sessions_there() {  # USER…: numbers of their sessions
     'BEGIN {split(names, each, "\n"); for (i in each) wanted[each[i]] = 1} $2 in wanted {print $1}'
 }
 
+rights_sql() {  # as a table: accounts and roles with rights on these schemas, or on something in them
+  local schema table where=''
+  for schema in "${schemas[@]}"; do where+=" OR $(quoted "$schema") LIKE db"; done
+  echo "(SELECT user, host FROM mysql.db WHERE ${where# OR }"
+  for table in tables_priv columns_priv procs_priv; do echo "UNION SELECT user, host FROM mysql.$table WHERE db IN ($list)"; done
+  echo ")"
+}
+
+modes="SET SESSION sql_mode = ''"  # a backslash escapes, in names of schemas that are patterns
+
+role_edges() {  # how many tables of them MySQL has: 5.7 has no roles
+  there "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'mysql' AND table_name = 'role_edges'"
+}
+
+writers_there() {  # accounts that may write to these schemas and can be locked; a role is none
+  local only="u.is_role = 'N'" edges
+  if [ "$client" = mysql ]; then
+    only="u.account_locked = 'N'"
+    edges=$(role_edges) || return 1
+    if [ "$edges" = 1 ]; then only+=" AND NOT EXISTS (SELECT 1 FROM mysql.role_edges e WHERE e.from_user = u.user AND e.from_host = u.host)"; fi
+  fi
+  there "$modes; SELECT DISTINCT CONCAT(QUOTE(u.user), '@', QUOTE(u.host)) FROM mysql.user u JOIN $(rights_sql) w
+    ON w.user = u.user AND w.host = u.host WHERE $only"
+}
+
+# Who may write there by other ways than a right of an account of its own that can be locked: roles; the account that we
+# use; whoever may write everywhere and is connected now.
+others_there() {
+  local everywhere="'Y' IN (u.insert_priv, u.update_priv, u.delete_priv)" found users name mandatory edges=0
+  local me="SUBSTRING_INDEX(CURRENT_USER(), '@', 1)" no_role="u.is_role = 'N'"
+  if [ "$client" = mysql ]; then
+    no_role="1 = 1"
+    edges=$(role_edges) || return 1
+  fi
+  found="SELECT CONCAT('role ', w.user) FROM $(rights_sql) w LEFT JOIN mysql.user u ON u.user = w.user AND u.host = w.host AND $no_role
+    WHERE u.user IS NULL UNION SELECT w.user FROM $(rights_sql) w WHERE w.user = $me"
+  if [ "$client" = mariadb ]; then
+    found+=" UNION SELECT CONCAT('role ', u.user) FROM mysql.user u WHERE u.is_role = 'Y' AND $everywhere"
+  elif [ "$edges" = 1 ]; then
+    found+=" UNION SELECT CONCAT('role ', e.from_user) FROM mysql.role_edges e JOIN mysql.user u ON u.user = e.from_user AND u.host = e.from_host
+      LEFT JOIN $(rights_sql) w ON w.user = e.from_user AND w.host = e.from_host WHERE w.user IS NOT NULL OR $everywhere"
+    mandatory=$(there "SHOW GLOBAL VARIABLES LIKE 'mandatory_roles'") || return 1
+    [ -z "$(cut -f2 <<<"$mandatory")" ] || echo "mandatory roles"
+  fi
+  there "$modes; $found" || return 1
+  users=$(there "SELECT DISTINCT u.user FROM mysql.user u WHERE $no_role AND $everywhere AND u.user <> $me") || return 1
+  while read -r name; do
+    [ -n "$name" ] || continue
+    found=$(sessions_there "$name") || return 1
+    [ -z "$found" ] || echo "$name"
+  done <<<"$users"
+}
+
 settings_sql() {  # what of a server's settings counts, as one JSON object; ON and OFF are 1 and 0
   if [ "$client" = mariadb ]; then
     echo "SELECT JSON_OBJECT('version', CONCAT(VERSION(), ' ', @@version_comment), 'server_id', @@server_id,
@@ -47,9 +101,12 @@ settings_sql() {  # what of a server's settings counts, as one JSON object; ON a
 
 # One transaction that sees one moment, and where the binary log stood at that moment. MariaDB locks nothing for it.
 dump_there() {
-  local how=(--defaults-extra-file="$work/source.cnf")
+  local how=(--defaults-extra-file="$work/source.cnf") year history
   if [ "$client" = mariadb ]; then
-    "$dumper" "${how[@]}" "${dump_words[@]}" --master-data=2 --quick --max-allowed-packet=1G --databases "${schemas[@]}"
+    year=$(sql "$last_year_sql")
+    history=$(history_words "table_schema IN ($list)" "$year" there)
+    # shellcheck disable=SC2086  # options, as separate words
+    "$dumper" "${how[@]}" "${dump_words[@]}" $history --master-data=2 --quick --max-allowed-packet=1G --databases "${schemas[@]}"
   else
     python3 "$RS_ATTACH_DIR/import_snapshot.py" "$work/source.cnf" "${schemas[@]}" -- \
       "$dumper" "${how[@]}" "${dump_words[@]}" --quick --max-allowed-packet=1G --databases "${schemas[@]}"

@@ -2,6 +2,8 @@
 # Written by relaunch: script configure_backups.sh. Change the script's attachment, not this file.
 """MariaDB's binary log: where it ends, and the GTID position a file of it begins with."""
 
+import glob
+
 import binlog_events
 import binlog_server
 
@@ -19,22 +21,26 @@ class Server(binlog_server.Server):
 
     def begins(self, path):
         """What the server was seeded with counts too: its first log file says that nothing came before it."""
-        rows = self.ask("SELECT @@gtid_slave_pos, @@gtid_binlog_state")
+        rows = self.ask("SELECT @@gtid_slave_pos, @@gtid_domain_id")
         if not rows:
             return None
-        seeded, logged = (binlog_events.position_of(text) for text in rows[0])
-        position = binlog_events.file_begins(path)
-        missing = seeded.keys() - position.keys()
-        first = binlog_events.first_of(path, missing)
-        for domain in missing:
-            if domain in first:
-                server, number = first[domain]
-                before = (server, number - 1)
-                position[domain] = seeded[domain] if seeded[domain][1] == number - 1 else before
-            elif domain not in logged:
-                position[domain] = seeded[domain]
+        position, domain = binlog_events.file_begins(path), int(rows[0][1])
+        seed = binlog_events.position_of(rows[0][0]).get(domain)  # of other domains there may be nothing to come
+        if seed and domain not in position:
+            first = self.first_from(path, domain)
+            position[domain] = seed if first is None or first[1] == seed[1] + 1 else (first[0], first[1] - 1)
         known = sorted(position.items())
         return ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in known if number > 0)
+
+    def first_from(self, path, domain):
+        """(server, number) of the first transaction of a domain in this file or those after it; None without any."""
+        base = path.rpartition(".")[0]
+        files = (each for each in glob.glob(f"{base}.[0-9]*") if each.rpartition(".")[2].isdigit())
+        for each in sorted(file for file in files if file >= path):
+            found = binlog_events.first_of(each, {domain})
+            if found:
+                return found[domain]
+        return None
 
     def holds_all_after(self, begins, reached):
         there = numbers(reached)

@@ -30,7 +30,7 @@ alone() { # one restore at a time on this server: to be asked for before anythin
 # waiting for commits that wait for a replica. Tables without transactions would be torn, so they have it stop in order.
 stop_for_good() {
   local client=$unit foreign # they are called alike
-  foreign=$(timeout 2 "$client" -N -B -e "SELECT COUNT(*) FROM information_schema.tables WHERE table_type = 'BASE TABLE'
+  foreign=$(timeout 2 "$client" -N -B -e "SELECT COUNT(*) FROM information_schema.tables WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
     AND engine <> 'InnoDB' AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')" 2>/dev/null) || true
   [ "$foreign" != 0 ] || systemctl kill --signal=KILL "$unit" 2>/dev/null || true
   systemctl stop "$unit" 2>/dev/null || true

@@ -3,16 +3,22 @@
 #
 # One schema as statements, of one moment, from MariaDB or MySQL, whichever is here. Meant to be sourced; whoever does
 # has: work    a folder in memory
-#      table_checks.sh sourced
+#      table_checks.sh sourced, and for dump_schema table_history.sh
 # shellcheck disable=SC2154,SC2034
 set -euo pipefail
 
-common=(--single-transaction --routines --events --triggers --hex-blob)
+common=(--single-transaction --routines --events --triggers --hex-blob --max-allowed-packet=1G)
 if command -v mariadb >/dev/null; then
   client=mariadb dialect=mariadb
   writable="SELECT @@read_only = 0"
   # The position stands in the dump as a comment: it is told, not obeyed.
-  dump_schema() { ionice -c 3 nice -n 19 mariadb-dump "${common[@]}" --master-data=2 --gtid "$1"; }
+  dump_schema() {
+    local found history
+    literal "$1"
+    history=$(history_words "table_schema = $found" "" sql)
+    # shellcheck disable=SC2086  # options, as separate words
+    ionice -c 3 nice -n 19 mariadb-dump "${common[@]}" $history --master-data=2 --gtid "$1"
+  }
   # A server that has written no event of its own yet has the position it was seeded with.
   position_before() { sql "SELECT @@gtid_slave_pos"; }
   watch_dump() { :; }

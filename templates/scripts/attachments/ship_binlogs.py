@@ -173,7 +173,7 @@ class Shipper:
         epoch = self.epoch()
         stream = f"{epoch:010d}-{int(time.time())}-{host}"
         self.write_state(stream=stream, epoch=epoch, folder=None, gtid=None)
-        began = {"epoch": epoch, "server": host, "gtid": self.begins(first)}
+        began = {"format": 2, "epoch": epoch, "server": host, "gtid": self.begins(first)}
         self.store.put(f"{self.above()}/{stream}/began.json", json.dumps(began).encode())
         self.begin_file(first)
         return first

@@ -86,7 +86,7 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes
   done < <(sql "SELECT CAST(t.table_schema AS BINARY), CAST(t.table_name AS BINARY), COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
       information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
       AND s.index_name = 'PRIMARY') FROM information_schema.tables t
-    WHERE t.table_type = 'BASE TABLE' AND t.engine = 'InnoDB'
+    WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND t.engine = 'InnoDB'
     $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
   local fields='split("\t") | map(gsub("\\\\(?<sign>.)"; {n: "\n", t: "\t", "\\": "\\"}[.sign]))'
   jq -Rc "$fields"' | select(.[4] != "") | {schema: .[0], table: .[1], method: .[2], rows: (.[3] | tonumber), sum: .[4]}' "$work/summed" >"$work/checks"
@@ -98,7 +98,7 @@ odd_things() { # odd_things WHY: what is wrong with a table that is not InnoDB's
   local ours="NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch')"
   local gone="NOT IN (SELECT CAST(CONCAT(user, '@', host) AS BINARY) FROM mysql.user)" said="': its definer ', definer, ' does not exist'"
   sql "SELECT CONCAT(table_schema, '.', table_name, ' is ', engine, ': $1') FROM information_schema.tables
-      WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB' AND table_schema $ours
+      WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND engine <> 'InnoDB' AND table_schema $ours
     UNION ALL SELECT CONCAT(table_schema, '.', table_name, ' is a sequence: it is not compared') FROM information_schema.tables
       WHERE table_type = 'SEQUENCE' AND table_schema $ours
     UNION ALL SELECT CONCAT('event ', event_schema, '.', event_name, $said) FROM information_schema.events

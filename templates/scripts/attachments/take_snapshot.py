@@ -28,7 +28,7 @@ LEAST_FREE = (1 << 29, 0.1)  # bytes, share of the file system
 SYSTEM = "('mysql', 'sys', 'performance_schema', 'information_schema')"
 FOREIGN = (
     "SELECT CONCAT(table_schema, '.', table_name), engine FROM information_schema.tables"
-    f" WHERE table_type = 'BASE TABLE' AND engine <> 'InnoDB' AND table_schema NOT IN {SYSTEM}"
+    f" WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND engine <> 'InnoDB' AND table_schema NOT IN {SYSTEM}"
 )
 SETTINGS = (
     "innodb_page_size", "innodb_data_file_path", "innodb_undo_tablespaces", "innodb_checksum_algorithm",

@@ -93,6 +93,34 @@ def test_a_columns_collation_and_a_value_stay_as_they_are(script: ModuleType, mo
     assert loaded(script, text) == text
 
 
+# As mariadb-dump 10.11 tells it with --dump-history, shortened.
+WITH_HISTORY = """CREATE TABLE `v` (
+  `id` int(11) NOT NULL,
+  PRIMARY KEY (`id`)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 WITH SYSTEM VERSIONING;
+/*M!101100 SET @old_system_versioning_insert_history=@@session.system_versioning_insert_history, @@session.system_versioning_insert_history=1 */;
+LOCK TABLES `v` WRITE;
+INSERT INTO `v` (`id`, row_start, row_end) VALUES (1,'2026-11-28 19:34:36.033837','2026-11-28 19:34:36.034460'),
+(1,'2026-11-28 19:34:36.034799','2038-01-19 03:14:07.999999');
+UNLOCK TABLES;
+/*M!101100 SET system_versioning_insert_history=@old_system_versioning_insert_history */;
+"""  # noqa: E501
+
+
+def test_history_is_loaded_and_said_in_which_year_its_present_rows_end(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "CLIENT", "mariadb")
+    other = "INSERT INTO `t` VALUES (1,'2106-02-07 06:28:15.999999');\n"
+    found = look(script, tmp_path, HEAD + WITH_HISTORY + other + END)
+
+    assert found["last_years"] == ["2038"] and found["tables"] == 1 and found["dropped"] == {}
+    assert loaded(script, HEAD + WITH_HISTORY + END) == HEAD + WITH_HISTORY + END
+    newer = WITH_HISTORY.replace("2038-01-19 03:14:07", "2106-02-07 07:28:15")  # made without --tz-utc
+    assert look(script, tmp_path, HEAD + newer + END)["last_years"] == ["2106"]
+    assert look(script, tmp_path, HEAD + TABLE + other + END)["last_years"] == []
+
+
 def test_what_breaks_off_is_seen(script: ModuleType, tmp_path: Path) -> None:
     assert not look(script, tmp_path, HEAD + TABLE)["complete"]
     assert not look(script, tmp_path, HEAD + TABLE[:200])["complete"]

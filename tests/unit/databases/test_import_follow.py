@@ -258,6 +258,33 @@ def test_a_table_created_with_its_rows_is_created_and_then_filled(stand: Stand) 
     assert "position = 4, 700," in sent
 
 
+CHECKS = "@@session.foreign_key_checks=1, @@session.sql_auto_is_null=0, @@session.unique_checks=1"
+
+
+@pytest.mark.parametrize(
+    ("setting", "sent"),
+    [
+        (f"SET {CHECKS}, @@session.autocommit=1/*!*/;\n", f"SET {CHECKS}/*!*/;\n"),
+        (f"SET @@session.autocommit=0, {CHECKS}/*!*/;\n", f"SET {CHECKS}/*!*/;\n"),
+        (
+            f"SET {CHECKS}, @@session.autocommit=1, @@session.check_constraint_checks=1/*!*/;\n",
+            f"SET {CHECKS}, @@session.check_constraint_checks=1/*!*/;\n",
+        ),
+        ("SET @@session.autocommit=1/*!*/;\n", ""),
+        ("SET @@session.autocommit=0/*!*/;\n", ""),
+        (f"SET {CHECKS}/*!*/;\n", f"SET {CHECKS}/*!*/;\n"),
+    ],
+)
+def test_autocommit_there_does_not_commit_rows_here_before_their_position(
+    stand: Stand, setting: str, sent: str
+) -> None:
+    stand.read(setting + transaction(500, "`shop`.`t`") + setting)
+
+    assert "autocommit" not in stand.sent
+    assert stand.sent.startswith(sent + "START TRANSACTION")
+    assert stand.sent.count("SET @@") == (2 if sent else 0)
+
+
 def test_settings_of_the_program_itself_are_not_sent(script: ModuleType) -> None:
     sent: list[Any] = []
     follower = script.Follower(["shop"], "`app`@`%`", "b.000001", 4, sent.append)

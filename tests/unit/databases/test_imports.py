@@ -56,6 +56,8 @@ def test_a_server_as_it_should_be_has_neither_problems_nor_warnings() -> None:
         ({"full": ["shop"]}, "there are tables in our shop"),
         ({"stage": "following"}, "--cut-over or --cancel"),
         ({"stage": "cut"}, "--cut-over or --cancel"),
+        ({"versioned": ["shop.prices"]}, "before and since MariaDB 11.5"),
+        ({"versioned": ["shop.prices"], "there_version": "12.0-MariaDB", "here_version": "11.4-MariaDB"}, "by a dump"),
         ({"replicas": ["4000005124"]}, "as server 4000005124"),
         ({"grants": ["GRANT USAGE ON *.* TO `mover`@`%`"]}, "lacks SELECT, SHOW VIEW"),
     ],
@@ -82,6 +84,12 @@ def test_what_a_person_should_know_is_a_warning(changed: dict[str, Any], said: s
 
     assert verdict.problems == ()
     assert len(verdict.warnings) == 1 and said in verdict.warnings[0]
+
+
+def test_tables_with_history_are_followed_between_servers_that_end_their_rows_alike() -> None:
+    assert judge(facts(versioned=["shop.prices"], there_version="11.8.2-MariaDB"), SOURCE).problems == ()
+    older = facts(versioned=["shop.prices"], here_version="11.4.2-MariaDB")
+    assert judge(older, SOURCE).problems == ()
 
 
 def test_an_earlier_copy_that_broke_off_is_begun_again() -> None:

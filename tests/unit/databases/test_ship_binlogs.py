@@ -55,7 +55,7 @@ def shipper(ship: Any) -> Any:
         ship.mariadb.Server(),
     )  # fmt: skip
     made.store = Store(ship)
-    made.server.ask = lambda statement: [["", ""]]  # never seeded, nothing logged
+    made.server.ask = lambda statement: [["", "0"]]  # never seeded
     made.write_state(stream="1-2-db1", lineage="20261122T190000Z-00aa11")
     return made
 
@@ -77,7 +77,7 @@ def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"")
 
 def test_a_log_file_tells_when_it_was_made_and_where_it_begins(ship: Any, tmp_path: Path) -> None:
     path, server = str(log_file(tmp_path, [(0, 1, 5), (0, 2, 9), (7, 1, 3)])), ship.mariadb.Server()
-    server.ask = lambda statement: [["", "0-1-5,0-2-12,7-1-3"]]
+    server.ask = lambda statement: [["", "0"]]
 
     begins = server.begins(path)
 
@@ -88,26 +88,36 @@ def test_a_log_file_tells_when_it_was_made_and_where_it_begins(ship: Any, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("seeded", "logged", "more", "begins"),
+    ("seeded", "more", "begins"),
     [
-        ("", "", b"", ""),  # a new group's
-        ("", "0-1-7", transaction(0, 1, 1), ""),
-        ("0-1-1000", "", b"", "0-1-1000"),  # seeded, and has written nothing yet
-        ("0-1-1000", "0-1-1002", transaction(0, 1, 1001) + transaction(0, 1, 1002), "0-1-1000"),
-        ("0-1-1002", "0-1-1002", transaction(0, 1, 1001) + transaction(0, 1, 1002), "0-1-1000"),  # has followed since
-        ("0-1-1000,7-3-4", "0-1-1001", transaction(0, 1, 1001), "0-1-1000,7-3-4"),
-        ("0-1-1000,7-3-9", "7-3-9", transaction(0, 1, 1001), "0-1-1000"),  # of 7 there is something in a later file
+        ("", b"", ""),  # a new group's
+        ("", transaction(0, 1, 1), ""),
+        ("0-1-1000", b"", "0-1-1000"),  # seeded, and has written nothing yet
+        ("0-1-1000", transaction(0, 1, 1001) + transaction(0, 1, 1002), "0-1-1000"),
+        ("0-1-1002", transaction(0, 1, 1001) + transaction(0, 1, 1002), "0-1-1000"),  # has followed since
+        ("0-1-1000,7-3-4", transaction(0, 1, 1001), "0-1-1000"),  # of 7 nothing needs to come any more
+        ("7-3-4", transaction(0, 1, 1), ""),  # restored from another group's data
+        ("7-3-4", b"", ""),
     ],
 )
 def test_the_first_log_file_of_a_seeded_server_begins_where_that_was(
-    ship: Any, tmp_path: Path, seeded: str, logged: str, more: bytes, begins: str
+    ship: Any, tmp_path: Path, seeded: str, more: bytes, begins: str
 ) -> None:
     server = ship.mariadb.Server()
-    server.ask = lambda statement: [[seeded, logged]]
+    server.ask = lambda statement: [[seeded, "0"]]
 
     assert server.begins(str(log_file(tmp_path, [], more))) == begins
-    assert server.holds_all_after(begins, "0-1-1000,7-3-9")
-    assert server.holds_all_after(begins, "0-1-999,7-3-9") == ("1000" not in begins)
+    assert server.holds_all_after(begins, "0-1-1000")
+    assert server.holds_all_after(begins, "0-1-999") == (not begins)
+
+
+def test_an_empty_log_file_of_a_seeded_server_begins_where_the_one_after_it_does(ship: Any, tmp_path: Path) -> None:
+    server = ship.mariadb.Server()
+    server.ask = lambda statement: [["0-1-1005", "0"]]
+    second = log_file(tmp_path, [], transaction(0, 1, 1001)).rename(tmp_path / "binlog.000002")
+    empty = log_file(tmp_path, [])
+
+    assert [server.begins(str(each)) for each in (empty, second)] == ["0-1-1000", "0-1-1000"]
 
 
 def test_a_server_that_does_not_answer_begins_nothing(ship: Any, tmp_path: Path) -> None:

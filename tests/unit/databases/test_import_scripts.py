@@ -1,0 +1,240 @@
+"""The import's scripts: what fails in an undo stays noted, and a cut-over is none that could not be looked at."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3] / "templates/scripts"
+
+# What stands in for both servers: each statement is written down, and fails when the test says so.
+STUBS = """
+set -euo pipefail
+here=() list="'shop'" schemas=(shop) IMPORT_USER=mover fails="${fails:-nothing}"
+quoted() { printf "'%s'" "$1"; }
+stop_with() { echo "$*"; exit 1; }
+said() { echo "$1: $2" >>"$folder/said"; [[ $2 != *$fails* ]]; }
+there() { said there "$1" || return 1; answer "$1"; }
+sql() { said here "$1" || return 1; answer "$1"; }
+client() { cat >/dev/null; said here "client $*"; }
+answer() { :; }
+client=client work=$folder
+"""
+
+
+def functions(file: str, *names: str) -> str:
+    """As they are in the script."""
+    lines = (ROOT / file).read_text().splitlines()
+    found = []
+    for name in names:
+        first = next(number for number, line in enumerate(lines) if line.startswith(f"{name}() {{"))
+        last = first
+        if not lines[first].rstrip().endswith("}"):
+            last = next(number for number in range(first, len(lines)) if lines[number] == "}")
+        found += lines[first : last + 1]
+    return "\n".join(found) + "\n"
+
+
+def run(folder: Path, script: str, fails: str = "nothing") -> str:
+    """What it prints."""
+    done = subprocess.run(
+        ["bash", "-c", f"folder={folder} fails={fails!r}\n{STUBS}{script}"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert "command not found" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def said(folder: Path) -> str:
+    return (folder / "said").read_text()
+
+
+UNLOCK = functions("import_from_server.sh", "unlock")
+NOTED = """answer() { case $1 in *"SELECT locked"*) printf "%s\\n" "'a'@'%'\\n'b'@'%'" ;; esac; }\n"""
+
+
+def test_who_cannot_be_unlocked_stays_noted_and_the_others_are_unlocked(tmp_path: Path) -> None:
+    shown = run(tmp_path, f"{UNLOCK}{NOTED}unlock || echo failed", fails="USER 'a'")
+
+    assert shown == "Unlocked there: 'b'@'%'\nfailed\n"
+    assert "SET locked" not in said(tmp_path)
+
+
+def test_nobody_is_forgotten_when_the_note_cannot_be_read(tmp_path: Path) -> None:
+    assert run(tmp_path, f"{UNLOCK}{NOTED}unlock || echo failed", fails="SELECT locked") == "failed\n"
+
+    assert "SET locked" not in said(tmp_path)
+
+
+def test_all_unlocked_the_note_is_empty(tmp_path: Path) -> None:
+    assert "failed" not in run(tmp_path, f"{UNLOCK}{NOTED}unlock || echo failed")
+
+    assert "SET locked = ''" in said(tmp_path).splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "fails", ["client --binary-mode", "DROP DATABASE", "CREATE DATABASE", "SELECT name", "DROP USER"]
+)
+def test_what_could_not_be_brought_back_stays_noted(tmp_path: Path, fails: str) -> None:
+    (tmp_path / "saved").touch()
+    noted = "empty" if fails == "CREATE DATABASE" else f"{tmp_path}/saved"
+    script = functions("import_database.sh", "clean") + "zstd() { :; }\n"
+    script += f"answer() {{ case $1 in *'SELECT name'*) printf 'shop\\t{noted}\\n' ;; esac; }}\n"
+
+    assert "failed" in run(tmp_path, f"{script}clean || echo failed", fails=fails)
+
+    assert ("DELETE FROM" in said(tmp_path)) == (fails == "DROP USER")
+
+
+def test_what_was_before_comes_back_whatever_its_size(tmp_path: Path) -> None:
+    (tmp_path / "saved").touch()
+    script = functions("import_database.sh", "clean") + "zstd() { :; }\n"
+    script += f"""answer() {{ case $1 in
+      *'SELECT name'*) printf 'new\\t\\nshop\\t{tmp_path}/saved\\nold\\tempty\\n' ;; esac; }}\n"""
+
+    assert "failed" not in run(tmp_path, f"{script}clean || echo failed")
+
+    assert "--max-allowed-packet=1G" in said(tmp_path)
+    assert said(tmp_path).count("DELETE FROM") == 3 and said(tmp_path).count("CREATE DATABASE") == 1
+
+
+COMPARE = functions("import_from_server.sh", "sums", "compare")
+EQUAL = """answer() { case $1 in
+  "SET SESSION"*) printf '%s\\n' "SUM shop.a" "SUM shop.b" ;;
+  *'COUNT(*) FROM information_schema.tables'*) echo "${amount:-2}" ;;
+  "SUM "*) printf '%s\\t1\\t1\\n' "${1#SUM }" ;;
+  *) printf 'TABLES\\tshop\\t2\\n' ;;
+esac; }
+compare && echo "equal $compared" || echo failed
+"""
+
+
+def test_both_sides_are_equal_when_all_tables_were_compared(tmp_path: Path) -> None:
+    assert run(tmp_path, COMPARE + EQUAL) == "equal 2\n"
+
+
+@pytest.mark.parametrize("fails", ["group_concat_max_len", "SUM shop.a", "shop.b", "ROUTINES"])
+def test_what_could_not_be_compared_is_not_equal(tmp_path: Path, fails: str) -> None:
+    assert run(tmp_path, COMPARE + EQUAL, fails=fails) == "failed\n"
+
+
+def test_tables_that_were_not_compared_are_not_equal(tmp_path: Path) -> None:
+    assert run(tmp_path, f"amount=3\n{COMPARE}{EQUAL}") == "2 tables were compared, and there are 3\nfailed\n"
+
+
+def test_there_is_no_position_when_a_server_does_not_say_it(tmp_path: Path) -> None:
+    script = functions("import_from_server.sh", "position_here", "reached")
+    script += "reached $(position_here) b.1 4 && echo reached || echo not\n"
+    assert run(tmp_path, script, fails="SELECT file") == "not\n"
+
+    script = functions("import_from_server.sh", "stands_there") + "position_there() { return 1; }\n"
+    assert "does not say" in run(tmp_path, f"{script}stands_there; echo went on")
+
+
+TAKE_BACK = functions("import_from_server.sh", "unlock", "take_back", "gone_wrong") + NOTED
+
+
+@pytest.mark.parametrize(
+    "how", ["take_back || echo failed", "mkdir $work/gone; ( work=$work/gone; trap gone_wrong EXIT; exit 1 ) || true"]
+)
+def test_a_cut_over_is_taken_back_before_anybody_is_unlocked(tmp_path: Path, how: str) -> None:
+    run(tmp_path, TAKE_BACK + how)
+
+    first, *others = said(tmp_path).splitlines()
+    assert "SET stage = 'following', result = ''" in first and "stage = 'cut'" in first
+    assert any("ACCOUNT UNLOCK" in each for each in others)
+
+
+def test_nobody_is_unlocked_while_it_stays_cut_over(tmp_path: Path) -> None:
+    assert run(tmp_path, f"{TAKE_BACK}take_back || echo failed", fails="following") == "failed\n"
+
+    assert "UNLOCK" not in said(tmp_path)
+
+
+def test_the_step_unlock_takes_back_and_the_cancelling_does_not() -> None:
+    script = (ROOT / "import_from_server.sh").read_text()
+    cases = script[script.index("case $IMPORT_STEP in") :]
+
+    assert "  unlock) take_back ;;" in cases
+    assert "take_back" not in cases[cases.index("  drop)") :]
+
+
+LOCK = "everyone='' others=''\n" + functions("import_from_server.sh", "lock")
+SERVER = """
+may="GRANT SELECT, PROCESS, CREATE USER, CONNECTION ADMIN ON *.* TO x"
+answer() { case $1 in
+  "SHOW GRANTS") echo "$may" ;;
+  *CURRENT_USER*) echo "'mover'@'%'" ;;
+  *"SELECT locked"*) echo "${earlier:-}" ;;
+esac; }
+writers_there() { printf '%s\\n' "'app'@'%'" "'mover'@'%'" "'it'@'%'"; }
+others_there() { :; }
+sessions_there() { [ -e "$folder/ended" ] || { touch "$folder/ended"; echo 7; }; }
+sleep() { :; }
+"""
+
+
+def locked(folder: Path, more: str = "", fails: str = "nothing") -> str:
+    return run(folder, f'{LOCK}{SERVER}{more}\nlock\necho "everyone=$everyone others=$others"', fails=fails)
+
+
+def test_whoever_may_write_is_locked_but_for_ourselves(tmp_path: Path) -> None:
+    assert locked(tmp_path) == "Locked there: 'app'@'%' 'it'@'%'\neveryone=1 others=\n"
+
+    assert "KILL CONNECTION 7" in said(tmp_path) and "USER 'mover'" not in said(tmp_path)
+    assert said(tmp_path).index("SET locked") < said(tmp_path).index("ACCOUNT LOCK")
+
+
+def test_what_was_noted_earlier_stays_noted(tmp_path: Path) -> None:
+    assert "'old'@'%'" in locked(tmp_path, "earlier=\"'old'@'%'\"")
+
+
+@pytest.mark.parametrize(
+    ("more", "who"),
+    [
+        ("others_there() { echo 'role writer'; }", "role writer"),
+        ("others_there() { return 1; }", "somebody unknown"),
+        ("sessions_there() { echo 7; }", "a session that could not be ended"),
+        ('may="GRANT SELECT, CREATE USER ON *.* TO x"', "sessions that we may not see"),
+        ("writers_there() { return 1; }", ""),
+        ('may="GRANT SELECT ON *.* TO x"', ""),
+    ],
+)
+def test_unless_all_are_locked_out_the_application_is_to_be_stopped(tmp_path: Path, more: str, who: str) -> None:
+    assert locked(tmp_path, more).endswith(f"everyone= others={who}\n")
+
+
+def test_who_may_not_be_locked_is_named_and_not_noted(tmp_path: Path) -> None:
+    refusing = """there() {
+      said there "$1" || true
+      case $1 in *"'it'@'%' ACCOUNT"*) echo "ERROR 1227 (42000) at line 1: denied" >&2; return 1 ;; esac
+      answer "$1"
+    }"""
+
+    assert locked(tmp_path, refusing) == "Locked there: 'app'@'%'\neveryone= others='it'@'%'\n"
+
+    notes = [each for each in said(tmp_path).splitlines() if "SET locked" in each]
+    assert "SET locked = ''app'@'%''" in notes[-1]
+
+
+def test_a_lock_that_may_have_happened_ends_the_cut_over(tmp_path: Path) -> None:
+    assert locked(tmp_path, fails="ACCOUNT LOCK") == ""
+
+
+@pytest.mark.parametrize("client", ["mariadb", "mysql"])
+def test_rights_by_patterns_on_tables_and_through_roles_are_asked_for(tmp_path: Path, client: str) -> None:
+    given = (ROOT / "attachments/import_source.sh").read_text()
+    script = f"""{given}
+      client={client}
+      there() {{ said there "$1"; case $1 in *"'role_edges'"*) echo 1 ;; esac; }}
+      writers_there; others_there
+    """
+    run(tmp_path, script)
+
+    asked = said(tmp_path)
+    assert "'shop' LIKE db" in asked
+    assert all(f"FROM mysql.{table} WHERE db IN ('shop')" in asked for table in ("tables_priv", "columns_priv"))
+    assert ("is_role = 'Y'" in asked) == (client == "mariadb")
+    assert ("mysql.role_edges e" in asked) == (client == "mysql")

@@ -1,0 +1,120 @@
+"""Ordering an import from a server: again after a failure, and while one is under way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from relaunch.databases import imports_api
+from relaunch.databases import imports_steps as steps
+from relaunch.databases.imports import read_source
+from relaunch.errors import RelaunchError
+
+from .import_scenarios import FACTS, did, know_the_source
+from .scenarios import to_import
+from .world import World
+
+D = "shop"
+SCRIPT = "Import from a server"
+
+
+@pytest_asyncio.fixture
+async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    app.state.ports, app.state.workflows, app.state.vault = world.ports, world.workflows, world.vault
+
+    @app.middleware("http")
+    async def as_ann(request: Request, call: Any) -> Any:
+        request.state.who = "ann"
+        return await call(request)
+
+    @app.exception_handler(RelaunchError)
+    async def told(request: Request, error: RelaunchError) -> JSONResponse:
+        return JSONResponse({"error": {"code": error.code, "message": error.message}}, error.http_status)
+
+    app.include_router(imports_api.router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
+        await to_import(world, D)
+        yield made
+
+
+async def order(client: httpx.AsyncClient, password: str, host: str = "db.example") -> httpx.Response:
+    asked = {"server": host, "user": "mover", "password": password, "schemas": ["shop"]}
+    return await client.post(f"/databases/{D}/import/server", json=asked)
+
+
+def known(world: World) -> dict[str, str]:
+    return {name: value for name, value in world.vault.known.items() if name.startswith(f"import.{D}.")}
+
+
+async def test_an_import_that_is_followed_is_not_touched_by_the_same_order(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    await world.succeeds((await order(client, "right")).json()["task"]["id"])
+    before = known(world)
+    says = world.agents.says[SCRIPT]
+    world.agents.says[SCRIPT] = f"FACTS {json.dumps({**FACTS, 'stage': 'following'})}\n" + says.partition("\n")[2]
+
+    again = await order(client, "wrong")
+    if again.status_code == 202:
+        await world.ended(again.json()["task"]["id"])
+
+    assert known(world) == before and before[steps.password_name(D)] == "right"
+    assert again.status_code == 409
+    assert (await client.get(f"/databases/{D}/import")).json()["stage"] == "following"
+    cut = await client.post(f"/databases/{D}/import/cut-over", json={})
+    await world.succeeds(cut.json()["task"]["id"])
+    assert known(world) == {}
+
+
+async def test_after_a_look_that_failed_it_is_ordered_with_another_password_or_server(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    says = world.agents.says[SCRIPT]
+    world.agents.says[SCRIPT] = 'FACTS {"there": null, "error": "denied"}'
+    failed = await world.ended((await order(client, "wrong")).json()["task"]["id"])
+    assert failed["state"] == "failed" and known(world) == {}
+
+    world.agents.says[SCRIPT] = says
+    await world.succeeds((await order(client, "right", "other.example")).json()["task"]["id"])
+
+    assert did(world, D, "copy") and known(world)[steps.password_name(D)] == "right"
+
+
+async def test_after_a_copy_that_failed_it_is_ordered_again(world: World, client: httpx.AsyncClient) -> None:
+    def breaks(kind: str, task: str, number: int, name: str) -> Any:
+        if name == "copy as of one moment":
+            raise RelaunchError("it broke")
+
+    world.after_effect = breaks
+    failed = await world.ended((await order(client, "right")).json()["task"]["id"])
+    assert failed["state"] == "failed" and did(world, D, "drop") and known(world) == {}
+
+    world.after_effect = None
+    await world.succeeds((await order(client, "right")).json()["task"]["id"])
+
+
+async def test_what_was_kept_but_never_begun_is_replaced(world: World, client: httpx.AsyncClient) -> None:
+    source = read_source("db.example", "mover", ["shop"])
+    steps.keep_source(world.ports, D, source, begun=False)
+    world.vault.known[steps.password_name(D)] = "wrong"
+
+    await world.succeeds((await order(client, "right")).json()["task"]["id"])
+
+    assert known(world)[steps.password_name(D)] == "right" and steps.has_begun(world.ports, D)
+
+
+@pytest.mark.parametrize("host", ["db.example", "other.example"])
+async def test_what_an_earlier_release_kept_has_begun(world: World, client: httpx.AsyncClient, host: str) -> None:
+    know_the_source(world, D)
+    before = known(world)
+
+    assert (await order(client, "wrong", host)).status_code == 409
+    assert known(world) == before

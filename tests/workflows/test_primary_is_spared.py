@@ -1,0 +1,111 @@
+"""Whoever has become the primary meanwhile is not ended by what was ordered before; what is set aside is."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from relaunch.databases import repair
+from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.errors import BadInput, NeedsConfirmation, Unavailable
+from relaunch.servers.store import new_id
+from relaunch.workflows.tasks import Asked
+
+from .scenarios import started, two_is_primary
+from .world import World
+
+D = "shop"
+
+
+def lead(world: World, name: str) -> None:
+    GroupStore(world.ports.database).change(D, primary=world.instance(f"{D}/{name}")["id"])
+
+
+def stored(world: World) -> StoredGroup:
+    found = GroupStore(world.ports.database).group(D)
+    assert found is not None
+    return found
+
+
+async def test_a_relaunch_that_waited_for_an_image_does_not_end_who_leads_by_then(world: World) -> None:
+    await two_is_primary(world, D)
+    old = world.instance(f"{D}/one")["id"]
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> Any:
+        if kind == "relaunch" and name == "resolve inputs and image":
+            lead(world, "one")
+
+    world.after_effect = fails_over
+    row = await world.ended(await world.orders.act(f"{D}/one", "relaunch", who="ann"))
+
+    assert row["state"] == "failed" and "has become the primary of" in row["error"]
+    assert world.instance(f"{D}/one")["id"] == old and world.state(f"{D}/one") == "operational"
+    world.check_invariant()
+
+
+async def test_who_leads_is_not_replaced(world: World) -> None:
+    await two_is_primary(world, D)
+    instance = world.instance(f"{D}/two")["id"]
+    asked = Asked(kind="replace", title="replace it", subject=f"server:{D}/two", who="relaunch")
+
+    row = await world.ended(await started(world, asked, {"server": f"{D}/two", "old": instance, "instance": new_id()}))
+
+    assert row["state"] == "failed" and "has become the primary of" in row["error"]
+    assert world.instance(f"{D}/two")["id"] == instance and world.state(f"{D}/two") == "operational"
+
+
+async def test_a_file_without_who_leads_is_refused_whoever_it_says_leads(world: World) -> None:
+    await two_is_primary(world, D)
+    lead(world, "one")  # the file's primary is two
+    file = f"deployment: {D}\nservers:\n  two: {{template: mysql, zone: a}}\ndatabase: {{primary: two}}\n"
+
+    with pytest.raises(BadInput, match=f"server {D}/one is not in the file, and is the primary now"):
+        await world.orders.apply(file, who="ann", yes=True)
+    with pytest.raises(NeedsConfirmation, match=r"shop/one: .*it is the database primary"):
+        await world.orders.destroy(D, who="ann")
+
+    lead(world, "two")
+    await world.apply(file, yes=True)
+    assert [server.name for server in world.store.servers(D)] == ["two"]
+
+
+async def test_one_that_becomes_the_primary_while_a_file_without_it_is_applied_stays(world: World) -> None:
+    await two_is_primary(world, D)
+    file = f"deployment: {D}\nservers:\n  two: {{template: mysql, zone: a}}\ndatabase: {{primary: two}}\n"
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> Any:
+        if kind == "apply" and number == 1:
+            lead(world, "one")
+
+    world.after_effect = fails_over
+    row = await world.ended(await world.orders.apply(file, who="ann", yes=True))
+
+    assert row["state"] == "failed" and "has become the primary of" in row["error"]
+    assert world.state(f"{D}/one") == "operational"
+
+
+async def test_what_was_set_aside_and_could_not_be_ended_is_ended_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_is_primary(world, D)
+    instance = world.instance(f"{D}/one")["id"]
+    asked = Asked(kind="replace", title="replace it", subject=f"server:{D}/one", who="relaunch")
+    await world.succeeds(await started(world, asked, {"server": f"{D}/one", "old": instance, "instance": new_id()}))
+    later = world.ports.clock.now() + timedelta(days=2)
+    for _ in range(10):
+        world.cloud._fail_next.append(("terminate", Unavailable("the cloud does not answer")))
+
+    await repair.end_those_kept_long_enough(world.workflows, stored(world), later)
+    assert (await world.ended(f"end-aside-{instance}"))["state"] == "failed"
+    assert [aside.id for aside in stored(world).asides] == [instance]
+    assert world.store.asides(world.store.server(f"{D}/one").id) == [instance]
+    soon = world.ports.clock.now() + timedelta(minutes=5)
+    assert repair.next_ending(world.workflows, instance, soon) is None
+    world.cloud._fail_next.clear()
+    await repair.end_those_kept_long_enough(world.workflows, stored(world), later)
+
+    assert (await world.ended(f"end-aside-{instance}-2"))["state"] == "succeeded"
+    assert stored(world).asides == ()
+    world.check_invariant()
