@@ -659,6 +659,7 @@ def test_after_a_failover_to_a_seeded_replica_a_restore_has_what_the_group_had(s
     old, lab = Server(address("bak/db1")), Server(address("lab/x1"))
     history = lineage_of(old)
     bucket = STATE / "object-store/backups/bak" / history / "binlogs"
+    until(lambda: is_quiet(old), "the writers of before to end")
     relaunch("db", "backup", "bak")
     before = stories(old)
     old.sql("INSERT INTO shop.story () VALUES ()")
@@ -695,6 +696,12 @@ def test_after_a_failover_to_a_seeded_replica_a_restore_has_what_the_group_had(s
     assert restored("--to", f"time:{second}") == then
     assert restored() == stories(replica) and len(stories(replica)) == len(before) + 8
     assert lab.sql(sums) == replica.sql(sums)
+
+
+def is_quiet(server: Server) -> bool:
+    found = stories(server)
+    time.sleep(1)
+    return stories(server) == found
 
 
 def stories(server: Server) -> list[int]:
