@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from relaunch.bus.messages import RunScripts, RunState
-from relaunch.databases import backup_keeper, imports_steps
+from relaunch.databases import backup_keeper
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.errors import Failed
 from relaunch.records.schema import tasks
+from relaunch.servers import run_list
 from relaunch.storage.objects import StoredObject
 
 from .scenarios import LINEAGE, MANIFEST, SCENARIOS, backed_up, keeper
@@ -143,5 +144,5 @@ async def test_a_script_that_handles_a_whole_database_has_days(
 
     await world.succeeds(await scenario.start(world, "d"))
 
-    assert given and set(given.values()) == {imports_steps.LONGEST_SECONDS}
-    assert imports_steps.LONGEST_SECONDS >= 48 * 3600
+    assert given and set(given.values()) == {run_list.LONGEST_SECONDS}
+    assert run_list.LONGEST_SECONDS >= 48 * 3600

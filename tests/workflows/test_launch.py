@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from relaunch.bus.messages import RunScripts, RunState
 from relaunch.clouds.cloud import InstanceId
 from relaunch.errors import BadInput, Conflict, Failed
-from relaunch.servers import bake, reconcile
+from relaunch.servers import bake, reconcile, run_list
 from relaunch.servers import boot as booting
 from relaunch.servers.reconcile import ServerWatch
 
@@ -236,3 +237,21 @@ async def test_a_volume_for_a_template_that_knows_no_place_for_it_is_refused(wor
 
     assert "cannot have a volume" in row["error"]
     assert world.cloud._volumes == {}
+
+
+@pytest.mark.parametrize(("template", "has_days"), [("web", False), ("mysql", True)])
+async def test_boot_scripts_of_a_database_server_may_copy_all_of_its_data(
+    world: World, monkeypatch: pytest.MonkeyPatch, template: str, has_days: bool
+) -> None:
+    given: set[float] = set()
+    run = world.agents.run
+
+    async def watched(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        given.update(each.timeout_seconds for each in order.scripts if order.phase == "boot")
+        return await run(instance, order, task=task)
+
+    monkeypatch.setattr(world.agents, "run", watched)
+
+    await world.apply(f"deployment: shop\nservers:\n  one: {{template: {template}, zone: a}}\n")
+
+    assert given == {run_list.LONGEST_SECONDS if has_days else 3600.0}

@@ -26,7 +26,6 @@ from relaunch.servers.store import new_id
 from relaunch.workflows.durable import Run, workflow
 
 LOAD, FROM_SERVER = "import_database.sh", "import_from_server.sh"
-LONGEST_SECONDS = 3 * 24 * 3600.0
 CAUGHT_UP_SECONDS = 3600.0
 PRIMARY_SECONDS = 60.0
 LOOK_SECONDS = 1.0
@@ -298,7 +297,7 @@ def _order(
     script = {"name": file, "entry": run_list.script_entry(ports, parse_script(path)), "inputs": written}
     target = {"server": member.server, "instance": member.id, "run_id": run_id}
     order = run_list.given_order(ports, script, target)
-    return replace(order, scripts=[replace(each, timeout_seconds=LONGEST_SECONDS) for each in order.scripts])
+    return replace(order, scripts=[replace(each, timeout_seconds=run_list.LONGEST_SECONDS) for each in order.scripts])
 
 
 async def _stop(ports: Ports, args: dict[str, Any]) -> str:

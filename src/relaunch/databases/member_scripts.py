@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from relaunch.bus.messages import CancelRun
-from relaunch.databases.imports_steps import LONGEST_SECONDS
 from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, while_it_runs
@@ -50,7 +49,7 @@ async def run_given(run: Run, target: Mapping[str, str], script: dict[str, Any])
     It may have a whole database to read, over a slow network: it is given days."""
     ports: Ports = run.ports
     order = run_list.given_order(ports, script, dict(target))
-    order = replace(order, scripts=[replace(each, timeout_seconds=LONGEST_SECONDS) for each in order.scripts])
+    order = replace(order, scripts=[replace(each, timeout_seconds=run_list.LONGEST_SECONDS) for each in order.scripts])
     shown = asyncio.create_task(_show_progress(run, order.run_id))
     try:
         running = ports.agents.run(target["instance"], order, task=run.task)

@@ -25,6 +25,8 @@ from relaunch.servers.values import parse_value
 
 Plain = dict[str, Any]
 
+LONGEST_SECONDS = 3 * 24 * 3600.0  # for a script that may have all of a database to read or copy
+
 
 def freeze(ports: Ports, server: ServerRow, template: ServerTemplate, given: Mapping[str, str]) -> Plain:
     """Plain {run_list, sealed_inputs}; BadInput with all problems when an input is missing, ambiguous or ill-formed."""
@@ -154,6 +156,8 @@ def _order(
     credentials = {name: sealed.get(name) or ports.vault.credential(name) for name in needed}
     # What a script declares is all it gets: without inputs nobody need look at every other server.
     facts = _facts(ports, row) if any(script.inputs for script in scripts) else Facts()
+    # A script of a database server may have all of the data to copy, over a slow network.
+    has_data = any(offer.get("role") == "database" for offer in row["run_list"].get("offers", ()))
     return RunScripts(
         run_id=run_id,
         phase=phase,
@@ -164,6 +168,7 @@ def _order(
                 attachments=[Blob(**each) for each in entry["attachments"]],
                 inputs=inputs.values_for_script(script, resolved, facts, credentials),
                 secrets=list(inputs.secret_inputs(script, resolved)),
+                **({"timeout_seconds": LONGEST_SECONDS} if has_data else {}),
             )
             for entry, script in zip(entries, scripts, strict=True)
         ],
