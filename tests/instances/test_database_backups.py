@@ -684,7 +684,7 @@ def test_after_a_failover_to_a_seeded_replica_a_restore_has_what_the_group_had(s
     until(lambda: is_primary("db2"), "another primary", 60)
     replica.sql("".join("INSERT INTO shop.story () VALUES ();" for _ in range(5)))
     reached = int(replica.sql("SELECT @@gtid_binlog_pos").rpartition("-")[2])
-    until(lambda: reached <= int(json.loads(newest_state(bucket))["gtid"].rpartition("-")[2]), "it to be shipped")
+    until(lambda: reached <= shipped_by(bucket, "db2"), "it to be shipped")
     sums = "CHECKSUM TABLE shop.story, shop.more"
 
     def restored(*to: str) -> list[int]:
@@ -692,7 +692,6 @@ def test_after_a_failover_to_a_seeded_replica_a_restore_has_what_the_group_had(s
         assert lab.sql("SELECT COUNT(*) FROM shop.more WHERE a < 0") == "0"
         return stories(lab)
 
-    assert len(list(bucket.glob("*/began.json"))) >= 2
     assert restored("--to", f"time:{second}") == then
     assert restored() == stories(replica) and len(stories(replica)) == len(before) + 8
     assert lab.sql(sums) == replica.sql(sums)
@@ -713,8 +712,10 @@ def is_primary(name: str) -> bool:
     return any(each["name"] == name and each.get("state") == "takes writes" for each in members)
 
 
-def newest_state(bucket: Path) -> str:
-    return max(bucket.glob("*/state.json")).read_text()
+def shipped_by(binlogs: Path, name: str) -> int:
+    """The number of the last transaction in the store that this server has shipped as the primary; 0 for none."""
+    states = sorted(binlogs.glob(f"*-{name}/state.json"))
+    return int(json.loads(states[-1].read_text())["gtid"].rpartition("-")[2]) if states else 0
 
 
 def all_shipped(server: Server, binlogs: Path) -> bool:
