@@ -12,6 +12,7 @@ from sqlalchemy import select
 from relaunch.bus.messages import RunScripts, RunState
 from relaunch.databases import backup_keeper
 from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.databases.store import GroupStore
 from relaunch.errors import Failed
 from relaunch.records.schema import tasks
 from relaunch.servers import run_list
@@ -146,3 +147,20 @@ async def test_a_script_that_handles_a_whole_database_has_days(
 
     assert given and set(given.values()) == {run_list.LONGEST_SECONDS}
     assert run_list.LONGEST_SECONDS >= 48 * 3600
+
+
+async def test_a_restore_that_is_cancelled_once_the_data_is_another_does_what_that_needs(world: World) -> None:
+    await backed_up(world, "d")
+
+    def cancelled(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "restore" and name == "put it in place":
+            world.workflows.cancel(task, "bob")
+
+    world.after_effect = cancelled
+    row = await world.ended(await SCENARIOS["restore"].start(world, "d"))
+
+    stored = GroupStore(world.ports.database).group("d")
+    assert row["state"] == "cancelled"
+    assert stored is not None and not stored.group.paused
+    assert stored.members.keys() - {stored.group.primary} == stored.group.fenced
+    assert [name for _, name in world.agents.executed][-1] == "Join database group"

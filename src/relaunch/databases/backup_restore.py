@@ -53,7 +53,8 @@ async def restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         with run.undoing():
             await run.step("undo: failover again", _resume, ports, args["deployment"], paused)
         raise
-    await run.step("failover again", _resume, ports, args["deployment"], paused)
+    with run.undoing():
+        await run.step("failover again", _resume, ports, args["deployment"], paused)
     await run.step("wait for backups of the new history", _wait_armed, ports, args, waits=True)
     await run.step("until a replica is in step, writes are on the primary alone", _nothing_more)
     return restored
