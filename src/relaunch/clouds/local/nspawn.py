@@ -189,7 +189,10 @@ class Nspawn:
     def init_process(self, instance: str) -> int | None:
         """The guest's process 1, as the host numbers it."""
         group = self.group(instance)
-        return None if group is None else cgroups.first_process(group)
+        if group is None:
+            return None
+        # A guest that boots moves it from one group into another, perhaps out of one that is still to be read.
+        return cgroups.first_process(group) or cgroups.first_process(group)
 
     def signal_init(self, instance: str, number: int) -> None:
         """Tell the guest's systemd to halt or to reboot, as its manual's section on signals has it."""
