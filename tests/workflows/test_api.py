@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest_asyncio
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from sqlalchemy import select
 
-from relaunch.errors import RelaunchError
 from relaunch.records.schema import site_maintenance
 from relaunch.servers import api as servers_api
 from relaunch.sites import api as sites_api
 from relaunch.sites.reconcile import SiteReconciler
 
+from .ann import app_of
 from .test_reconcile import eventually
 from .world import SHOP, World
 
 
 @pytest_asyncio.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    app.state.orders, app.state.ports = world.orders, world.ports
-
-    @app.middleware("http")
-    async def as_ann(request: Request, call: Any) -> Any:
-        request.state.who = "ann"
-        return await call(request)
-
-    @app.exception_handler(RelaunchError)
-    async def told(request: Request, error: RelaunchError) -> JSONResponse:
-        return JSONResponse({"error": {"code": error.code, "message": error.message}}, error.http_status)
-
-    app.include_router(servers_api.router)
-    app.include_router(sites_api.router)
+    app = app_of(servers_api.router, sites_api.router, orders=world.orders, ports=world.ports)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
         yield made
 

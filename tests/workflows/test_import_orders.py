@@ -9,14 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 
 from relaunch.databases import imports_api
 from relaunch.databases import imports_steps as steps
 from relaunch.databases.imports import read_source
 from relaunch.errors import RelaunchError
 
+from .ann import app_of
 from .import_scenarios import FACTS, did, know_the_source
 from .scenarios import to_import
 from .world import World
@@ -27,19 +26,7 @@ SCRIPT = "Import from a server"
 
 @pytest_asyncio.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    app.state.ports, app.state.workflows, app.state.vault = world.ports, world.workflows, world.vault
-
-    @app.middleware("http")
-    async def as_ann(request: Request, call: Any) -> Any:
-        request.state.who = "ann"
-        return await call(request)
-
-    @app.exception_handler(RelaunchError)
-    async def told(request: Request, error: RelaunchError) -> JSONResponse:
-        return JSONResponse({"error": {"code": error.code, "message": error.message}}, error.http_status)
-
-    app.include_router(imports_api.router)
+    app = app_of(imports_api.router, ports=world.ports, workflows=world.workflows, vault=world.vault)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
         await to_import(world, D)
         yield made

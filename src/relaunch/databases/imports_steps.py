@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable
-from dataclasses import replace
 from typing import Any
 
 from relaunch.bus.messages import CancelRun, RunScripts
@@ -296,8 +295,7 @@ def _order(
         written["IMPORT_PASSWORD"] = f"cred:{password_name(deployment)}"
     script = {"name": file, "entry": run_list.script_entry(ports, parse_script(path)), "inputs": written}
     target = {"server": member.server, "instance": member.id, "run_id": run_id}
-    order = run_list.given_order(ports, script, target)
-    return replace(order, scripts=[replace(each, timeout_seconds=run_list.LONGEST_SECONDS) for each in order.scripts])
+    return run_list.given_order(ports, script, target)
 
 
 async def _stop(ports: Ports, args: dict[str, Any]) -> str:

@@ -55,16 +55,10 @@ def transactions(data):
             yield domain, server, number
 
 
-def first_of(path, domains):
-    """{domain: (server, number)} of the first transaction of each of these domains that is in the file."""
-    found = {}
-    if domains:
-        for domain, server, number in transactions(opened(path)):
-            if domain in domains and domain not in found:
-                found[domain] = (server, number)
-                if len(found) == len(domains):
-                    break
-    return found
+def first_of(path, wanted):
+    """(server, number) of the first transaction of this domain in the file; None when it has none."""
+    found = ((server, number) for domain, server, number in transactions(opened(path)) if domain == wanted)
+    return next(found, None)
 
 
 def position_of(text):

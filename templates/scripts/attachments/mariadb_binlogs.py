@@ -36,11 +36,8 @@ class Server(binlog_server.Server):
         """(server, number) of the first transaction of a domain in this file or those after it; None without any."""
         base = path.rpartition(".")[0]
         files = (each for each in glob.glob(f"{base}.[0-9]*") if each.rpartition(".")[2].isdigit())
-        for each in sorted(file for file in files if file >= path):
-            found = binlog_events.first_of(each, {domain})
-            if found:
-                return found[domain]
-        return None
+        firsts = (binlog_events.first_of(each, domain) for each in sorted(files) if each >= path)
+        return next(filter(None, firsts), None)
 
     def holds_all_after(self, begins, reached):
         there = numbers(reached)

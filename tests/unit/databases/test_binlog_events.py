@@ -87,5 +87,5 @@ def test_a_file_that_ends_within_an_event_and_an_empty_one_are_read_as_far_as_th
     path.write_bytes(path.read_bytes()[:-40])
     (tmp_path / "empty").touch()
 
-    assert logs.first_of(str(path), {0}) == {0: (1, 1)}
+    assert logs.first_of(str(path), 0) == (1, 1)
     assert logs.why_it_does_not_go_on("0-1-1", [str(tmp_path / "empty"), str(path)]) == ""
