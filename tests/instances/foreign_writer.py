@@ -19,6 +19,7 @@ class Writer:
     port: int
     encrypted: bool = False  # as MySQL's default way to log in wants it
     acknowledged: list[int] = field(default_factory=list)
+    unanswered: int | None = None  # whose commit was sent and has no answer: it may be there or not
     last: float = 0.0
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -31,6 +32,13 @@ class Writer:
         self._over.set()
         if self._thread is not None:
             self._thread.join(20)
+
+    def accounts_for(self, rows: set[int]) -> bool:
+        """Whether these rows are all that was acknowledged, and nothing but that and what had no answer.
+
+        A cut-over ends the sessions of accounts it locks: one that is just committing may have its row and no answer.
+        """
+        return set(self.acknowledged) <= rows <= {*self.acknowledged, self.unanswered}
 
     def _write(self) -> None:
         with contextlib.suppress(pymysql.err.MySQLError):  # locked out: what a cut-over does
@@ -48,6 +56,8 @@ class Writer:
                     number = int(cursor.lastrowid)
                     cursor.execute("UPDATE shop.ledger SET note = 'changed' WHERE id = %s", (number // 2,))
                     cursor.execute("INSERT INTO other.noise VALUES (%s)", (number,))
+                    self.unanswered = number
                     connection.commit()
                 self.acknowledged.append(number)
+                self.unanswered = None
                 self.last = time.time()

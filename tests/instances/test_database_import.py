@@ -367,7 +367,7 @@ def test_through_a_failover_every_acknowledged_write_arrives_and_accounts_are_lo
     result = json.loads(next(line for line in said.splitlines() if line.startswith("CUT-OVER "))[9:])
     print(f"downtime {result['downtime_seconds']} s, {len(writer.acknowledged)} acknowledged")
     kept = {int(word) for word in sql(primary(), "SELECT id FROM shop.ledger").split()}
-    assert set(writer.acknowledged) <= kept and len(kept) == 2000 + len(writer.acknowledged)
+    assert writer.accounts_for(kept - set(range(1, 2001)))
     assert sums(foreign.sql) == sums(lambda ask: sql(primary(), ask))
     # Nothing of the other server's history is in the group's: one domain.
     assert "," not in sql(primary(), "SELECT @@gtid_binlog_pos")
