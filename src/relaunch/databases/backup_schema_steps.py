@@ -13,12 +13,13 @@ from relaunch.bus.messages import CancelRun
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_key import PRIVATE
 from relaunch.databases.backup_scripts import RESTORE_SCHEMA, run_script
-from relaunch.databases.backup_steps import configure, end_throw_away, launch_throw_away
+from relaunch.databases.backup_steps import configure, launch_throw_away
 from relaunch.databases.backups import Proof
 from relaunch.databases.member_scripts import last_word
 from relaunch.errors import Failed, RelaunchError
 from relaunch.servers.boot import wait_connected
 from relaunch.servers.ports import Ports
+from relaunch.servers.terminate import end_unused
 from relaunch.workflows.durable import Run, workflow
 
 
@@ -70,7 +71,7 @@ async def prove_schemas(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     except RelaunchError as error:
         failed.append(error.message)
     with run.undoing():
-        await run.step("terminate the throw-away instance", end_throw_away, ports, instance)
+        await run.step("terminate the throw-away instance", end_unused, ports, instance, "asked")
     if failed:
         raise Failed("; ".join(failed))
     return {"proven": [each["schema"] for each in args["schemas"]]}

@@ -22,13 +22,13 @@ from relaunch.databases.backup_scripts import (
 )
 from relaunch.databases.backups import SNAPSHOT, Proof
 from relaunch.databases.member_scripts import last_word
-from relaunch.errors import Conflict, NotFound, RelaunchError
+from relaunch.errors import Conflict, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import wait_connected
 from relaunch.servers.groups import BAKE, host_only, set_groups
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
-from relaunch.servers.terminate import end_in_cloud, record_end
+from relaunch.servers.terminate import end_unused
 from relaunch.workflows.durable import Run, workflow
 
 
@@ -62,7 +62,7 @@ async def prove(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     except RelaunchError as caught:
         error = caught
     with run.undoing():
-        await run.step("terminate the throw-away instance", end_throw_away, ports, instance)
+        await run.step("terminate the throw-away instance", end_unused, ports, instance, "asked")
         await run.step("record it", _record, ports, run.task, args, proven, "" if error is None else error.message)
     if error is not None:
         raise error
@@ -140,14 +140,6 @@ async def _restore_there(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     }
     output = await run_script(run, {**args, "run_id": f"{args['instance']}-restore"}, RESTORE, inputs)
     return dict(json.loads(last_word(output, "RESTORED")))
-
-
-async def end_throw_away(ports: Ports, instance: str) -> None:
-    try:
-        await end_in_cloud(ports, instance)
-        record_end(ports, instance, "asked")
-    except NotFound:  # it was never recorded, so nothing was asked of the cloud
-        return
 
 
 def _record(ports: Ports, task: str, args: dict[str, Any], proven: dict[str, Any], why: str) -> None:

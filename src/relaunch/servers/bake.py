@@ -10,7 +10,7 @@ from typing import Any
 
 from relaunch.bus.messages import PrepareImage, RunScripts
 from relaunch.clouds.cloud import ImageId, InstanceId, InstanceState, LaunchRequest
-from relaunch.errors import Failed, NotFound, RelaunchError
+from relaunch.errors import Failed, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, run_phase, wait_connected
 from relaunch.servers.groups import BAKE, host_only, set_groups
@@ -18,7 +18,7 @@ from relaunch.servers.images import image_name
 from relaunch.servers.lifecycle import Event
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
-from relaunch.servers.terminate import end_in_cloud, record_end
+from relaunch.servers.terminate import end_unused
 from relaunch.workflows.durable import Cancelled, Run, workflow
 from relaunch.workflows.tasks import Asked
 
@@ -75,13 +75,13 @@ async def bake(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         await _undo(run, args, builder, error)
         raise
     with run.undoing():
-        await run.step("terminate the builder", _end_builder, ports, builder, "asked")
+        await run.step("terminate the builder", end_unused, ports, builder, "asked")
     return {"image": found}
 
 
 async def _undo(run: Run, args: dict[str, Any], builder: str, error: RelaunchError) -> None:
     with run.undoing():
-        await run.step("undo: terminate the builder", _end_builder, run.ports, builder, "never booted")
+        await run.step("undo: terminate the builder", end_unused, run.ports, builder, "never booted")
         detail = "cancelled" if isinstance(error, Cancelled) else error.message
         await run.step("undo: record the failure", _failed, run.ports, args, detail)
 
@@ -157,11 +157,3 @@ def _ready(ports: Ports, recipe: dict[str, Any], image: str) -> None:
 
 def _failed(ports: Ports, recipe: dict[str, Any], detail: str) -> None:
     Store(ports.database, ports.clock).put_image(recipe["key"], state="failed", detail=detail)
-
-
-async def _end_builder(ports: Ports, builder: str, why: str) -> None:
-    try:
-        await end_in_cloud(ports, builder)
-        record_end(ports, builder, why)
-    except NotFound:  # it was never recorded: the image was there already
-        return

@@ -20,6 +20,7 @@ from relaunch.servers.lifecycle import Event, State, after
 from relaunch.servers.ports import Ports
 from relaunch.servers.server_orders import reboot_args
 from relaunch.servers.store import Row, Store
+from relaunch.servers.terminate import end_in_cloud
 from relaunch.workflows.durable import Workflows
 from relaunch.workflows.tasks import Asked
 
@@ -153,7 +154,10 @@ class ServerWatch:
         known = self._store.instances([found.client_token])
         if found.client_token in known:
             log.warning("instance %s was terminated, yet the cloud runs it: ended again", found.client_token)
-            await self._ports.cloud.terminate(found.id)
+            try:
+                await end_in_cloud(self._ports, found.client_token)
+            except RelaunchError as error:  # the others are ended all the same, and this one at the next look
+                log.warning("instance %s could not be ended: %s", found.client_token, error)
 
 
 def _is_up(found: Instance) -> bool:

@@ -93,19 +93,27 @@ def record_end(ports: Ports, instance: str, why: str) -> None:
         store.end_enrolments(instance)
 
 
+async def end_unused(ports: Ports, instance: str, why: str) -> str:
+    """End what nobody uses and keeps nothing; how that went is only noted.
+
+    One that the cloud does not end now counts as ended all the same: the server watch has it ended again and again.
+    """
+    try:
+        await end_in_cloud(ports, instance)
+    except NotFound:  # the row was never written, so nothing was asked of the cloud either
+        return "none"
+    except RelaunchError as error:
+        record_end(ports, instance, why)
+        return f"tried again until it is gone: {error.message}"
+    record_end(ports, instance, why)
+    return "gone"
+
+
 async def undo_launch(run: Run, instance: str, run_id: str) -> None:
     """Nothing of this instance is left, in the cloud or as a server's incarnation."""
     with run.undoing():
         await run.step("undo: stop its scripts", stop_run, run.ports, instance, run_id)
-        await run.step("undo: terminate in the cloud", _end_if_known, run.ports, instance)
-
-
-async def _end_if_known(ports: Ports, instance: str) -> None:
-    try:
-        await end_in_cloud(ports, instance)
-        record_end(ports, instance, "never booted")
-    except NotFound:  # the row was never written, so nothing was asked of the cloud either
-        return
+        await run.step("undo: terminate in the cloud", end_unused, run.ports, instance, "never booted")
 
 
 def _state(ports: Ports, instance: str) -> str:

@@ -1,0 +1,68 @@
+"""What serves nobody is ended, also when the cloud does not answer at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from relaunch.errors import Unavailable
+from relaunch.servers.reconcile import ServerWatch
+
+from .scenarios import backed_up, is_proven, prove, prove_schemas, schemas_are_proven
+from .test_reconcile import eventually
+from .world import SHOP, World
+
+
+def no_ending(world: World) -> None:
+    for _ in range(50):
+        world.cloud.fail_next("terminate", Unavailable("the cloud does not answer"))
+
+
+async def ended_once_the_cloud_answers(world: World) -> None:
+    watch = ServerWatch(world.ports, world.workflows)
+    await watch.look()
+    assert world.running() != sorted(row["id"] for row in world.store.living_instances())
+
+    world.cloud._fail_next.clear()
+    await watch.look()
+
+    world.check_invariant()
+
+
+@pytest.mark.parametrize(("order", "proven"), [(prove, is_proven), (prove_schemas, schemas_are_proven)])
+async def test_a_throw_away_instance_that_cannot_be_ended_is_ended_later_and_the_proof_counts(
+    world: World, order: Callable[[World, str], Awaitable[str]], proven: Callable[[World, str], bool]
+) -> None:
+    await backed_up(world, "rack")
+    no_ending(world)
+
+    await world.succeeds(await order(world, "rack"))
+
+    assert proven(world, "rack")
+    await ended_once_the_cloud_answers(world)
+
+
+async def test_a_builder_that_cannot_be_ended_is_ended_later_and_its_image_is_used(world: World) -> None:
+    no_ending(world)
+
+    await world.apply()
+
+    assert [row["state"] for row in world.store.images()] == ["ready"]
+    await ended_once_the_cloud_answers(world)
+
+
+async def test_a_launch_that_is_undone_and_cannot_be_ended_is_ended_later_with_its_volume(world: World) -> None:
+    with_volume = SHOP.replace("front1: {", "front1: {volume: 2G, ")
+    world.agents.hanging.add("configure")
+    task = await world.orders.apply(with_volume, who="ann")
+    await eventually("its scripts run", lambda: any(name == "configure" for _, name in world.agents.executed), within=3)
+    assert world.cloud._volumes
+    no_ending(world)
+
+    world.workflows.cancel(task, "ann")
+
+    assert (await world.ended(task))["state"] == "cancelled"
+    await eventually("what it began is undone", lambda: world.workflows.tasks.unfinished() == [], within=3)
+    assert world.cloud._volumes
+    await ended_once_the_cloud_answers(world)
