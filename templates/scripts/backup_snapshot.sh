@@ -148,7 +148,7 @@ if [ "$BACKUP_CHECK_SECONDS" -gt 0 ]; then
 fi
 stop_copy
 
-data_bytes=$(du -sb --exclude='binlog.*' --exclude='relay*' "$copy/data" | cut -f1)
+data_bytes=$(du -sb --exclude='binlog.*' --exclude='relay[.-]*' "$copy/data" | cut -f1)
 show_progress 9>&- & # its sleep outlives it, and must not hold the lock
 progress=$!
 rm -rf "$state/last.new"

@@ -26,11 +26,14 @@ SAID = {  # by the server, as its tag `binlogs`
     "gap": "binary log is missing in the object store: until the next backup nothing later than that can be restored",
     "no-database": "the program that ships the binary log gets no answer from the database",
 }
+SNAPSHOTS = "snapshots of its volume fail: see journalctl -u relaunch-take-snapshot -u relaunch-trim-snapshots there"
 
 
-def alarm_of_tags(tags: Mapping[str, str]) -> str:
-    """What its tags say is wrong with backups there, "" for nothing."""
-    return SAID.get(tags.get("binlogs", ""), "")
+def alarms_of_tags(tags: Mapping[str, str], role: str) -> tuple[str, ...]:
+    """What a member's tags say is wrong with backups there. The binary log is the primary's to ship."""
+    binlogs = SAID.get(tags.get("binlogs", ""), "") if role == "primary" else ""
+    snapshots = SNAPSHOTS if tags.get("snapshots") == "failing" else ""
+    return tuple(each for each in (binlogs, snapshots) if each)
 
 
 class Colours:

@@ -13,7 +13,7 @@ from typing import Any
 from relaunch.databases import backup_restore, backup_schema_steps, backup_steps  # noqa: F401  they register themselves
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
-from relaunch.databases.backup_colour import Colours, alarm_of_tags
+from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backup_moments import refuse_moment
 from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
 from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schedule, shown_schemas
@@ -474,6 +474,6 @@ class BackupKeeper:
         found = tuple(
             f"{server.full_name}: {why}"
             for server, row, role in self._members(deployment)
-            if role == "primary" and (why := alarm_of_tags(row["tags"]))
+            for why in alarms_of_tags(row["tags"], role)
         )
         return found if lineage else (*found, "no server has said yet which history its data is of")

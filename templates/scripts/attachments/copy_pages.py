@@ -125,7 +125,10 @@ class Identity:
 
 
 def look(folder, excluded):
-    """(name, what stat says) of all below, a directory before what is in it; sockets and pipes are left out."""
+    """(name, what stat says) of all below, a directory before what is in it; sockets and pipes are left out.
+
+    excluded: patterns of names at the top. A folder there is a schema, whatever it is called, unless it begins with #.
+    """
     found = []
     waiting = [""]
     while waiting:
@@ -133,9 +136,10 @@ def look(folder, excluded):
         with os.scandir(os.path.join(folder, above)) as entries:
             for entry in entries:
                 name = f"{above}/{entry.name}" if above else entry.name
-                if name == OURS or any(fnmatch.fnmatchcase(name, pattern) for pattern in excluded):
-                    continue
                 status = entry.stat(follow_symlinks=False)
+                may_go = not above and (name.startswith("#") or not stat.S_ISDIR(status.st_mode))
+                if name == OURS or (may_go and any(fnmatch.fnmatchcase(name, pattern) for pattern in excluded)):
+                    continue
                 if stat.S_ISDIR(status.st_mode):
                     waiting.append(name)
                 elif not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
@@ -477,7 +481,7 @@ def main():
     saving.add_argument("folder")
     saving.add_argument("--map", required=True, help="where the new map is written")
     saving.add_argument("--since", help="the map of the copy this builds on")
-    saving.add_argument("--exclude", action="append", default=[], help="names to leave out, as binlog.*")
+    saving.add_argument("--exclude", action="append", default=[], help="names at the top to leave out, as binlog.*")
     loading = ways.add_parser("load", help="lay what standard input has over the folder")
     loading.add_argument("folder")
     told = parser.parse_args()

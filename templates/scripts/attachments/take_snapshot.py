@@ -17,6 +17,7 @@ import fcntl
 import glob
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -37,6 +38,8 @@ SETTINGS = (
 PLACES = (
     "datadir", "innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "log_bin_basename",
 )  # fmt: skip
+FAILING = "/run/relaunch-snapshots-failing"  # a file for each way that fails
+ID = "%Y%m%dT%H%M%S.%fZ"
 UTC = datetime.timezone(datetime.timedelta(0))
 
 
@@ -90,7 +93,11 @@ def kept(volume):
     found = []
     for path in sorted(glob.glob(os.path.join(glob.escape(volume.records), "*.json"))):
         with open(path) as file:
-            found.append(json.load(file))
+            text = file.read()
+        try:
+            found.append(json.loads(text))
+        except ValueError:  # a power failure cut it off
+            os.unlink(path)
     known = {each["id"] for each in found}
     there = set(volume.names())
     for id in there - known:
@@ -105,17 +112,41 @@ def forget(volume, id):
         os.unlink(record_path(volume, id))
 
 
+def write_record(volume, record):
+    """It survives a power failure, as the snapshot does."""
+    path = record_path(volume, record["id"])
+    with open(path + ".new", "w") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+    folder = os.open(volume.records, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def next_id(volume):
+    """The present moment, and later than all that are kept, whatever became of the clock: the newest sorts last."""
+    moment = now()
+    for each in kept(volume):
+        before = datetime.datetime.strptime(each["id"], ID).replace(tzinfo=UTC)
+        moment = max(moment, before + datetime.timedelta(microseconds=1))
+    return moment.strftime(ID)
+
+
 def take(volume, keep, least_free, wait, say):
     make_room(volume, least_free, say)
     session = Session()
     data = refuse_scattered(session, volume)
     foreign = session.rows(FOREIGN)
-    id = now().strftime("%Y%m%dT%H%M%S.%fZ")
+    id = next_id(volume)
     record = about(session, data, volume)
     volume.quiesce()  # what the volume has not written yet is written before anybody waits for it
     lockers = lockers_of(session, foreign, time.monotonic() + wait)
     waiting = commits_wait(session)
     locker = take_under_a_lock(lockers, lambda: volume.take(id), say, waits=lambda: commits_wait(session))
+    if locker.how == "none":
+        waiting = waiting or commits_wait(session)  # they may have begun to since
     warnings = warnings_of(foreign)
     if not locker.held or locker.how == "none":
         warnings += ["taken without a lock: it is what a crash would have left"]
@@ -124,9 +155,7 @@ def take(volume, keep, least_free, wait, say):
         id=id, waiting=waiting, gtid=locker.position, exact=locker.exact and locker.held, lock=locker.how,
         locked_seconds=round(locker.seconds, 4), warnings=warnings,
     )  # fmt: skip
-    with open(record_path(volume, id) + ".new", "w") as file:
-        json.dump(record, file)
-    os.replace(record_path(volume, id) + ".new", record_path(volume, id))
+    write_record(volume, record)
     session.close()
     for old in kept(volume)[:-keep]:
         volume.drop(old["id"])
@@ -190,8 +219,28 @@ def main():
         with open(os.path.join(volume.records, "lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             act(volume, told)
+        tell(told.way, failing=False)
     except (VolumeError, SqlError, OSError) as error:
+        tell(told.way, failing=True)
         sys.exit(f"take_snapshot: {error}")
+
+
+def tell(way, *, failing, folder=FAILING):
+    """As a tag the controller sees, when it changes: nobody watches what a timer starts."""
+    if way not in ("take", "trim"):
+        return
+    mark = os.path.join(folder, way)
+    before = os.path.isdir(folder) and os.listdir(folder)
+    if failing:
+        os.makedirs(folder, exist_ok=True)
+        open(mark, "w").close()
+    elif os.path.exists(mark):
+        os.unlink(mark)
+    after = os.path.isdir(folder) and os.listdir(folder)
+    if bool(before) != bool(after):
+        words = ["snapshots=failing"] if after else ["-d", "snapshots"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["relaunch-local", "tag", *words], capture_output=True, timeout=20)
 
 
 def act(volume, told):

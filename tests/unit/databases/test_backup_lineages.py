@@ -20,7 +20,7 @@ from relaunch.controller.pager import Pager
 from relaunch.databases import backup_catalogue
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
-from relaunch.databases.backup_colour import Colours, alarm_of_tags
+from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backups import Known, Proof, Retention, begun, of_lineage, to_go
 from relaunch.records.schema import audit, metadata
 from relaunch.storage.memory import MemoryStore
@@ -233,9 +233,15 @@ def test_what_the_shipper_says_is_an_alarm(state: str) -> None:
     attachments = Path(__file__).parents[3] / "templates/scripts/attachments"
     program = "".join((attachments / name).read_text() for name in ("ship_binlogs.py", "binlog_store.py"))
 
-    assert alarm_of_tags({"binlogs": state})
+    assert alarms_of_tags({"binlogs": state}, "primary")
+    assert not alarms_of_tags({"binlogs": state}, "replica")
     assert f'"{state.replace("-", " ")}"' in program
-    assert alarm_of_tags({"binlogs": "ok"}) == alarm_of_tags({}) == ""
+    assert alarms_of_tags({"binlogs": "ok"}, "primary") == alarms_of_tags({}, "primary") == ()
+
+
+@pytest.mark.parametrize("role", ["primary", "replica"])
+def test_snapshots_that_fail_are_an_alarm_wherever_they_are_taken(role: str) -> None:
+    assert "snapshots of its volume fail" in alarms_of_tags({"snapshots": "failing", "binlogs": "ok"}, role)[0]
 
 
 async def test_the_operators_command_gets_the_alert(tmp_path: Path, caplog: Any) -> None:

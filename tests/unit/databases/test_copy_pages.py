@@ -320,6 +320,23 @@ def test_what_is_excluded_is_left_out(room: Path) -> None:
     assert set(seen(source)) - set(seen(room / "copy")) == {"binlog.000001"}
 
 
+def test_a_schema_is_never_left_out_whatever_it_is_called(room: Path) -> None:
+    source = filled(room / "source")
+    for schema in ("relaychat", "ibtmp1", "relay@002dbase"):
+        (source / schema).mkdir()
+        for name in ("m.ibd", "relay.000001", "binlog.000002"):  # a table may be called like a log
+            (source / schema / name).write_bytes(schema.encode() * 100)
+    (source / "#innodb_temp").mkdir()
+    (source / "#innodb_temp/temp_1.ibt").write_bytes(b"x")
+    (source / "relay-copy.000001").write_bytes(b"x")
+
+    load(room / "copy", saved(source, room / "1.map", excluded=("relay*", "ibtmp1", "binlog.*", "#innodb_temp")))
+
+    assert set(seen(source)) - set(seen(room / "copy")) == {
+        "#innodb_temp", "#innodb_temp/temp_1.ibt", "relay-copy.000001",
+    }  # fmt: skip
+
+
 def test_the_program_itself_and_the_lines_of_the_manual_put_a_chain_together(room: Path) -> None:
     source = filled(room / "source")
     (source / "gone").write_text("x")

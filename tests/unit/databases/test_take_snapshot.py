@@ -102,6 +102,51 @@ def test_what_a_kill_left_half_done_is_cleared_away(tmp_path: Path) -> None:
     assert not (tmp_path / "snapshots/1.json").exists()
 
 
+def test_a_record_that_a_power_failure_emptied_counts_for_nothing(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=700).with_snapshots("1", "2", "3")
+    (tmp_path / "snapshots/2.json").write_bytes(b"")
+
+    script.make_room(volume, 200, print)
+
+    assert ids(volume) == ["3"]
+    assert volume.there == ["3"]
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == ["3.json"]
+
+
+def test_a_clock_that_was_set_back_does_not_make_the_newest_the_first_to_go(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=0).with_snapshots("20990101T000000.999999Z", "20200101T000000.000000Z")
+
+    assert script.next_id(volume) == "20990101T000001.000000Z"
+
+
+def test_a_record_is_whole_before_it_has_its_name(tmp_path: Path) -> None:
+    volume = Volume(tmp_path, used=0)
+
+    script.write_record(volume, {"id": "1", "data": "data"})
+
+    volume.there.append("1")
+    assert script.kept(volume) == [{"id": "1", "data": "data"}]
+
+
+def test_what_fails_is_told_once_and_until_each_way_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = tmp_path / "bin/relaunch-local"
+    local.parent.mkdir()
+    local.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/said\n')
+    local.chmod(0o755)
+    monkeypatch.setenv("PATH", str(local.parent), prepend=":")
+
+    def told(*ways: tuple[str, bool]) -> list[str]:
+        (tmp_path / "said").write_text("")
+        for way, failing in ways:
+            script.tell(way, failing=failing, folder=str(tmp_path / "failing"))
+        return (tmp_path / "said").read_text().splitlines()
+
+    assert told(("take", False), ("trim", False), ("list", True)) == []
+    assert told(("take", True), ("take", True), ("trim", True)) == ["tag snapshots=failing"]
+    assert told(("trim", False), ("trim", False)) == []
+    assert told(("take", False), ("take", False)) == ["tag -d snapshots"]
+
+
 def test_what_is_laid_out_names_no_group_and_knows_its_settings(tmp_path: Path) -> None:
     volume = Volume(tmp_path, used=0).with_snapshots("1")
 
