@@ -186,8 +186,12 @@ if [ "$tables" != 0 ]; then
       objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
   echo "What was in $name is kept as the backup $(basename "$kept")"
 fi
+# What we do here as root nothing would refuse on a server that leads no more, and nobody would have it.
+[ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes any more: another one leads now. Nothing was touched."
 sql "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` CHARACTER SET utf8mb4"
 load "$name"
+[ "$(sql "$writable")" = 1 ] ||
+  stop_with "Another server leads since, which may have only a part of $name: restore it again there."
 count=$(sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = '$name'")
 echo "$name: $count tables from $RESTORE_BACKUP, as of $(jq -r .gtid "$secret/manifest")"
 jq -nc --arg id "$RESTORE_BACKUP" --arg schema "$name" --argjson tables "$count" --arg gtid "$(jq -r .gtid "$secret/manifest")" \

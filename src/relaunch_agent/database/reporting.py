@@ -59,6 +59,7 @@ class Reporter:
         self._room = RoomWatch(lambda: server.folder)
         self._session: Optional[LocalSession] = None  # of the thread
         self._spoken: Optional[AnyDialect] = None  # in it
+        self._received = ("", "")  # in it: during which start of the server it was asked for, and what had come
         self._watched: Optional[LocalSession] = None  # silent: its end is the server's
 
     def start(self) -> None:
@@ -204,6 +205,10 @@ class Reporter:
                 self._call(self._watch, self._server.open())
             done, started = self._kept.done, self._server.started
             state = dialect.state(session)
+            if self._discarded(dialect, state.received, started):
+                self._server.replication_starts()
+                started = self._server.started
+            self._received = (started, state.received)
             self._heartbeat.explain(dialect, session, state)
             if self._connections.is_due(asked):
                 self._connections.look(asked, dialect.is_full(session))
@@ -214,6 +219,12 @@ class Reporter:
             self._drop()
             self._call(self._fail, self._server.trouble(error))
             return DEAD_LOOK_SECONDS
+
+    def _discarded(self, dialect: AnyDialect, received: str, started: str) -> bool:
+        """Whether it no longer has something that this same start of it had received: a receiver that was changed by
+        hand, or by a script, may have thrown away what was not applied, and what it acknowledged with that."""
+        since, before = self._received
+        return since == started and before != received and not dialect.covers(received, before)
 
     def _drop(self) -> None:
         if self._session is not None:

@@ -1,8 +1,9 @@
-"""Whatever goes wrong in a look at the server, the next look is made."""
+"""What looks at the server say of it; whatever goes wrong in one, the next is made."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from agent_stand import until
 
 from relaunch.databases.dialect import ServerState
+from relaunch.databases.mariadb import MariaDB
 from relaunch.errors import Unavailable
 from relaunch_agent.database import reporting
 from relaunch_agent.database.reporting import Reporter
@@ -22,12 +24,14 @@ CUT = UnicodeDecodeError("utf-8", b"\xd0", 0, 1, "unexpected end of data")
 class Server:
     """`errors` are raised by the looks, one each; the first `untold` times it cannot say what its process does."""
 
-    name, joined, started, folder = "mariadb", True, "once", ""
+    name, joined, folder = "mariadb", True, ""
 
     def __init__(self, *errors: Exception, untold: int = 0) -> None:
         self._errors = list(errors)
         self._untold = untold
         self.opened = 0
+        self.received = ""
+        self.started = "once"
 
     def open(self, **_: Any) -> Any:
         self.opened += 1
@@ -36,7 +40,13 @@ class Server:
     def state(self, _: Any) -> ServerState:
         if self._errors:
             raise self._errors.pop(0)
-        return STATE
+        return dataclasses.replace(STATE, received=self.received)
+
+    def covers(self, position: str, other: str) -> bool:
+        return MariaDB().covers(position, other)
+
+    def replication_starts(self) -> None:
+        self.started += " again"
 
     def trouble(self, _: object) -> str:
         self._untold -= 1
@@ -48,15 +58,19 @@ class Server:
         return False
 
 
-async def looked_at(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The troubles that were told until it answers."""
-    told: list[str] = []
+def reporter_of(server: Server, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Reporter:
     monkeypatch.setattr(reporting, "dialect_of", lambda _: server)
     monkeypatch.setattr(reporting, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     heartbeat = SimpleNamespace(explain=lambda *_: None, seen=lambda: None, unacknowledged=False)
     kept: Any = SimpleNamespace(done=None)
-    reporter = Reporter(server, kept, heartbeat, lambda said: told.append(said.trouble))  # type: ignore[arg-type]
+    return Reporter(server, kept, heartbeat, lambda said: told.append(said.trouble))  # type: ignore[arg-type]
+
+
+async def looked_at(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The troubles that were told until it answers."""
+    told: list[str] = []
+    reporter = reporter_of(server, monkeypatch, told)
     telling = asyncio.ensure_future(reporter.report_for_ever())
     reporter.start()
     await until(lambda: reporter.state is not None, "it answers", timeout=3)
@@ -78,3 +92,20 @@ async def test_an_answer_that_cannot_be_read_is_told_and_asked_for_again(
 
 async def test_nor_does_it_end_when_it_cannot_be_told_why_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     await looked_at(Server(Unavailable("gone"), Unavailable("gone"), untold=1), monkeypatch)
+
+
+async def test_what_was_received_and_is_gone_again_counts_as_a_new_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    reporter = reporter_of(server, monkeypatch, [])
+
+    async def after(received: str) -> str:
+        server.received = received
+        reporter._look()
+        await until(lambda: reporter.report().received == received, f"it has {received}", timeout=3)
+        return reporter.report().started
+
+    assert [await after(each) for each in ("0-1-8", "0-1-10", "0-1-10,1-2-3")] == ["once"] * 3
+    assert await after("0-1-10,1-2-2") == "once again"
+    assert await after("0-1-11,1-2-3") == "once again"
+    server.started = "twice"  # with another process it may be anything
+    assert await after("0-1-9") == "twice"
