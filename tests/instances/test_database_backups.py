@@ -620,6 +620,34 @@ def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand
     assert stand.primary.sql("SELECT DISTINCT b FROM damaged.more") == "damaged"
 
 
+@pytest.mark.parametrize(
+    ("asks", "says", "tables"),
+    [(2, "another one leads now. Nothing was touched.", "0"), (3, "which may have only a part of late", "2")],
+    ids=["before anything is replaced", "while it is loaded"],
+)
+def test_a_schema_is_not_restored_on_a_server_that_leads_no_more(
+    stand: Stand, asks: int, says: str, tables: str
+) -> None:
+    # As a client of this server would see it once another one leads: it takes no writes, though root may do anything.
+    stand.primary.run("mkdir -p fake; rm -f fake/asked; cat >fake/mariadb; chmod +x fake/mariadb", text=f"""#!/bin/bash
+if [[ "$*" = *"@@read_only = 0"* ]]; then
+  echo >>/root/fake/asked
+  [ "$(wc -l </root/fake/asked)" -lt {asks} ] || {{ echo 0; exit; }}
+fi
+exec /usr/bin/mariadb "$@"
+""")  # fmt: skip
+    ended = stand.primary.script(
+        "restore_schema.sh", check=False, PATH="/root/fake:/usr/sbin:/usr/bin:/sbin:/bin", RESTORE_SCHEMA="shop",
+        RESTORE_AS="late", RESTORE_BACKUP="latest", RESTORE_GROUP="", RESTORE_LINEAGE="newest", RESTORE_CONFIRM="late",
+        BACKUP_KEY=stand.key,
+    )  # fmt: skip
+
+    assert ended.status == 1 and says in ended.output and "RESTORED" not in ended.output, ended.output
+    found = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'late' AND table_type = 'BASE TABLE'"
+    assert stand.primary.sql(found) == tables
+    stand.primary.sql("DROP DATABASE IF EXISTS late")
+
+
 def test_a_deployment_made_again_has_a_history_of_its_own_and_takes_anothers_data(stand: Stand) -> None:
     relaunch("deployment", "destroy", "lab", "--yes")
     file = STATE / "deployment.yml"
