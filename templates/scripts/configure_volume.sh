@@ -51,9 +51,9 @@ if [ -n "$DATA_DEVICE" ] && ! mountpoint -q "$volume"; then
     mkfs.ext4 -q /dev/relaunch/data
   fi
   vgchange --activate y relaunch
-  grep -q " $volume " /etc/fstab || echo "/dev/relaunch/data $volume ext4 noatime 0 2" >>/etc/fstab
+  grep -q " $volume " /etc/fstab || echo "/dev/relaunch/data $volume ext4 noatime,discard 0 2" >>/etc/fstab
   mkdir -p "$volume"
-  mount "$volume"
+  mount "$volume" # with discard: what is deleted is given back to the pool, which the snapshots live off
 fi
 
 if ! mountpoint -q "$volume"; then

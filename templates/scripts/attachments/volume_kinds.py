@@ -135,4 +135,8 @@ class Lvm(Kind):
         """A plain copy: the snapshot is a file system of its own."""
         if not os.path.ismount(self.path(id)):
             self._mount(id)
-        run("cp", "-a", os.path.join(self.path(id), data), target)
+        source = os.path.join(self.path(id), data)
+        needed, free = int(run("du", "-s", "--block-size=1", source).split()[0]), self.space()[1]
+        if free < needed * 11 // 10:
+            raise VolumeError(f"{needed // 1000000} MB are needed for a copy, {free // 1000000} MB are free")
+        run("cp", "-a", source, target)
