@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 DRAIN_SECONDS = 10.0
 CHECKED = "check inter 1s fall 2 rise 1 fastinter 250ms"
@@ -295,13 +295,48 @@ def established(said: str, server: str) -> List[str]:
     return [id for id, proxy, name in ESTABLISHED.findall(said) if f"{proxy}/{name}" == server]
 
 
-def dead_with_sessions(stat: str, ours: FrozenSet[str]) -> List[str]:
-    """From `show stat -1 4 -1`, as PROXY/SERVER: who talks to a database that died silently would wait for minutes."""
-    return [
-        f"{values['pxname']}/{values['svname']}"
+def dead(stat: str, ours: FrozenSet[str]) -> Dict[str, int]:
+    """From `show stat -1 4 -1`, as PROXY/SERVER → sessions: who talks to a database that died silently would wait for
+    minutes."""
+    return {
+        f"{values['pxname']}/{values['svname']}": int(values["scur"] or 0)
         for values in _table(stat)
-        if values.get("pxname") in ours and values.get("status", "").startswith("DOWN") and int(values["scur"] or 0)
+        if values.get("pxname") in ours and values.get("status", "").startswith("DOWN")
+    }
+
+
+OLD_WORKER = re.compile(r"^(\d+)\s+worker\s", re.MULTILINE)
+
+
+def old_workers(said: str) -> List[str]:
+    """From `show proc` of the master, the ids of the processes that have served since before a reload."""
+    return OLD_WORKER.findall(said.partition("# old workers")[2].partition("\n#")[0])
+
+
+LISTENER_NAME = re.compile(r"(db-primary|db-replica)(-\d+)?")
+
+
+def astray(running: Mapping[Key, Running], wanted: Mapping[Key, Server], dead: Collection[str]) -> List[str]:
+    """Of an old process's servers, as PROXY/SERVER: databases with sessions that its listeners should not have.
+
+    It goes by addresses: a name may have had another one, and listeners are numbered anew as sites come and go.
+    """
+    sound = {
+        (_kind(server.proxy), server.address, server.port)
+        for server in wanted.values()
+        if not server.http and "/".join(server.key) not in dead
+    }
+    return [
+        "/".join(key)
+        for key, server in running.items()
+        if server.sessions and _kind(key[0]) and (_kind(key[0]), server.address, server.port) not in sound
     ]
+
+
+def _kind(proxy: str) -> str:
+    """db-primary or db-replica; "" when it is no listener for a database."""
+    found = LISTENER_NAME.fullmatch(proxy)
+    return found[1] if found else ""
 
 
 def _table(stat: str) -> List[Dict[str, str]]:

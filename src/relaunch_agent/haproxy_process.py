@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import sys
 import time
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence
+from pathlib import Path
+from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
 from relaunch_agent.disk import remove, write_whole
 from relaunch_agent.haproxy import (
@@ -14,9 +15,11 @@ from relaunch_agent.haproxy import (
     Key,
     Seen,
     Server,
-    dead_with_sessions,
+    astray,
+    dead,
     decide,
     established,
+    old_workers,
     parse_proxies,
     parse_servers,
     proxies_of,
@@ -28,7 +31,9 @@ from relaunch_agent.places import Places
 
 PROBE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
+ANSWER_SECONDS = 5.0
 IDLE_LOOK_SECONDS = 1.0  # for databases that died silently
+SERVERS = ("show servers state", "show stat -1 4 -1")  # what parse_servers reads
 AT_ONCE = 100  # commands to HAProxy in one line
 SLOW_LOOK_SECONDS = 1.0  # while we wait only for an app that does not answer yet
 QUICK_SECONDS = 15.0
@@ -36,6 +41,7 @@ LONGEST_PAUSE_SECONDS = 60.0  # after failures: a reload that fails must not be 
 RELOAD_SECONDS = 30.0
 LOADED_SECONDS = 4.0
 SURELY_LOADED = 3  # answers
+FAILURES = (OSError, EOFError, ValueError, asyncio.TimeoutError)
 SOUND_ANSWERS = ("", "New server registered.", "Server deleted.")
 # Said while the last connections of a drained server close: the next look tries again.
 NOT_YET = ("This server cannot be removed yet", "Server still has connections", "not removable", "in maintenance mode")
@@ -50,6 +56,7 @@ class HAProxy:
         self._changed = asyncio.Event()
         self._view: Optional[Mapping[str, Any]] = None
         self._settled = asyncio.Event()
+        self._hindrance = ""
         self.trouble = ""
 
     def bring_to(self, view: Mapping[str, Any]) -> None:
@@ -86,10 +93,11 @@ class HAProxy:
             began, failures = time.monotonic(), 0
             while self._view is not None and not self._changed.is_set():
                 try:
+                    self._hindrance = ""
                     unfinished = await self._step(self._view)
-                    self._complain("")
+                    self._complain(self._hindrance)
                     failures = 0
-                except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+                except FAILURES as error:
                     self._complain(f"HAProxy: {error or type(error).__name__}")
                     unfinished = True
                     failures += 1
@@ -117,6 +125,8 @@ class HAProxy:
         ours = proxies_of(self._places.haproxy_file.read_text())
         decision = decide(wanted, ours, seen)
         failed = await self._carry_out(decision)
+        with contextlib.suppress(*FAILURES):  # so does the next look, or the one for the dead
+            await self._cut_in_old_workers(wanted)
         self._lacking = self._lacking + 1 if failed or decision.needs_reload else 0
         if reload or self._lacking >= SURELY_LOADED:
             self._lacking = 0
@@ -137,9 +147,7 @@ class HAProxy:
         return decision.unfinished
 
     async def _look(self) -> Seen:
-        state, stat, proxies = [
-            await self.ask(question) for question in ("show servers state", "show stat -1 4 -1", "show backend")
-        ]
+        state, stat, proxies = [await self.ask(question) for question in (*SERVERS, "show backend")]
         servers = parse_servers(state, stat)
         now = time.monotonic()
         self._draining_since = {
@@ -163,19 +171,38 @@ class HAProxy:
             failed = True
         return failed
 
-    async def _cut(self, server: str) -> None:
-        ending = [f"shutdown session {id}" for id in established(await self.ask("show sess"), server)]
+    async def _cut(self, server: str, old: str = "") -> None:
+        ending = [f"shutdown session {id}" for id in established(await self.ask("show sess", old=old), server)]
         for first in range(0, len(ending), AT_ONCE):
-            await self.ask("; ".join(ending[first : first + AT_ONCE]))
+            await self.ask(*ending[first : first + AT_ONCE], old=old)
 
     async def _cut_from_the_dead(self) -> None:
-        listeners = ((self._view or {}).get("proxy") or {}).get("listeners") or ()
+        proxy = (self._view or {}).get("proxy") or {}
+        listeners = proxy.get("listeners") or ()
         if not listeners or not self._places.haproxy_socket.exists():
             return
-        with contextlib.suppress(OSError, EOFError, ValueError, asyncio.TimeoutError):  # the next look may go well
+        with contextlib.suppress(*FAILURES):  # the next look may go well
             ours = frozenset(str(each["name"]) for each in listeners)
-            for server in dead_with_sessions(await self.ask("show stat -1 4 -1"), ours):
-                await self._cut(server)
+            found = dead(await self.ask("show stat -1 4 -1"), ours)
+            for server, sessions in found.items():
+                if sessions:
+                    await self._cut(server)
+            await self._cut_in_old_workers(wanted_servers(proxy), found)
+
+    async def _cut_in_old_workers(self, wanted: Mapping[Key, Server], dead: Collection[str] = ()) -> None:
+        """A reload leaves the old process alive for as long as it has sessions, a database's for days: only the master
+        still reaches it. It probes no server any more, so who is dead is told by the new one."""
+        if not self._places.haproxy_master_socket.exists():
+            if any(not server.http for server in wanted.values()):
+                self._hindrance = (
+                    f"HAProxy runs without -S {self._places.haproxy_master_socket}: database sessions that are older"
+                    " than its last reload stay with a primary that was"
+                )
+            return
+        for old in old_workers(await self._ask_master("show proc")):
+            running = parse_servers(*[await self.ask(question, old=old) for question in SERVERS])
+            for server in astray(running, wanted, dead):
+                await self._cut(server, old)
 
     async def _probe(self, servers: Sequence[Server]) -> FrozenSet[Key]:
         answers: List[bool] = list(await asyncio.gather(*(answers_http(server) for server in servers)))
@@ -205,9 +232,15 @@ class HAProxy:
             f"after the reload it still lacks {', '.join(sorted(ours))}: does it read {self._places.haproxy_file}?"
         )
 
-    async def ask(self, command: str) -> str:
-        """The answer of the admin socket."""
-        return await asyncio.wait_for(_asked(str(self._places.haproxy_socket), command), 5.0)
+    async def ask(self, *commands: str, old: str = "") -> str:
+        """The answer of the admin socket; with `old`, of that old process, which only the master reaches."""
+        if old:
+            return await self._ask_master(*(f"@!{old} {command}" for command in commands))
+        return await asyncio.wait_for(_asked(self._places.haproxy_socket, "; ".join(commands)), ANSWER_SECONDS)
+
+    async def _ask_master(self, *commands: str) -> str:
+        asked = _asked(self._places.haproxy_master_socket, "; ".join(commands), hang_up=True)
+        return await asyncio.wait_for(asked, ANSWER_SECONDS)
 
     def _complain(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
@@ -215,10 +248,13 @@ class HAProxy:
         self.trouble = trouble
 
 
-async def _asked(socket: str, command: str) -> str:
-    reader, writer = await asyncio.open_unix_connection(socket, limit=4 * 1024 * 1024)
+async def _asked(socket: Path, command: str, *, hang_up: bool = False) -> str:
+    """`hang_up` after the question: else the master waits for another one."""
+    reader, writer = await asyncio.open_unix_connection(str(socket), limit=4 * 1024 * 1024)
     try:
         writer.write(f"{command}\n".encode())
+        if hang_up:
+            writer.write_eof()
         return (await reader.read(-1)).decode("utf-8", "replace")
     finally:
         writer.close()

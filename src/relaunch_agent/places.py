@@ -34,6 +34,7 @@ class Places:
         self.haproxy_file = root / "etc/haproxy/relaunch.cfg"
         self.haproxy_main_file = root / "etc/haproxy/haproxy.cfg"
         self.haproxy_socket = root / "run/haproxy/admin.sock"
+        self.haproxy_master_socket = root / "run/haproxy-master.sock"
         self.socket = root / "run/relaunch/agent.sock"
         self.launcher = root / "usr/local/bin/relaunch-local"
         self.program = root / "opt/relaunch/relaunch-agent.pyz"

@@ -28,7 +28,7 @@ PROGRAM = "/usr/sbin/haproxy"
 MAIN = """
 global
     stats socket {socket} mode 600 level admin
-    hard-stop-after 2s
+    hard-stop-after 20s
 defaults
     mode http
     timeout connect 2s
@@ -94,8 +94,8 @@ class Site:
         self.agent.write_file(self.view([], []))
         self.places.reload_pending.unlink(missing_ok=True)
         self._process = subprocess.Popen(  # noqa: ASYNC220
-            [*self._haproxy, "-W", "-p", self.pid_file, "-f", self.places.haproxy_main_file,
-             "-f", self.places.haproxy_file],
+            [*self._haproxy, "-W", "-S", self.places.haproxy_master_socket, "-p", self.pid_file,
+             "-f", self.places.haproxy_main_file, "-f", self.places.haproxy_file],
             start_new_session=True, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         await until(lambda: self.pid_file.exists() and self.places.haproxy_socket.exists(), "HAProxy runs")
@@ -203,6 +203,41 @@ async def test_sessions_with_a_database_that_died_are_cut_without_another_view(s
     assert await asyncio.wait_for(reader.readline(), 3) == b"db1\n"
 
     old.listen_no_more()
+
+    assert await asyncio.wait_for(reader.read(), 8) == b""
+
+
+async def session_older_than_a_reload(site: Site, database: App) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The old process serves it on."""
+    site.agent.bring_to(site.view([], [database]))
+    await asyncio.wait_for(site.agent.settled(), 5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.database_port)
+    writer.write(b"who\n")
+    assert await asyncio.wait_for(reader.readline(), 3) == f"{database.name}\n".encode()
+    site.agent.bring_to(site.view([], [database], ("a.test", "b.test")))
+    await asyncio.wait_for(site.agent.settled(), 10)
+    assert site.reloads == 1
+    await asyncio.sleep(2)  # the look for the dead leaves it alone
+    writer.write(b"who\n")
+    assert await asyncio.wait_for(reader.readline(), 3) == f"{database.name}\n".encode()
+    return reader, writer
+
+
+async def test_sessions_older_than_a_reload_are_cut_from_the_old_primary(site: Site) -> None:
+    old, new = await App("db1").start(), await App("db2").start()
+    reader, _writer = await session_older_than_a_reload(site, old)
+
+    site.agent.bring_to(site.view([], [new], ("a.test", "b.test")))
+
+    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert site.reloads == 1 and site.agent.trouble == ""
+
+
+async def test_sessions_older_than_a_reload_are_cut_from_a_database_that_died(site: Site) -> None:
+    database = await App("db1").start()
+    reader, _writer = await session_older_than_a_reload(site, database)
+
+    database.listen_no_more()
 
     assert await asyncio.wait_for(reader.read(), 8) == b""
 

@@ -10,9 +10,11 @@ from relaunch_agent.haproxy import (
     Key,
     Running,
     Seen,
-    dead_with_sessions,
+    astray,
+    dead,
     decide,
     established,
+    old_workers,
     parse_proxies,
     parse_servers,
     proxies_of,
@@ -233,7 +235,51 @@ def test_only_sessions_that_are_connected_are_cut() -> None:
 def test_a_database_that_died_silently_is_found_by_its_sessions() -> None:
     stat = "# pxname,svname,scur,status\ndb-primary,db1,3,DOWN 1/2\ndb-replica,db1,0,DOWN\ndb-replica,db2,2,UP\n"
     stat += "x,y,9,DOWN\n"
-    assert dead_with_sessions(stat, frozenset({"db-primary", "db-replica"})) == ["db-primary/db1"]
+    assert dead(stat, frozenset({"db-primary", "db-replica"})) == {"db-primary/db1": 3, "db-replica/db1": 0}
+
+
+PROCESSES = """\
+#<PID>          <type>          <reloads>       <uptime>        <version>{blank}
+5393            master          2 [failed: 0]   0d00h00m07s     {version}
+# workers
+5784            worker          0               0d00h00m01s     {version}
+{old}# programs
+
+"""
+OLD = """\
+# old workers
+5552            worker          1               0d00h00m03s     {version}
+5398            worker          2               0d00h00m07s     {version}
+"""
+
+
+@pytest.mark.parametrize("version", ["2.6.12-1+deb12u3", "3.0.11-1+deb13u5"])
+def test_the_processes_of_before_a_reload(version: str) -> None:
+    said = PROCESSES.format(version=version, blank=" " * 6, old=OLD.format(version=version))
+    assert old_workers(said) == ["5552", "5398"]
+    assert old_workers(PROCESSES.format(version=version, blank=" " * 6, old="")) == []
+
+
+def test_sessions_an_old_process_should_not_have_are_told_by_their_databases_addresses() -> None:
+    raw = view([FRONT1], [DB2])
+    raw["proxy"]["listeners"].append({"name": "db-replica", "bind": "127.0.1.2:3306", "servers": [DB3]})
+    wanted = wanted_servers(raw["proxy"])
+    before = {
+        ("db-primary", "db1"): running(DB1, sessions=1),
+        ("db-primary-2", "renamed"): running(DB2, sessions=1),  # the site before it is gone
+        ("db-primary-2", "db2"): running({**DB2, "address": "198.18.0.99"}, sessions=1),
+        ("db-primary-2", "db1"): running(DB1),
+        ("db-replica", "db3"): running(DB3, sessions=1),
+        ("db-replica", "db2"): running(DB2, sessions=1),
+        ("db-mine", "db1"): running(DB1, sessions=1),
+        F2: running(FRONT2, sessions=1),
+    }
+    gone = ["db-primary/db1", "db-primary-2/db2", "db-replica/db2"]
+
+    assert astray(before, wanted, ()) == gone
+    assert astray(before, wanted, {"db-primary/db2": 0}) == [
+        "db-primary/db1", "db-primary-2/renamed", "db-primary-2/db2", "db-replica/db2",
+    ]  # fmt: skip
 
 
 def readers(view: Any) -> dict[str, list[str]]:
