@@ -56,7 +56,7 @@ class HAProxy:
         self._changed = asyncio.Event()
         self._view: Optional[Mapping[str, Any]] = None
         self._settled = asyncio.Event()
-        self._hindrance = ""
+        self._unwritten = self._hindrance = ""
         self.trouble = ""
 
     def bring_to(self, view: Mapping[str, Any]) -> None:
@@ -94,8 +94,8 @@ class HAProxy:
             while self._view is not None and not self._changed.is_set():
                 try:
                     self._hindrance = ""
-                    unfinished = await self._step(self._view)
-                    self._complain(self._hindrance)
+                    unfinished = await self._step(self._view) or bool(self._unwritten)
+                    self._complain(self._unwritten or self._hindrance)
                     failures = 0
                 except FAILURES as error:
                     self._complain(f"HAProxy: {error or type(error).__name__}")
@@ -111,15 +111,14 @@ class HAProxy:
 
     async def _step(self, view: Mapping[str, Any]) -> bool:
         """One look and what follows from it; whether there is more to do."""
-        reload = self.write_file(view)
-        if not self._places.haproxy_socket.exists() or not self._places.haproxy_file.exists():
-            # It reads the file when it starts.
-            self._settled.set()
-            return False
-        try:
-            seen = await self._look()
-        except ConnectionRefusedError:
-            self._settled.set()
+        reload = self._write(view)
+        seen = None
+        with contextlib.suppress(ConnectionRefusedError):
+            if self._places.haproxy_socket.exists() and self._places.haproxy_file.exists():
+                seen = await self._look()
+        if seen is None:  # it reads the file when it starts
+            if not self._unwritten:
+                self._settled.set()
             return False
         wanted = wanted_servers(view.get("proxy"))
         ours = proxies_of(self._places.haproxy_file.read_text())
@@ -145,6 +144,15 @@ class HAProxy:
         if len(answering) == len(decision.to_probe):
             self._settled.set()
         return decision.unfinished
+
+    def _write(self, view: Mapping[str, Any]) -> bool:
+        """Whether a reload is due. On a full disk the process still follows the view, as far as it needs no file."""
+        try:
+            self._unwritten = ""
+            return self.write_file(view)
+        except OSError as error:
+            self._unwritten = f"{self._places.haproxy_file}: {error}"
+            return False
 
     async def _look(self) -> Seen:
         state, stat, proxies = [await self.ask(question) for question in (*SERVERS, "show backend")]
@@ -211,6 +219,8 @@ class HAProxy:
     async def _reload_it(self, ours: FrozenSet[str]) -> None:
         """Master-worker reload; done when whoever answers has our proxies, so often in a row: the process that ends
         takes a connection now and then until it is gone, and would have it done once more."""
+        if self._unwritten:  # the file is an older one
+            raise ValueError(self._unwritten)
         process = await asyncio.create_subprocess_exec(
             *self._reload,
             stdin=asyncio.subprocess.DEVNULL,

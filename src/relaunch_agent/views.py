@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import sys
 from typing import Any, Dict, FrozenSet, Mapping, Tuple, Union
@@ -22,9 +24,9 @@ class Views:
     def __init__(self, places: Places, haproxy: HAProxy) -> None:
         self._places = places
         self._haproxy = haproxy
-        kept = read_json(places.view) or {}
-        self.version: int = kept.get("version", 0)
-        self.view: Mapping[str, Any] = kept.get("view", {})
+        self._kept: Dict[str, Any] = read_json(places.view) or {}
+        self.version: int = self._kept.get("version", 0)
+        self.view: Mapping[str, Any] = self._kept.get("view", {})
         self.changed = asyncio.Event()  # a new one for every view
         self._lagging: FrozenSet[str] = frozenset()
         self._trouble: Dict[str, str] = {}
@@ -34,13 +36,13 @@ class Views:
         return " ".join(filter(None, [*self._trouble.values(), self._haproxy.trouble]))
 
     def take(self, message: SetView) -> Union[Accepted, Refused]:
+        """A newer one is in force at once, whether or not the disk has room for it: the old primary may be gone."""
         ours, theirs = _age(self.view, self.version), _age(message.view, message.version)
         if ours[0] != theirs[0]:  # of another group, or of none: there is no epoch to go by
             ours, theirs = ("", 0, self.version), ("", 0, message.version)
         if theirs < ours:
             return Refused(f"view {theirs[1:]} (epoch, version) is older than {ours[1:]}, which this server has")
         if theirs > ours:
-            write_json(self._places.view, {"version": message.version, "view": message.view}, mode=0o644, durable=True)
             self.version, self.view = message.version, message.view
             changed, self.changed = self.changed, asyncio.Event()
             changed.set()
@@ -51,13 +53,13 @@ class Views:
         """Hosts and maintenance at once; HAProxy is brought to it beside."""
         if not self.version:
             return
-        self._say("hosts", self._write_hosts())
-        self._say("maintenance", self._close_sites())
+        self._write()
         view = without_lagging(self.view, self._lagging)
         try:
-            self._haproxy.write_file(view)
+            with contextlib.suppress(OSError):  # it tries again, and tells
+                self._haproxy.write_file(view)
             self._say("haproxy", "")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             self._say("haproxy", f"relaunch.cfg: {error!r}")
             return
         self._haproxy.bring_to(view)
@@ -73,7 +75,7 @@ class Views:
             await self._haproxy.settled()
 
     async def keep(self) -> None:
-        """Apply again when HAProxy is installed, configured or started after the view came."""
+        """Apply again when HAProxy is installed, configured or started after the view came; write what could not be."""
         self.apply()
         seen = self._surroundings()
         while True:
@@ -82,10 +84,27 @@ class Views:
             if now != seen:
                 seen = now
                 self.apply()
+            elif any(self._trouble.values()):
+                self._write()
 
     def _surroundings(self) -> Tuple[object, ...]:
         files = (self._places.haproxy_file.parent, self._places.haproxy_main_file, self._places.haproxy_socket)
         return tuple(_identity(str(file)) for file in files)
+
+    def _write(self) -> None:
+        self._say("view", self._write_view())
+        self._say("hosts", self._write_hosts())
+        self._say("maintenance", self._close_sites())
+
+    def _write_view(self) -> str:
+        newest = {"version": self.version, "view": self.view}
+        if newest != self._kept:
+            try:
+                write_json(self._places.view, newest, mode=0o644, durable=True)
+            except OSError as error:
+                return f"{self._places.view}: {error}"
+            self._kept = newest
+        return ""
 
     def _write_hosts(self) -> str:
         hosts = self.view.get("hosts") or {}
@@ -97,8 +116,9 @@ class Views:
                 return ""
             try:
                 write_whole(file, text)
-            except OSError:
-                # Bind-mounted in some containers: it cannot be replaced, only written.
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # bind-mounted in some containers: it cannot be replaced, only written
+                    raise
                 file.write_text(text)
         except OSError as error:
             return f"{file}: {error}"
