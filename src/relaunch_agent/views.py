@@ -36,13 +36,16 @@ class Views:
         return " ".join(filter(None, [*self._trouble.values(), self._haproxy.trouble]))
 
     def take(self, message: SetView) -> Union[Accepted, Refused]:
-        """A newer one is in force at once, whether or not the disk has room for it: the old primary may be gone."""
+        """A newer one is in force at once, whether or not the disk has room for it: the old primary may be gone.
+
+        Another one of the same age is a newer one, of a store that was put back and gives its versions once more.
+        """
         ours, theirs = _age(self.view, self.version), _age(message.view, message.version)
         if ours[0] != theirs[0]:  # of another group, or of none: there is no epoch to go by
             ours, theirs = ("", 0, self.version), ("", 0, message.version)
         if theirs < ours:
             return Refused(f"view {theirs[1:]} (epoch, version) is older than {ours[1:]}, which this server has")
-        if theirs > ours:
+        if theirs > ours or message.view != self.view:
             self.version, self.view = message.version, message.view
             changed, self.changed = self.changed, asyncio.Event()
             changed.set()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest_asyncio
 
+from relaunch.bus.messages import Hello
+from relaunch.controller.agent_records import AgentRecords
 from relaunch.dns.zone import RecordSet
 from relaunch.servers.lifecycle import Event
 from relaunch.sites.reconcile import SiteReconciler
@@ -80,6 +83,26 @@ async def test_an_agent_that_connects_anew_is_told_again(world: World, sites: Si
     sites.forget_view(instance)
 
     await eventually("told again", lambda: instance in world.agents.views)
+
+
+async def test_a_view_is_newer_than_what_its_agent_has_from_before_the_store_was_put_back(
+    world: World, sites: SiteReconciler
+) -> None:
+    await world.apply(SITE)
+    await eventually("told", lambda: view(world, "shop/front1"))
+    await asyncio.sleep(0.2)
+    instance, told = world.instance("shop/front1")["id"], world.instance("shop/front1")["view_version"]
+    records = AgentRecords(world.ports.database, world.ports.clock)
+    hello = Hello(agent_version="1", agent_sha256="", boot_id="boot", view_version=60)
+    assert told < 60
+    world.agents.view_versions.clear()
+
+    records.hello(instance, hello)
+    sites.forget_view(instance)
+    await eventually("told again", lambda: world.agents.view_versions.get(instance) == 61)
+
+    records.hello(instance, replace(hello, view_version=told))
+    assert world.instance("shop/front1")["view_version"] == 61
 
 
 async def test_names_point_at_who_serves_and_go_with_the_deployment(world: World, sites: SiteReconciler) -> None:

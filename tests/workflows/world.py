@@ -169,6 +169,7 @@ class FakeAgents:
         self.hanging: set[str] = set()  # scripts that never end
         self.silent: set[str] = set()  # names of instances whose agent never comes
         self.views: dict[str, dict[str, Any]] = {}
+        self.view_versions: dict[str, int] = {}
         self.retired: list[str] = []
         self.roles: dict[str, TakeRole] = {}
         self.said = ""  # what every script's output is
@@ -201,6 +202,7 @@ class FakeAgents:
             raise Unavailable(f"{instance} is not connected")
         if isinstance(message, SetView):
             self.views[instance] = message.view
+            self.view_versions[instance] = message.version
         if isinstance(message, CancelRun):
             self._ended.setdefault(message.run_id, RunState(run_id=message.run_id, state="cancelled"))
         if isinstance(message, Retire):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.engine import Engine
 
 from relaunch.bus.messages import Hello, Published, RunScripts, RunState, ScriptResult
@@ -109,12 +109,19 @@ class AgentRecords:
             return connection.execute(select(instances.c.state).where(instances.c.id == instance)).scalar()
 
     def hello(self, instance: str, hello: Hello) -> None:
-        """Not its boot: that is stored when what follows from a new one is under way (servers/reconcile.py)."""
+        """Not its boot: that is stored when what follows from a new one is under way (servers/reconcile.py).
+
+        Its view may be of a later version than a store knows that was put back from an older copy. The next is newer.
+        """
         with self._database.begin() as connection:
             connection.execute(
                 update(instances)
                 .where(instances.c.id == instance)
-                .values(agent_version=hello.agent_version, last_seen=stamp(self._clock.now()))
+                .values(
+                    agent_version=hello.agent_version,
+                    last_seen=stamp(self._clock.now()),
+                    view_version=func.max(instances.c.view_version, hello.view_version),
+                )
             )
 
     def seen(self, agents: Sequence[str]) -> None:

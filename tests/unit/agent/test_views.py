@@ -35,8 +35,15 @@ def taken(views: Views, version: int, view: dict[str, Any]) -> bool:
 
 def test_a_later_version_is_taken_an_earlier_one_refused(views: Views) -> None:
     assert taken(views, 7, view(3)) and taken(views, 8, view(3, "db2"))
-    assert not taken(views, 7, view(3)) and taken(views, 8, view(3))
+    assert not taken(views, 7, view(3)) and taken(views, 8, view(3, "db2"))
     assert views.view["database"]["primary"] == "db2"
+
+
+def test_another_view_of_the_same_version_is_taken(views: Views) -> None:
+    """A store that was put back gives that version once more."""
+    assert taken(views, 8, view(3)) and taken(views, 8, view(3, "db2"))
+    assert views.view["database"]["primary"] == "db2"
+    assert not taken(views, 8, view(2))
 
 
 def test_an_older_epochs_view_is_refused_however_new_it_says_it_is(views: Views) -> None:
