@@ -32,7 +32,7 @@ from relaunch_agent.places import Places
 PROBE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
 ANSWER_SECONDS = 5.0
-IDLE_LOOK_SECONDS = 1.0  # for databases that died silently
+DEAD_LOOK_SECONDS = 1.0  # for databases that died silently
 SERVERS = ("show servers state", "show stat -1 4 -1")  # what parse_servers reads
 AT_ONCE = 100  # commands to HAProxy in one line
 SLOW_LOOK_SECONDS = 1.0  # while we wait only for an app that does not answer yet
@@ -83,12 +83,16 @@ class HAProxy:
         return self._places.reload_pending.exists()
 
     async def keep(self) -> None:
+        await asyncio.gather(self._follow(), self._look_for_the_dead())
+
+    async def _look_for_the_dead(self) -> None:
         while True:
-            while not self._changed.is_set():
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), IDLE_LOOK_SECONDS)
-                    break
-                await self._cut_from_the_dead()
+            await asyncio.sleep(DEAD_LOOK_SECONDS)
+            await self._cut_from_the_dead()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._changed.wait()
             self._changed.clear()
             began, failures = time.monotonic(), 0
             while self._view is not None and not self._changed.is_set():

@@ -33,13 +33,14 @@ class Process:
     """db1 is all it ever says it has; `commands` are what else it was told."""
 
     def __init__(self) -> None:
+        self.answers = dict(ANSWERS)
         self.commands: list[str] = []
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command = (await reader.readline()).decode().strip()
-        if command not in ANSWERS:
+        if command not in self.answers:
             self.commands.append(command)
-        writer.write(ANSWERS.get(command, "\n").encode())
+        writer.write(self.answers.get(command, "\n").encode())
         writer.close()
 
 
@@ -122,3 +123,16 @@ async def test_without_the_masters_socket_it_says_what_it_cannot_do(places: Plac
     views.apply()
 
     await eventually(lambda: f"-S {places.haproxy_master_socket}" in views.trouble)
+
+
+async def test_sessions_with_the_dead_are_cut_while_a_reload_fails(process: Process, views: Views) -> None:
+    other = {**view(2, "db1")["proxy"]["listeners"][0], "name": "db-primary-2", "bind": "127.0.2.1:3306"}
+    both = view(2, "db1")
+    both["proxy"]["listeners"].append(other)
+    views.take(SetView(version=2, view=both))
+    await eventually(lambda: views.trouble.startswith("HAProxy: false"))
+
+    process.answers["show stat -1 4 -1"] = "# pxname,svname,scur,status\ndb-primary,db1,1,DOWN\n\n"
+    process.answers["show sess"] = "0x7f: proto=tcpv4 be=db-primary srv=db1 ts=00 scf=[8,0h,fd=1] scb=[8,1h,fd=2]\n\n"
+
+    await eventually(lambda: "shutdown session 0x7f" in process.commands)
