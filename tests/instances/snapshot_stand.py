@@ -112,7 +112,7 @@ def write(first):
         number += 4
         began = time.monotonic()
         session.rows(f"INSERT INTO shop.ledger VALUES ({number})")
-        print(number, began, time.monotonic(), flush=True)
+        print(f"{number} {began} {time.monotonic()}\\n", end="", flush=True)  # whole, whoever else prints
         time.sleep(0.003)
 begin = int(Session().value("SELECT COALESCE(MAX(number), 0) FROM shop.ledger")) + 10
 threads = [threading.Thread(target=write, args=(begin + n,)) for n in range(4)]
@@ -126,15 +126,17 @@ def writing(server: Server) -> Iterator[Writes]:
     """Four writers; what they have is in the result once they have ended."""
     server.run("cat >/root/writer.py", text=WRITER)
     writes = Writes()
-    running = subprocess.Popen(
-        server.ssh("exec python3 /root/writer.py"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    running = subprocess.Popen(  # unbuffered, so that nothing is read here but the first lines
+        server.ssh("exec python3 /root/writer.py"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
+    assert running.stdout is not None
+    out = b""
     try:
-        time.sleep(2)
+        out = b"".join(running.stdout.readline() for _ in range(20))
         yield writes
     finally:
-        out, _ = running.communicate("", timeout=60)
-        for line in out.splitlines():
+        out += running.communicate(timeout=60)[0]
+        for line in out.decode().splitlines():
             number, began, ended = line.split()
             writes.acks.append((int(number), float(began), float(ended)))
     assert len(writes.acks) > 20, out
