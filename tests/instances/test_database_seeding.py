@@ -255,10 +255,10 @@ def test_a_replica_that_can_be_spared_gives_and_the_only_one_does_not(stand: Non
 def test_a_fresh_replica_is_seeded_past_commits_that_wait_for_one(stand: None) -> None:
     apply("db2", "strict")
     in_step("db2")
+    old = DB2.address
     relaunch("server", "power-off", "sown/db2")
     writers = [DB1.start("mariadb", text=f"INSERT INTO shop.story (a) VALUES ('waits {n}')") for n in range(3)]
 
-    old = DB2.address
     until(lambda: DB2.address not in ("", "None", old), "another instance")
     in_step("db2")
     # What it had before it began to acknowledge, it never acknowledges: the controller has the primary let go of it.
