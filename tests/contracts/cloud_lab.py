@@ -81,7 +81,9 @@ class LocalLab(Lab):
         """Wait until its network is up and what starts at boot has started."""
 
         def is_up() -> bool:
-            return self.inside(instance, "systemctl is-system-running; :", check=False) in ("running", "degraded")
+            ask = "systemctl is-system-running; ip -4 -o address show host0; :"
+            state, _, address = self.inside(instance, ask, check=False).partition("\n")
+            return state in ("running", "degraded") and address != ""
 
         until(is_up, f"{instance} has booted")
 
