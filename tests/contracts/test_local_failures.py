@@ -185,7 +185,7 @@ def left_on_the_host(folder: Path) -> list[str]:
     for command in ("nft list tables", "losetup --list --output BACK-FILE"):
         output = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
         found += [line for line in output.splitlines() if f"relaunch_{BRIDGE}" in line or str(folder) in line]
-    found += [str(group) for group in Path("/sys/fs/cgroup").glob(f"**/relaunch/{BRIDGE}")]
+    found += [group for group, _, _ in os.walk("/sys/fs/cgroup") if group.endswith(f"/relaunch/{BRIDGE}")]
     return found + [str(each) for each in Path("/run/relaunch").glob(f"uplinks/*/for-{BRIDGE}")]
 
 
