@@ -20,7 +20,7 @@ if ! sites=$(relaunch-local get sites); then
 fi
 
 # What all sites share.
-cat >/etc/apache2/conf-available/relaunch.conf <<FILE
+cat >/etc/apache2/conf-available/relaunch.conf.new <<FILE
 $header
 ServerName $name
 ServerTokens Prod
@@ -47,6 +47,7 @@ CustomLog /var/log/apache2/access.log relaunch
   Require all granted
 </Directory>
 FILE
+mv -f /etc/apache2/conf-available/relaunch.conf.new /etc/apache2/conf-available/relaunch.conf
 
 site_block() {  # SITE CANONICAL: what the HTTPS host of one site does
   cat <<FILE
@@ -113,7 +114,8 @@ FILE
 FILE
     fi
   done < <(jq -r '.[] | . as $s | [.name, .canonical, (([.name] + .aliases) | unique - [$s.canonical] | join(" "))] | @tsv' <<<"$sites")
-} >"$config"
+} >"$config.new"
+mv -f "$config.new" "$config"
 
 ln -sfn ../conf-available/relaunch.conf /etc/apache2/conf-enabled/relaunch.conf
 ln -sfn ../sites-available/relaunch.conf /etc/apache2/sites-enabled/relaunch.conf

@@ -58,6 +58,11 @@ quoted() {  # for an environment file of systemd
   printf '"%s"' "${value//\"/\\\"}"
 }
 
+put() {  # FILE: standard input becomes it at once, as systemd may just be starting the app again
+  install -m 640 -g www-data /dev/stdin "$1.new"
+  mv -f "$1.new" "$1"
+}
+
 write_environment() {  # NAME=VALUE…: what every app gets, then what this app gets
   {
     echo "$header"
@@ -66,7 +71,7 @@ write_environment() {  # NAME=VALUE…: what every app gets, then what this app 
     done
     echo "SERVER_NAME=$(quoted "$name")"
     printf '%s\n' "LANG=C.UTF-8" "$@"
-  } | install -m 640 -g www-data /dev/stdin /etc/app/environment
+  } | put /etc/app/environment
 }
 
 configure_rack() {
@@ -81,7 +86,7 @@ migrate_rack() {
 yaml() { jq -Rn --arg value "$1" '$value'; }  # a JSON string is a YAML string
 
 configure_redmine() {
-  install -m 640 -g www-data /dev/stdin /etc/redmine/default/database.yml <<FILE
+  put /etc/redmine/default/database.yml <<FILE
 $header
 production:
   adapter: mysql2
@@ -98,7 +103,7 @@ production:
   variables:
     tx_isolation: READ-COMMITTED
 FILE
-  install -m 640 -g www-data /dev/stdin /etc/redmine/default/secret_key.txt <<<"$SECRET_KEY_BASE"
+  put /etc/redmine/default/secret_key.txt <<<"$SECRET_KEY_BASE"
   write_environment REDMINE_INSTANCE=default RAILS_ENV=production RAILS_LOG_TO_STDOUT=1 RUBYOPT=-rbootsnap/setup \
     BOOTSNAP_CACHE_DIR=/var/cache/app BOOTSNAP_READONLY=1 BUNDLE_VERSION=system   # without it Bundler starts Ruby twice
 }

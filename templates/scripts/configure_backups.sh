@@ -62,7 +62,8 @@ state=/var/lib/relaunch-backup
 install -d -m 700 "$state"
 
 # Our own store's certificate is signed by the controller's authority, one elsewhere by a public one: both are trusted.
-cat /etc/ssl/certs/ca-certificates.crt /etc/relaunch/tls/ca.crt >/etc/relaunch/backup-ca.crt
+cat /etc/ssl/certs/ca-certificates.crt /etc/relaunch/tls/ca.crt >/etc/relaunch/backup-ca.crt.new
+mv -f /etc/relaunch/backup-ca.crt.new /etc/relaunch/backup-ca.crt
 
 umask 077
 {
@@ -89,7 +90,8 @@ RCLONE_RETRIES 2
 RCLONE_LOW_LEVEL_RETRIES 4
 RCLONE_TIMEOUT 60s
 VALUES
-} >/etc/relaunch/backup.env
+} >/etc/relaunch/backup.env.new
+mv -f /etc/relaunch/backup.env.new /etc/relaunch/backup.env
 
 install -D -m 644 -t /usr/local/lib/relaunch "$RS_ATTACH_DIR"/{binlog_store,binlog_server,"${dialect}_binlogs",binlog_events,gtid_sets}.py
 install -m 755 "$RS_ATTACH_DIR/ship_binlogs.py" /usr/local/lib/relaunch/ship-binlogs

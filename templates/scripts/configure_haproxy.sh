@@ -28,7 +28,8 @@ first_site=$(jq -r '.[0].name // "none"' <<<"$sites")
 {
   echo "$header"
   jq -r '.[] | .name as $site | ([.canonical, .name] + .aliases | unique[]) + " site-" + $site' <<<"$sites"
-} >/etc/haproxy/sites.map
+} >/etc/haproxy/sites.map.new
+mv -f /etc/haproxy/sites.map.new /etc/haproxy/sites.map
 
 # HAProxy wants both files; the agent fills this one when it knows what belongs there.
 [ -e /etc/haproxy/relaunch.cfg ] || echo "# The agent has not written back ends and listeners yet." >/etc/haproxy/relaunch.cfg
@@ -81,7 +82,8 @@ frontend sites
   use_backend %[req.hdr(host),host_only,lower,map(/etc/haproxy/sites.map,site-$first_site)]
 FILE
   fi
-} >/etc/haproxy/haproxy.cfg
+} >/etc/haproxy/haproxy.cfg.new
+mv -f /etc/haproxy/haproxy.cfg.new /etc/haproxy/haproxy.cfg
 
 if systemctl is-active --quiet haproxy; then
   systemctl reload haproxy

@@ -31,7 +31,8 @@ config=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
 # The server reads the key as its own user.
 install -d -o mysql -g mysql -m 750 /etc/mysql/tls
 for file in server.crt server.key ca.crt; do
-  install -o mysql -g mysql -m 400 "/etc/relaunch/tls/$file" "/etc/mysql/tls/$file"
+  install -o mysql -g mysql -m 400 "/etc/relaunch/tls/$file" "/etc/mysql/tls/$file.new"
+  mv -f "/etc/mysql/tls/$file.new" "/etc/mysql/tls/$file"
 done
 
 cat >"$config.new" <<FILE

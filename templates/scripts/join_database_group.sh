@@ -277,7 +277,8 @@ take_role() {
   # The agent's, for following whoever is the primary.
   jq -n --arg password "$REPLICATION_PASSWORD" \
     '{user: "replication", password: $password, ca: "/etc/mysql/tls/ca.crt", port: 3306}' |
-    install -m 600 /dev/stdin /etc/relaunch/replication.json
+    install -m 600 /dev/stdin /etc/relaunch/replication.json.new
+  mv -f /etc/relaunch/replication.json.new /etc/relaunch/replication.json
   echo "$group" >"$joined"
   if ! role=$(relaunch-local role --wait 120); then
     echo "The controller gave no role, or it could not be taken. What the agent says:" >&2

@@ -15,6 +15,12 @@ from relaunch.servers.templates import read_template
 ROOT = Path(__file__).parents[2] / "templates"
 SCRIPTS = sorted(ROOT.glob("scripts/*.sh"))
 SHELL = [*SCRIPTS, *sorted(ROOT.glob("scripts/attachments/*.sh"))]
+READ_BY_SERVICES = (
+    "/etc/app/environment", "/etc/redmine/default/database.yml", "/etc/redmine/default/secret_key.txt",
+    "/etc/relaunch/replication.json", "/etc/relaunch/backup.env", "/etc/relaunch/backup-ca.crt",
+    "/etc/haproxy/haproxy.cfg", "/etc/haproxy/sites.map", "/etc/apache2/conf-available/relaunch.conf",
+    '"$config"', '"/etc/mysql/tls/$file"',
+)  # fmt: skip
 TEMPLATES = sorted(path for path in ROOT.glob("*/*.yml") if not path.name.endswith(".relaunch.yml"))
 PASSWORDS = re.compile(r"(PASSWORD|SECRET)")
 
@@ -42,6 +48,15 @@ def test_a_script_stops_at_the_first_error_and_is_executable(path: Path) -> None
     assert text.startswith("#!/bin/bash\n")
     assert "set -euo pipefail" in text
     assert path.stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("file", READ_BY_SERVICES)
+def test_what_a_service_may_be_reading_is_put_in_place_whole(file: str) -> None:
+    """A service that starts, or is told to read it again, at that moment would find half of it, or nothing."""
+    texts = {path.name: path.read_text() for path in SHELL if not path.name.startswith("install_")}
+    written = re.compile(rf"(?:>|^ *install .* |\| install .* ){re.escape(file)}(?: <<.*)?$", re.M)
+    assert [name for name, text in texts.items() if written.search(text)] == []
+    assert any(f"{file}\n" in text or f"put {file} " in text for text in texts.values()), "somebody writes it"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)
