@@ -19,8 +19,8 @@ from relaunch_agent import runner
 from relaunch_agent.blobs import BlobStore
 from relaunch_agent.disk import read_json, write_json, write_new
 from relaunch_agent.link import Link
-from relaunch_agent.run_log import HEAD_BYTES, LogReader, late_of
-from relaunch_agent.streaming import Sent, after_sending, next_piece, on_character_bounds
+from relaunch_agent.run_log import LATE_BYTES, LogReader, late_of
+from relaunch_agent.streaming import PIECE_BYTES, Sent, after_sending, next_piece, on_character_bounds
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 10.0
@@ -206,11 +206,15 @@ class JobFollower:
         while True:
             alive = runner_lives(self._job.folder)
             self._job.reap()
-            total = min(reader.total(), HEAD_BYTES)
+            total = min(reader.total(), LATE_BYTES)
             if total > at and self._link.connected.is_set():
-                front, text = on_character_bounds(reader.read(at, min(total, at + 65536)))
+                front, text = on_character_bounds(reader.read(at, min(total, at + PIECE_BYTES)))
+                if not text:  # the disk was full, or LATE_BYTES end within a character
+                    at = total
+                    continue
                 with contextlib.suppress(Unavailable):
-                    await self._link.send(Output(self._run_id, self._index, base + at + front, text.decode()))
+                    said = Output(self._run_id, self._index, base + at + front, text.decode("utf-8", "replace"))
+                    await self._link.send(said)
                     at += front + len(text)
                     continue
             elif not alive:
@@ -218,8 +222,9 @@ class JobFollower:
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 2)
         if at:
+            _, text = on_character_bounds(reader.read(0, at))
             with self._job.log.open("ab") as log:
-                log.write(b"\n[relaunch: written after the script had ended]\n" + reader.read(0, at))
+                log.write(b"\n[relaunch: written after the script had ended]\n" + text)
 
     async def _pump(self, *, ended: bool) -> bool:
         """Send what is to be sent now; False when the bus is away."""
