@@ -194,8 +194,9 @@ class JobFollower:
             await asyncio.sleep(0.1)
         self.sent.set()
         await asyncio.sleep(TIDY_SECONDS)
-        await self._late_output()
-        self._reader.fold()
+        with contextlib.suppress(OSError):  # a full disk
+            await self._late_output()
+            self._reader.fold()
         self._job.forget()
         self._job.reap()
 
@@ -248,4 +249,5 @@ class JobFollower:
             except Unavailable:
                 return False
             self._sent = after_sending(self._sent, (start, start + len(text)), now=now)
-            write_json(self._job.folder / "sent", vars(self._sent))
+            with contextlib.suppress(OSError):  # a full disk: an agent that is started anew sends some of it again
+                write_json(self._job.folder / "sent", vars(self._sent))

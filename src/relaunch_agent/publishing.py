@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 from typing import Dict, List, Sequence
@@ -81,7 +82,8 @@ class Publisher:
         self._tags = {n: v for n, v in self._tags.items() if sent.tags.get(n) != v}
         self._outputs = {n: v for n, v in self._outputs.items() if sent.outputs.get(n) != v}
         self._removed = [n for n in self._removed if n not in sent.removed_tags]
-        self._save()
+        with contextlib.suppress(OSError):  # a full disk: an agent that is started anew sends it again
+            self._save()
 
     def _save(self) -> None:
         if self._tags or self._removed or self._outputs:

@@ -23,6 +23,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 PHASES = ("bake", "boot", "operational", "decommission")
 STREAM_SECONDS = 3.0  # how long the report of an ended script waits for its output to be on its way
 TOGETHER_SECONDS = 0.2  # that a script runs is told after so long: the end of a short one tells that too
+DISK_SECONDS = 5.0  # until a full disk is tried again
 ACKNOWLEDGED_SECONDS = 0.5  # until it is written down that the controller knows
 
 
@@ -87,7 +88,7 @@ class Runs:
         run = self._runs.get(run_id)
         if run is not None and not run.ended:
             run.cancelled = True
-            self._journal.save(run)
+            self._save(run)
             if run_id in self._jobs:
                 self._jobs[run_id].cancel()
         return Accepted(self.state_of(run_id))
@@ -101,8 +102,10 @@ class Runs:
             for run in [run for run in self._runs.values() if _due(run)]:
                 sequence = run.sequence
                 await self._output_sent(run.run_id)
-                if run.saved < sequence:  # a number is not given twice
-                    self._journal.save(run)
+                # A number is not given twice; after the end of a run the controller takes none.
+                if run.saved < sequence and not self._save(run) and not run.ended:
+                    later.call_later(DISK_SECONDS, self._news.set)
+                    continue
                 try:
                     await self._link.report(RunProgress(run.state, sequence))
                 except RelaunchError as error:
@@ -111,7 +114,7 @@ class Runs:
                     await asyncio.sleep(0.5)
                     break
                 run.acknowledged = max(run.acknowledged, sequence)
-                later.call_later(ACKNOWLEDGED_SECONDS, self._journal.save_acknowledged, run)
+                later.call_later(ACKNOWLEDGED_SECONDS, self._save_acknowledged, run)
                 if run.sequence > sequence:
                     self._news.set()
             await self._news.wait()
@@ -122,6 +125,21 @@ class Runs:
         if sent is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(sent.wait(), STREAM_SECONDS)
+
+    def _save(self, run: Run) -> bool:
+        """False when the disk is full: what the run has come to holds all the same, and is saved later."""
+        try:
+            self._journal.save(run)
+        except OSError as error:
+            print(f"run {run.run_id}: not saved: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+    def _save_acknowledged(self, run: Run) -> None:
+        try:
+            self._journal.save_acknowledged(run)
+        except OSError:
+            asyncio.get_running_loop().call_later(DISK_SECONDS, self._save_acknowledged, run)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -134,7 +152,7 @@ class Runs:
         run.state = state
         run.sequence += 1
         if run.ended:
-            self._journal.save(run)
+            self._save(run)
             self._news.set()
         else:
             asyncio.get_running_loop().call_later(TOGETHER_SECONDS * 1.1, self._news.set)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import cast
@@ -92,3 +93,19 @@ async def test_late_output_that_a_full_disk_did_not_take_does_not_hold_up_the_en
     await asyncio.wait_for(JobFollower(job, "run", 0, cast(Link, link)).finish(), 10)
 
     assert [output.text for output in link.said] == ["begun\n", "late\n"]
+
+
+async def test_a_script_is_followed_to_its_end_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    monkeypatch.setattr(jobs, "write_json", full)
+    monkeypatch.setattr(jobs, "runner_lives", lambda _: True)
+    job, link = ended_job(tmp_path), There()
+    follower = JobFollower(job, "run", 0, cast(Link, link))
+    following = asyncio.ensure_future(follower.result())
+    await asyncio.sleep(0.1)
+    assert [output.text for output in link.said] == ["begun\n"]
+    (job.folder / "result.json").write_text('{"state": "succeeded"}')
+
+    assert await following == {"state": "succeeded"}

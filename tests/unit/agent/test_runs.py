@@ -1,0 +1,138 @@
+"""Runs carried out by real runners; the bus and the disk are as a test wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from relaunch.bus.messages import Blob, Output, RunProgress, RunScripts, ScriptToRun, Stored
+from relaunch_agent import journal, runs
+from relaunch_agent.blobs import BlobStore
+from relaunch_agent.disk import append_record, last_record
+from relaunch_agent.journal import Journal
+from relaunch_agent.link import Link
+from relaunch_agent.runs import Runs
+
+BOOT = "boot-1"
+
+
+class Controller:
+    """It stores whatever it is told."""
+
+    def __init__(self) -> None:
+        self.connected = asyncio.Event()
+        self.connected.set()
+        self.told: list[tuple[str, int]] = []
+
+    async def send(self, output: Output) -> None:
+        pass
+
+    async def report(self, message: RunProgress) -> Stored:
+        self.told.append((message.run.state, message.sequence))
+        return Stored()
+
+
+class OneScript:
+    """Whatever blob is wanted."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        self._file = file
+        file.write_text(text)
+
+    async def file(self, blob: Blob, *, patience_seconds: float) -> Path:
+        return self._file
+
+
+class Disk:
+    """Takes no record while it is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        monkeypatch.setattr(journal, "append_record", self._append)
+        monkeypatch.setattr(runs, "DISK_SECONDS", 0.05)
+
+    def _append(self, file: Path, value: Any, *, durable: bool = False) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        append_record(file, value, durable=durable)
+
+
+def runs_of(folder: Path, script: str, controller: Controller) -> Runs:
+    return Runs(
+        Journal(folder / "runs", folder / "logs"), cast(BlobStore, OneScript(folder / "script", script)),
+        cast(Link, controller), agent="i-1", boot_id=BOOT, after_each=lambda: None,
+    )  # fmt: skip
+
+
+def order(run_id: str) -> RunScripts:
+    return RunScripts(run_id, "operational", [ScriptToRun("script", Blob("script", "0" * 64, 1))])
+
+
+async def until(true: Callable[[], object], *, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+
+
+async def test_a_run_whose_end_finds_the_disk_full_is_told_as_it_ended_and_saved_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller, disk = Controller(), Disk(monkeypatch)
+    ran = runs_of(tmp_path, "#!/bin/sh\n", controller)
+    reporting = asyncio.ensure_future(ran.report_for_ever())
+    ran.begin(order("r1"))
+    disk.full = True
+    await until(lambda: controller.told)
+
+    assert ran.state_of("r1").state == "succeeded"
+    assert controller.told[-1][0] == "succeeded"
+    assert (tmp_path / "runs/r1/order.json").exists()
+
+    disk.full = False
+    await until(lambda: not (tmp_path / "runs/r1/order.json").exists())
+    record = last_record(tmp_path / "runs/r1/run.json")
+    assert record and record["progress"]["run"]["state"] == "succeeded"
+    assert record["acknowledged"] == record["progress"]["sequence"]
+    assert not reporting.done()
+    reporting.cancel()
+
+
+async def test_a_step_that_finds_the_disk_full_is_told_once_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller, disk = Controller(), Disk(monkeypatch)
+    go_on = tmp_path / "go-on"
+    ran = runs_of(tmp_path, f"#!/bin/sh\nwhile ! [ -e {go_on} ]; do sleep 0.05; done\n", controller)
+    reporting = asyncio.ensure_future(ran.report_for_ever())
+    ran.begin(order("r1"))
+    disk.full = True
+    await asyncio.sleep(0.6)
+    assert controller.told == [] and not reporting.done()
+
+    disk.full = False
+    await until(lambda: controller.told)
+    assert controller.told == [("running", 2)]
+    go_on.touch()
+    await until(lambda: controller.told[-1] == ("succeeded", 3))
+    reporting.cancel()
+
+
+async def test_a_run_is_cancelled_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    ran = runs_of(tmp_path, "#!/bin/sh\nexec sleep 20\n", Controller())
+    ran.begin(order("r1"))
+    await until((tmp_path / "runs/r1/0/started").exists)
+    await asyncio.sleep(0.3)
+    disk.full = True
+    ran.cancel("r1")
+
+    await until(lambda: not ran.running)
+    assert ran.state_of("r1").state == "cancelled"
