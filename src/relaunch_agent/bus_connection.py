@@ -13,20 +13,24 @@ import ssl
 import time
 from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
-from relaunch.errors import NotAllowed, Unavailable
+from relaunch.errors import BadInput, NotAllowed, Unavailable
 
 PING_SECONDS = 2.0
 PINGS_UNANSWERED = 2
 MAX_LINE_BYTES = 64 * 1024
+MAX_PAYLOAD_BYTES = 1024 * 1024  # of a bus that does not say
 Handler = Callable[[bytes, str], Awaitable[None]]  # payload, reply subject ("" when none is wanted)
 
 
 class BusConnection:
     """Lives from `connect` until `closed` is set; never reconnects by itself."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inbox: str) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inbox: str, *, max_payload: int
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._max_payload = max_payload
         self._plain: Optional[asyncio.StreamWriter] = None
         self._inbox = f"{inbox}.{random.getrandbits(64):x}"
         self._handlers: Dict[str, Handler] = {}
@@ -61,6 +65,7 @@ class BusConnection:
             greeting = await plain_reader.readline()
             if not greeting.startswith(b"INFO "):
                 raise Unavailable(f"{host}:{port} is not a bus: it said {greeting[:40]!r}")
+            max_payload = int(json.loads(greeting[5:]).get("max_payload", MAX_PAYLOAD_BYTES))
             reader, writer = await _encrypted(plain, tls, host)
             options = {
                 "user": user, "pass": password, "verbose": False, "pedantic": False, "headers": True,
@@ -79,7 +84,7 @@ class BusConnection:
         except BaseException:
             writer.transport.abort()
             raise
-        connection = cls(reader, writer, inbox)
+        connection = cls(reader, writer, inbox, max_payload=max_payload)
         # Python closes the transport below TLS when the writer it was opened with is collected.
         connection._plain = plain
         connection._start(connection._read())
@@ -94,13 +99,17 @@ class BusConnection:
         self._subscribe(subject, number)
 
     def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """BadInput for what is larger than the bus takes: it would end the connection."""
+        if len(payload) > self._max_payload:
+            raise BadInput(f"a message of {len(payload)} bytes: the bus takes {self._max_payload} at most")
         if self.closed.is_set():
             raise Unavailable(f"the connection to the bus is gone: {self.why_closed}")
         head = f"PUB {subject} {reply + ' ' if reply else ''}{len(payload)}\r\n".encode()
         self._writer.write(head + payload + b"\r\n")
 
     async def request(self, subject: str, payload: bytes, *, timeout: float = 3.0) -> bytes:
-        """The first answer; Unavailable when nobody listens, the time is over or the connection breaks."""
+        """The first answer; Unavailable when nobody listens, the time is over or the connection breaks, BadInput when
+        it is larger than the bus takes."""
         self._number += 1
         token = f"{self._number:x}"
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

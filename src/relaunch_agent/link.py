@@ -68,7 +68,8 @@ class Link:
             pause = min(pause * 2, longest)
 
     async def report(self, message: Any, *, timeout: float = 3.0) -> Any:
-        """Ask the controller; the answer, Unavailable without one, Conflict when it refuses."""
+        """Ask the controller; the answer, Unavailable without one, Conflict when it refuses, BadInput when `message` is
+        larger than the bus takes."""
         connection = self._connection
         if connection is None or not self.connected.is_set():
             raise Unavailable("not connected to the controller")
@@ -80,7 +81,7 @@ class Link:
         return answer
 
     async def send(self, message: Any) -> None:
-        """Publish a piece of output; returns when the bus has it."""
+        """Publish a piece of output, of at most streaming.PIECE_BYTES; returns when the bus has it."""
         connection = self._connection
         if connection is None:
             raise Unavailable("not connected to the controller")
@@ -88,11 +89,15 @@ class Link:
         await connection.flush()
 
     def tell(self, message: Any) -> bool:
-        """Say how things are, without waiting for anybody; False when there is no connection to say it on."""
+        """Say how things are, without waiting for anybody; False when that cannot be said now."""
         connection = self._connection
         if connection is None or not self.connected.is_set() or connection.closed.is_set():
             return False
-        connection.publish(subjects.alive(self._credential.agent), encode(message))
+        try:
+            connection.publish(subjects.alive(self._credential.agent), encode(message))
+        except BadInput as error:
+            print(f"{type(message).__name__} is not told: {error}", file=sys.stderr, flush=True)
+            return False
         return True
 
     @property
@@ -152,7 +157,10 @@ class Link:
         connection = self._connection
         if reply and connection is not None:
             with contextlib.suppress(Unavailable):
-                connection.publish(reply, encode(answer))
+                try:
+                    connection.publish(reply, encode(answer))
+                except BadInput as error:
+                    connection.publish(reply, encode(Refused(str(error))))
 
 
 def stored(answer: Any) -> None:

@@ -7,21 +7,29 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from controller_at_work import AtWork, controller_at_work, until
+from sqlalchemy import select
 
 from relaunch.bus.messages import (
     Accepted,
     AskRun,
     Hello,
     Output,
+    Published,
     RunProgress,
     RunScripts,
     RunState,
     Stored,
 )
+from relaunch.controller.agents import AgentEvent, AgentLost
+from relaunch.errors import BadInput
+from relaunch.records.schema import instances
 from relaunch_agent.enrolment import Credential
 from relaunch_agent.https import trusting
 from relaunch_agent.link import Link
+from relaunch_agent.places import Places
+from relaunch_agent.publishing import Publisher
 
 
 def front1(at_work: AtWork, obey: Callable[[Any], Awaitable[Any]]) -> Link:
@@ -80,3 +88,27 @@ async def test_one_that_is_refused_first_is_connected_soon_after_it_is_known(tmp
 
         await at_work.hub.wait_connected("front1", timeout_seconds=4)
         keeping.cancel()
+
+
+async def test_all_that_was_published_while_away_is_stored_and_nothing_too_large_is_sent(tmp_path: Path) -> None:
+    """The bus ends the connection of whoever sends it more than 1 MB at once."""
+    values = {f"report{number}": f"{number}:".ljust(64 * 1024, "x") for number in range(17)}
+    async with controller_at_work(tmp_path) as at_work:
+        at_work.add_deployment()
+        events: list[AgentEvent] = []
+        at_work.hub.subscribe(events.append)
+        link = front1(at_work, obey_nothing)
+        publisher = Publisher(Places(tmp_path / "root"), link)
+        publishing = asyncio.create_task(publisher.publish_for_ever())
+        stored = [publisher.output(name, value) for name, value in values.items()]
+        keeping = asyncio.create_task(link.keep())
+        await asyncio.wait_for(asyncio.gather(*stored), 10)
+
+        with at_work.base.database.connect() as db:
+            assert db.execute(select(instances.c.outputs).where(instances.c.id == "front1")).scalar_one() == values
+        with pytest.raises(BadInput, match="the bus takes 1048576 at most"):
+            await link.report(Published(outputs=values))
+        assert await link.report(Published(outputs={"last": "x"})) == Stored()
+        assert not [event for event in events if isinstance(event, AgentLost)]
+        keeping.cancel()
+        publishing.cancel()
