@@ -17,6 +17,7 @@ from relaunch_agent.link import Link
 from relaunch_agent.places import Places
 
 HELLO_SECONDS = 30.0
+AT_ONCE_SECONDS = 10.0  # where the controller is there, the previous program reaches it sooner
 CHECK_SECONDS = 20.0
 
 
@@ -30,7 +31,10 @@ async def upgrade(blob: Blob, places: Places, blobs: BlobStore, sha256: str) -> 
     if blob.sha256 == sha256:
         return Accepted()
     if blob.sha256 == (read_json(places.upgrade_failed) or {}).get("sha256"):
-        raise Conflict("this version was tried here and did not reach the controller; it was undone")
+        raise Conflict(
+            f"this version was tried here, did not work and was undone. Remove {places.upgrade_failed} on the server "
+            "and restart relaunch-agent there to have it tried once more"
+        )
     file = await blobs.file(blob)
     fresh = places.program.with_name("relaunch-agent.new.pyz")
     write_whole(fresh, file.read_bytes(), durable=True)
@@ -55,6 +59,7 @@ async def undo_unless_connected(places: Places, link: Link, sha256: str) -> bool
     pending = read_json(places.upgrade) or {}
     if pending.get("sha256") != sha256:
         remove(places.upgrade, places.upgrade_starts)
+        await _judge_the_undone(places, link)
         return False
     try:
         await asyncio.wait_for(link.ever_connected.wait(), HELLO_SECONDS)
@@ -68,10 +73,23 @@ async def undo_unless_connected(places: Places, link: Link, sha256: str) -> bool
 def put_back(places: Places) -> bool:
     if not places.previous_program.exists():
         return False
-    write_json(places.upgrade_failed, {"sha256": own_sha256(places)})
+    write_json(places.upgrade_failed, {"sha256": own_sha256(places), "unanswered": True})
     os.replace(places.previous_program, places.program)  # noqa: PTH105
     remove(places.upgrade, places.upgrade_starts)
     return True
+
+
+async def _judge_the_undone(places: Places, link: Link) -> None:
+    """A new program that reached nobody has failed if we, put back, do at once; else nobody may have been there."""
+    failed = read_json(places.upgrade_failed) or {}
+    if not failed.get("unanswered"):
+        return
+    try:
+        await asyncio.wait_for(link.ever_connected.wait(), AT_ONCE_SECONDS)
+    except asyncio.TimeoutError:
+        remove(places.upgrade_failed)
+        return
+    write_json(places.upgrade_failed, {"sha256": failed["sha256"]})
 
 
 def forget_old_libraries(places: Places, keep: Path) -> None:

@@ -1,4 +1,4 @@
-"""Agents of another program than the controller's are given it, once each."""
+"""Agents of another program than the controller's are given it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from controller_at_work import AtWork, SimulatedAgent, controller_at_work, obedi
 
 from relaunch.bus.messages import AskRun, Blob, Refused, UpgradeAgent, Welcome
 from relaunch.controller.upgrades import AgentUpgrades
+from relaunch.databases.alarm import Alarm
 
 PROGRAM = Blob(name="relaunch-agent.pyz", sha256="a" * 64, size_bytes=1000)
 OLD = "b" * 64
 
 
 def upgrades_of(at_work: AtWork) -> AgentUpgrades:
-    upgrades = AgentUpgrades(at_work.hub, PROGRAM)
+    upgrades = AgentUpgrades(at_work.hub, PROGRAM, at_work.base.records.called, Alarm(None))
     at_work.hub.subscribe(upgrades.heard)
     return upgrades
 

@@ -220,7 +220,8 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows.subscribe(activity.changed)
     alarm = Alarm(Pager(settings.alert_command, base.clock).tell)
     in_background(stack, alarm.tell_for_ever(), "alarm")
-    databases = await _start_acting(stack, bus, hub, ports, workflows, AgentUpgrades(hub, program), base.audit, alarm)
+    upgrades = AgentUpgrades(hub, program, base.records.called, alarm)
+    databases = await _start_acting(stack, bus, hub, ports, workflows, upgrades, base.audit, alarm)
 
     keeper = BackupKeeper(ports, workflows, alarm)
     stack.push_async_callback(keeper.stop)

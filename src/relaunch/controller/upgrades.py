@@ -1,35 +1,55 @@
-"""Every agent runs the program this controller hands out: one of another version is given it at its hello."""
+"""Every agent runs the program this controller hands out: one of another version is given it at its hello.
+
+An agent that keeps its old program reaches a person through the alarm.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import Counter
+from collections.abc import Callable
 
 from relaunch.bus.messages import Blob, UpgradeAgent
 from relaunch.controller.agents import AgentEvent, AgentHub, HelloSaid
-from relaunch.errors import RelaunchError
+from relaunch.databases.alarm import Alarm
+from relaunch.errors import RelaunchError, Unavailable
 
 log = logging.getLogger("relaunch.agents")
 
 ORDER_SECONDS = 60.0  # the agent fetches and tries the new program before it answers
+AGAIN_SECONDS = 30.0  # an agent gives a new program as long to reach us; it refuses one that did not work
+TRIES = 3  # of programs it accepted
 
 
 class AgentUpgrades:
-    def __init__(self, hub: AgentHub, program: Blob) -> None:
+    """`called`: deployment/server of an instance."""
+
+    def __init__(self, hub: AgentHub, program: Blob, called: Callable[[str], str], alarm: Alarm) -> None:
         self._hub = hub
         self._program = program
-        self._tried: set[str] = set()  # once each: an agent that went back to its old program had a reason
+        self._called = called
+        self._alarm = alarm
+        self._ordered_at: dict[str, float] = {}  # by instance, as the next two
+        self._accepted: Counter[str] = Counter()
+        self._kept_old: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def heard(self, event: AgentEvent) -> None:
-        if not isinstance(event, HelloSaid) or event.hello.agent_sha256 in ("", self._program.sha256):
+        if not isinstance(event, HelloSaid) or event.hello.agent_sha256 == "":
             return
-        if event.instance in self._tried:
-            return
-        self._tried.add(event.instance)
-        task = asyncio.create_task(self._upgrade(event.instance), name=f"upgrade {event.instance}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        instance, now = event.instance, time.monotonic()
+        if event.hello.agent_sha256 == self._program.sha256:
+            self._is_ours(instance)
+        elif now - self._ordered_at.get(instance, float("-inf")) >= AGAIN_SECONDS:
+            self._ordered_at[instance] = now
+            if self._accepted[instance] >= TRIES:
+                self._keeps_old(instance, f"it was given the new one {TRIES} times and went back to it")
+                return
+            task = asyncio.create_task(self._upgrade(instance), name=f"upgrade {instance}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -39,6 +59,22 @@ class AgentUpgrades:
     async def _upgrade(self, instance: str) -> None:
         try:
             await self._hub.order(instance, UpgradeAgent(self._program), timeout_seconds=ORDER_SECONDS)
-            log.info("the agent of %s was given the program %s", instance, self._program.sha256[:12])
+            self._accepted[instance] += 1
+            log.info("the agent of %s was given the program %s", self._called(instance), self._program.sha256[:12])
+        except Unavailable as error:
+            log.warning("the agent of %s was not upgraded: %s", self._called(instance), error)
         except RelaunchError as error:
-            log.warning("the agent of %s was not upgraded: %s", instance, error)
+            self._keeps_old(instance, str(error))
+
+    def _is_ours(self, instance: str) -> None:
+        del self._accepted[instance]
+        if instance in self._kept_old:
+            self._kept_old.discard(instance)
+            self._tell(instance, {})
+
+    def _keeps_old(self, instance: str, why: str) -> None:
+        self._kept_old.add(instance)
+        self._tell(instance, {"old": f"it keeps its old program: {why}"})
+
+    def _tell(self, instance: str, wrong: dict[str, str]) -> None:
+        self._alarm.look(f"agent of {self._called(instance)}", wrong, time.monotonic(), stays=0.0)
