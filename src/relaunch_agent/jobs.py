@@ -86,14 +86,17 @@ class Job:
         A fork, not a new Python: that alone would cost more than most scripts. The agent has no threads.
         """
         ending, told = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the runner, until it can be cancelled
         try:
             self._runner = os.fork()
+            if self._runner == 0:
+                runner.begin(self.folder, self._order, told)
         except OSError:
             os.close(ending)
             os.close(told)
             raise
-        if self._runner == 0:
-            runner.begin(self.folder, self._order, told)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._order = {}
         os.close(told)
         asyncio.get_running_loop().add_reader(ending, self._has_ended, ending)
@@ -106,7 +109,9 @@ class Job:
 
     def cancel(self) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
-            if runner_lives(self.folder):
+            if self._runner and not self.ended.is_set():
+                os.kill(self._runner, signal.SIGTERM)
+            elif runner_lives(self.folder):
                 os.kill(int((self.folder / "started").read_text()), signal.SIGTERM)
 
     def result(self) -> Optional[Dict[str, Any]]:

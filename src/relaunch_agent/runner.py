@@ -1,7 +1,8 @@
 """Runs one script to its end, apart from the agent: a restarted or upgraded agent finds it still running.
 
 Forked by the agent for each script, which hands it the job. The runner holds a lock on the job folder's `lock` while it
-lives, and writes `started` before the first exec and `result.json` at the end. SIGTERM to the runner cancels.
+lives, and writes `started` before the first exec and `result.json` at the end. SIGTERM to the runner cancels; it
+is blocked from the fork until the runner can take it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Execution:
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._cancel)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # one that came before is taken now
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
         self._poll.register(self._reader, select.POLLIN)

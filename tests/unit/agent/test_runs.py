@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from relaunch.bus.messages import Blob, Output, RunProgress, RunScripts, ScriptToRun, Stored
-from relaunch_agent import journal, runs
+from relaunch_agent import journal, runner, runs
 from relaunch_agent.blobs import BlobStore
 from relaunch_agent.disk import append_record, last_record
 from relaunch_agent.journal import Journal
@@ -136,3 +137,42 @@ async def test_a_run_is_cancelled_on_a_full_disk(tmp_path: Path, monkeypatch: py
 
     await until(lambda: not ran.running)
     assert ran.state_of("r1").state == "cancelled"
+
+
+@pytest.mark.parametrize("step", ["begin", "_locked", "run_job"])
+async def test_a_run_that_is_cancelled_while_its_runner_begins_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    work = getattr(runner, step)
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.5)
+        return work(*given)
+
+    monkeypatch.setattr(runner, step, slow)
+    started = asyncio.Event()
+    start = runs.Job.start
+
+    def start_and_tell(job: runs.Job) -> None:
+        start(job)
+        started.set()
+
+    monkeypatch.setattr(runs.Job, "start", start_and_tell)
+    ran = runs_of(tmp_path, f"#!/bin/sh\ntouch {tmp_path}/ran\nexec sleep 3\n", Controller())
+    ran.begin(order("r1"))
+    await started.wait()
+    await asyncio.sleep(0.25)
+    ran.cancel("r1")
+    await until(lambda: not ran.running)
+
+    assert ran.state_of("r1").state == "cancelled"
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_scripts_and_agent_have_sigterm_as_it_was(tmp_path: Path) -> None:
+    ran = runs_of(tmp_path, f"#!/bin/sh\ngrep SigBlk /proc/self/status >{tmp_path}/blocked\n", Controller())
+    ran.begin(order("r1"))
+    await until(lambda: not ran.running)
+
+    assert (tmp_path / "blocked").read_text().split() == ["SigBlk:", "0" * 16]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
