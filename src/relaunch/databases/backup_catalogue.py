@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 from relaunch.databases.backups import (
     ABANDONED,
+    SKEW,
     Backup,
     Kind,
     Known,
@@ -213,24 +214,29 @@ class Catalogue:
                     )
                 )  # fmt: skip
 
-    def failed(self, since: datetime) -> tuple[tuple[str, str], ...]:
-        """Of each kind of task, when its newest has failed: its title and the first line of why."""
+    def failed(self, since: datetime, now: datetime) -> tuple[tuple[str, str], ...]:
+        """Of each kind of task, when its newest has failed: its title and the first line of why. One that a wrong clock
+        puts after now is none."""
         found = []
         with self._database.connect() as connection:
             for kind in KINDS:
-                query = select(tasks).where(tasks.c.kind == kind, tasks.c.subject == subject(self._deployment))
+                query = select(tasks).where(
+                    tasks.c.kind == kind,
+                    tasks.c.subject == subject(self._deployment),
+                    tasks.c.created <= (now + SKEW).isoformat(timespec="microseconds"),
+                )
                 row = connection.execute(query.order_by(tasks.c.created.desc())).mappings().first()
                 if row is not None and row["state"] == "failed" and moment(row["created"]) >= since:
                     found.append((str(row["title"]), str(row["error"]).splitlines()[0] if row["error"] else ""))
         return tuple(found)
 
-    async def known(self, lineage: str) -> Known:
+    async def known(self, lineage: str, now: datetime) -> Known:
         """Of one history, as of now; asks the store for the binary logs only."""
-        return replace(self.remembered(lineage), shipping=await self.shipping(lineage))
+        return replace(self.remembered(lineage, now), shipping=await self.shipping(lineage))
 
-    def remembered(self, lineage: str) -> Known:
+    def remembered(self, lineage: str, now: datetime) -> Known:
         """The same without asking the store, so without the binary logs."""
-        failed = self.failed(begun(lineage))
+        failed = self.failed(begun(lineage), now)
         known = Known(
             backups=self.backups(), proofs=self.proofs(), schemas=self.schemas(), schema_proofs=self.schema_proofs(),
             failed=failed,

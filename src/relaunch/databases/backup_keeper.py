@@ -156,8 +156,9 @@ class BackupKeeper:
         """The task. backup: its id, or latest."""
         catalogue, lineage = self.catalogue(deployment), self._must_have_lineage(deployment)
         await catalogue.refresh((lineage,))
-        known = catalogue.remembered(lineage)
-        newest = newest_of(known, schema)
+        now = self._ports.clock.now()
+        known = catalogue.remembered(lineage, now)
+        newest = newest_of(known, schema, now)
         mine = [each for each in known.schemas if each.schema == schema and each.id == backup]
         return await self.prove_schemas(deployment, [newest] if backup == "latest" and newest else mine, who=who)
 
@@ -172,7 +173,8 @@ class BackupKeeper:
             raise NotFound(f"no history {lineage} of {source} in the store", hint=f"it has: {', '.join(lineages)}")
         await catalogue.refresh(lineages)
         lineage, backup = self._chosen(deployment, source, catalogue, lineages, lineage, backup)
-        refuse_moment(await catalogue.known(lineage), to, backup, self._ports.clock.now())
+        now = self._ports.clock.now()
+        refuse_moment(await catalogue.known(lineage, now), to, backup, now)
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "source": source, "lineage": lineage, "backup": backup, "to": to,
@@ -243,10 +245,10 @@ class BackupKeeper:
         try:
             lineages = await catalogue.lineages()
             await catalogue.refresh(lineages)
-            known = await catalogue.known(lineage or "")
+            known = await catalogue.known(lineage or "", now)
         except RelaunchError as error:
             wrong = (*wrong, f"the backups cannot be looked at: {error.message}")
-            known = catalogue.remembered(lineage or "")
+            known = catalogue.remembered(lineage or "", now)
             lineages = tuple(sorted({each.lineage for each in catalogue.backups()}))
         schedule, wanted = schedule_of(spec.backups), self._schemas(deployment)
         verdict = status(known, schedule, now)
@@ -259,9 +261,8 @@ class BackupKeeper:
         for each in reversed(lineages):
             if each != lineage:
                 theirs = [one for one in every if one.lineage == each]
-                older.append(
-                    {"lineage": each, "backups": shown_backups(theirs, proofs, to_go(theirs, proofs, retention))}
-                )
+                gone = to_go(theirs, proofs, retention, now)
+                older.append({"lineage": each, "backups": shown_backups(theirs, proofs, gone)})
         return {
             "deployment": deployment,
             "lineage": lineage,
@@ -270,9 +271,9 @@ class BackupKeeper:
             "schedule": shown_schedule(schedule),
             "newest": verdict.newest,
             "newest_proven": verdict.newest_proven,
-            **shown_known(known, to_go(known.backups, known.proofs, retention), now),
+            **shown_known(known, to_go(known.backups, known.proofs, retention, now), now),
             "older": older,
-            "schemas": shown_schemas(known, schemas_to_go(known.schemas, known.schema_proofs, retention)),
+            "schemas": shown_schemas(known, schemas_to_go(known.schemas, known.schema_proofs, retention, now)),
         }
 
     async def prune(self, deployment: str) -> list[str]:
@@ -292,24 +293,24 @@ class BackupKeeper:
 
     async def _prune(self, deployment: str, catalogue: Catalogue, retention: Retention) -> list[str]:
         removed: list[str] = []
-        running = self._workflows.tasks.running_on(subject(deployment))
+        running, now = self._workflows.tasks.running_on(subject(deployment)), self._ports.clock.now()
         # What a backup that is under way has stored is not abandoned, however long it takes.
-        now = self._ports.clock.now() if running is None else moment(running["created"])
+        until = now if running is None else moment(running["created"])
         lineages = await catalogue.lineages()
         stored = await catalogue.refresh(lineages)
         every, proofs, schemas = catalogue.backups(), catalogue.proofs(), catalogue.schemas()
         for lineage in lineages:
             theirs = [each for each in every if each.lineage == lineage]
-            gone = to_go(theirs, proofs, retention)
+            gone = to_go(theirs, proofs, retention, now)
             mine = [each for each in schemas if each.lineage == lineage]
-            gone += schemas_to_go(mine, catalogue.schema_proofs(), retention)
-            removed += await catalogue.remove(lineage, gone, stored, now)
+            gone += schemas_to_go(mine, catalogue.schema_proofs(), retention, now)
+            removed += await catalogue.remove(lineage, gone, stored, until)
         return removed
 
     def _begin_pruning(self, deployment: str, now: datetime) -> bool:
         """Unless it was begun lately. No other deployment waits for it; what is due here does, as a proof might read
         what is just being removed."""
-        if now - self._pruned.get(deployment, now - PRUNE_AFTER) < PRUNE_AFTER:
+        if abs(now - self._pruned.get(deployment, now - PRUNE_AFTER)) < PRUNE_AFTER:
             return False
         self._pruned[deployment] = now
         self._pruning[deployment] = asyncio.create_task(self._prune_beside(deployment), name=f"prune {deployment}")
@@ -410,12 +411,13 @@ class BackupKeeper:
         schedule = schedule_of(spec.backups)
         try:
             await catalogue.refresh((lineage,))
-            known = await catalogue.known(lineage)
+            known = await catalogue.known(lineage, now)
         except RelaunchError as error:
             self._colours.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
             return
         schemas = self._schemas(deployment)
-        not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED, *map(no_backup, schemas)) if now - begun(lineage) < YOUNG else ()
+        young = abs(now - begun(lineage)) < YOUNG
+        not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED, *map(no_backup, schemas)) if young else ()
         reasons = (*wrong, *status(known, schedule, now).reasons, *red_schemas(known, schemas, schedule, now))
         self._colours.say(deployment, reasons, hushed=not_yet)
         if self._workflows.tasks.running_on(subject(deployment)) is not None or self._is_pruning(deployment):
@@ -437,7 +439,7 @@ class BackupKeeper:
             schema, to_prove = due_schema(known, names, schedule, now), unproven(known, names, schedule, now)
         if not (wanted or schema or to_prove):
             return
-        if known.failed and now - self._tried.get(deployment, now - AGAIN_AFTER) < AGAIN_AFTER:
+        if known.failed and abs(now - self._tried.get(deployment, now - AGAIN_AFTER)) < AGAIN_AFTER:
             return
         proves = schema is None and (to_prove or (wanted is not None and wanted[0] == "prove"))
         if proves and self._begin_pruning(deployment, now):

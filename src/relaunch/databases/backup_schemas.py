@@ -13,7 +13,9 @@ from relaunch.databases.backups import (
     Proof,
     Retention,
     Schedule,
+    is_ahead,
     of_the_future,
+    of_the_past,
     to_go,
 )
 
@@ -28,8 +30,8 @@ def due_schema(known: Known, wanted: Iterable[str], schedule: Schedule, now: dat
         return None
     ages = []
     for schema in wanted:
-        newest = newest_of(known, schema)
-        age = timedelta.max if newest is None or of_the_future(newest, now) else now - newest.begun
+        newest = newest_of(known, schema, now)
+        age = timedelta.max if newest is None else now - newest.begun
         if age >= schedule.schemas:
             ages.append((age, schema))
     return max(ages, key=lambda each: (each[0], each[1]), default=(None, None))[1]
@@ -41,10 +43,10 @@ def unproven(known: Known, wanted: Iterable[str], schedule: Schedule, now: datet
         return ()
     found = []
     for schema in sorted(wanted):
-        newest = newest_of(known, schema)
+        newest = newest_of(known, schema, now)
         if newest is None:
             continue
-        proof = _proof_of(known, newest)
+        proof = _proof_of(known, newest, now)
         if proof is None or (not proof.proven and now - proof.at >= PROVE_AGAIN):
             found.append(newest)
     return tuple(found)
@@ -60,14 +62,17 @@ def red_schemas(known: Known, wanted: Iterable[str], schedule: Schedule, now: da
 
 def _wrong(known: Known, schema: str, schedule: Schedule, interval: timedelta, now: datetime) -> str:
     damaged = [each.id for each in known.schemas if each.schema == schema and each.fault]
-    newest = newest_of(known, schema)
+    ahead = [each for each in known.schemas if each.schema == schema and of_the_future(each.ended, now)]
+    newest = newest_of(known, schema, now)
     if damaged:
         return f"schema {schema}: {damaged[-1]} is damaged"
+    if ahead:
+        return f"schema {schema}: {is_ahead(ahead[-1])}"
     if newest is None:
         return no_backup(schema)
     if now - newest.ended > max(LATE_FACTOR * interval, LATE_AT_LEAST):
         return f"schema {schema}: its newest backup is {newest.id}: the next has not happened on time"
-    proof = _proof_of(known, newest)
+    proof = _proof_of(known, newest, now)
     if proof is not None and not proof.proven:
         return f"schema {schema}: the proof of {newest.id} failed: {proof.why}"
     if proof is None and schedule.prove is not None and now - newest.ended > PROVEN_WITHIN:
@@ -79,22 +84,30 @@ def no_backup(schema: str) -> str:
     return f"schema {schema}: there is no backup of it by itself"
 
 
-def newest_of(known: Known, schema: str) -> Backup | None:
-    mine = [each for each in known.schemas if each.schema == schema and not each.fault and REPLACED not in each.id]
+def newest_of(known: Known, schema: str, now: datetime) -> Backup | None:
+    """By the schedule, and not of a time to come."""
+    mine = [
+        each
+        for each in known.schemas
+        if each.schema == schema and not each.fault and REPLACED not in each.id and not of_the_future(each.ended, now)
+    ]
     return max(mine, key=lambda each: (each.begun, each.id), default=None)
 
 
-def _proof_of(known: Known, backup: Backup) -> Proof | None:
+def _proof_of(known: Known, backup: Backup, now: datetime) -> Proof | None:
     """The last of it."""
-    mine = [each for each in known.schema_proofs if (each.schema, each.backup) == (backup.schema, backup.id)]
+    made = of_the_past(known.schema_proofs, now)
+    mine = [each for each in made if (each.schema, each.backup) == (backup.schema, backup.id)]
     return max(mine, key=lambda each: each.at, default=None)
 
 
-def schemas_to_go(schemas: Sequence[Backup], proofs: Sequence[Proof], retention: Retention) -> tuple[Backup, ...]:
+def schemas_to_go(
+    schemas: Sequence[Backup], proofs: Sequence[Proof], retention: Retention, now: datetime
+) -> tuple[Backup, ...]:
     """What retention no longer keeps, of each schema of each history by itself: also of one that is no site's any
     more."""
     gone: list[Backup] = []
     for lineage, schema in sorted({(each.lineage, each.schema) for each in schemas}):
         mine = [each for each in schemas if (each.lineage, each.schema) == (lineage, schema)]
-        gone += to_go(mine, [each for each in proofs if each.schema == schema], retention)
+        gone += to_go(mine, [each for each in proofs if each.schema == schema], retention, now)
     return tuple(gone)

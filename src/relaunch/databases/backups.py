@@ -210,8 +210,9 @@ def due(
         return "full", side
     if has_replica and _passed([each for each in backups if each.role == "primary"], schedule.primary, now):
         return "full", "primary"
-    unproven_full = max((each.ended for each in backups if each.kind is Kind.FULL), default=None)
-    proved = max((proof.at for proof in proofs), default=None)
+    made = [each.ended for each in backups if each.kind is Kind.FULL and not of_the_future(each.ended, now)]
+    unproven_full = max(made, default=None)
+    proved = max((proof.at for proof in of_the_past(proofs, now)), default=None)
     if schedule.prove and unproven_full and (not proved or proved < unproven_full or now - proved >= schedule.prove):
         return "prove", ""
     if _passed(mine, schedule.incremental, now):
@@ -222,20 +223,24 @@ def due(
 def _passed(backups: Sequence[Backup], interval: timedelta | None, now: datetime) -> bool:
     if interval is None:
         return False
-    last = max((each.begun for each in backups if not of_the_future(each, now)), default=None)
+    last = max((each.begun for each in backups if not of_the_future(each.ended, now)), default=None)
     return last is None or now - last >= interval
 
 
-def of_the_future(backup: Backup, now: datetime) -> bool:
-    """By a clock that was wrong there: it may not keep the next one from being made."""
-    return backup.ended > now + SKEW
+def of_the_future(at: datetime, now: datetime) -> bool:
+    """By a clock that was wrong: what is of then may not keep the next one from being made."""
+    return at > now + SKEW
+
+
+def of_the_past(proofs: Iterable[Proof], now: datetime) -> list[Proof]:
+    """Those whose time says something."""
+    return [each for each in proofs if not of_the_future(each.at, now)]
 
 
 def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     reasons: list[str] = []
     best = newest(known.backups)
-    proven = [proof for proof in known.proofs if proof.proven]
-    last_proof = max(known.proofs, key=lambda each: each.at, default=None)
+    proven = [proof for proof in of_the_past(known.proofs, now) if proof.proven]
     if best is None:
         reasons.append(NO_BACKUP)
     elif schedule.incremental and now - best.ended > max(LATE_FACTOR * schedule.incremental, LATE_AT_LEAST):
@@ -243,22 +248,19 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     fulls = [each for each in known.backups if each.kind is Kind.FULL]
     if schedule.full and fulls and now - max(each.ended for each in fulls) > LATE_FACTOR * schedule.full:
         reasons.append("the weekly full backup has not happened on time")
-    future = [each.id for each in known.backups if of_the_future(each, now)]
+    future = [each for each in known.backups if of_the_future(each.ended, now)]
     if future:
-        reasons.append(
-            f"{future[-1]} is of a time to come: is a clock wrong on {_server_of(known, future[-1])}, or here?"
-        )
+        reasons.append(is_ahead(future[-1]))
     broken = [each.id for each in known.backups if not is_whole(known.backups, each.id)]
     if broken:
         reasons.append(f"links are missing or damaged below {', '.join(broken[:3])}{' …' if len(broken) > 3 else ''}")
-    if last_proof is None:
-        reasons.append(NO_PROOF)
-    elif not last_proof.proven:
-        reasons.append(f"the proof of {last_proof.backup} failed: {last_proof.why}")
-    elif schedule.prove and now - last_proof.at > LATE_FACTOR * schedule.prove:
-        reasons.append(f"the last proof is of {_shown(last_proof.at)}: the next has not happened on time")
+    reasons += _wrong_with_proofs(known.proofs, schedule, now)
     if known.shipping is None:
         reasons.append(NEVER_SHIPPED)
+    elif of_the_future(known.shipping.at, now):
+        reasons.append(
+            f"the newest binary log is of a time to come: is a clock wrong on {known.shipping.server}, or here?"
+        )
     elif now - known.shipping.at > LOST_LOG_SECONDS:
         reasons.append(f"no binary log was shipped since {_shown(known.shipping.at)}")
     reasons += [f"{what} failed: {why}" for what, why in known.failed]
@@ -270,15 +272,33 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     )
 
 
-def _server_of(known: Known, id: str) -> str:
-    return next(each.server for each in known.backups if each.id == id)
+def is_ahead(backup: Backup) -> str:
+    return f"{backup.id} is of a time to come: is a clock wrong on {backup.server}, or here?"
+
+
+def _wrong_with_proofs(proofs: Iterable[Proof], schedule: Schedule, now: datetime) -> list[str]:
+    last = max(of_the_past(proofs, now), key=lambda each: each.at, default=None)
+    if last is None:
+        why = NO_PROOF
+    elif not last.proven:
+        why = f"the proof of {last.backup} failed: {last.why}"
+    elif schedule.prove and now - last.at > LATE_FACTOR * schedule.prove:
+        why = f"the last proof is of {_shown(last.at)}: the next has not happened on time"
+    else:
+        return []
+    # One of a time to come is told of only until another proof is right: nobody could do anything about it.
+    ahead = [each.backup for each in proofs if of_the_future(each.at, now)]
+    told = f"a proof of {ahead[-1]} is of a time to come: is the clock wrong here, or was it?" if ahead else ""
+    return [why, told] if told else [why]
 
 
 def _shown(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def to_go(backups: Sequence[Backup], proofs: Sequence[Proof], retention: Retention) -> tuple[Backup, ...]:
+def to_go(
+    backups: Sequence[Backup], proofs: Iterable[Proof], retention: Retention, now: datetime
+) -> tuple[Backup, ...]:
     """What retention no longer keeps, oldest first. A backup stays while one that builds on it stays; so does the
     chain that was proven last, and everything newer than it; one whose chain is broken goes once a newer is whole."""
     ordered = sorted(backups, key=lambda each: (each.ended, each.id), reverse=True)
@@ -294,7 +314,7 @@ def to_go(backups: Sequence[Backup], proofs: Sequence[Proof], retention: Retenti
         for each in whole:
             firsts.setdefault(each.ended.strftime(period), each.id)
         wanted |= set(list(firsts.values())[:count])
-    proven = [proof for proof in proofs if proof.proven and is_whole(backups, proof.backup)]
+    proven = [proof for proof in of_the_past(proofs, now) if proof.proven and is_whole(backups, proof.backup)]
     if proven:
         safe = max(proven, key=lambda each: each.at).backup
         since = next(each.ended for each in whole if each.id == safe)

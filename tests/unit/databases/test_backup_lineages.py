@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, insert, select
 from sqlalchemy.engine import Engine
 
 from relaunch.clock import Clock, SetClock
@@ -22,7 +22,7 @@ from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backups import Known, Proof, Retention, begun, of_lineage, to_go
-from relaunch.records.schema import audit, metadata
+from relaunch.records.schema import audit, metadata, tasks
 from relaunch.storage.memory import MemoryStore
 from relaunch.storage.objects import StoredObject
 
@@ -67,7 +67,7 @@ async def test_each_history_has_its_own_backups_and_binary_logs(database: Engine
     await catalogue.refresh(await catalogue.lineages())
 
     assert await catalogue.lineages() == (OLD, NEW)
-    new, old = await catalogue.known(NEW), await catalogue.known(OLD)
+    new, old = await catalogue.known(NEW, NOW), await catalogue.known(OLD, NOW)
     assert ([each.id for each in new.backups], [each.id for each in old.backups]) == (["n21"], ["o2", "o3", "o4"])
     assert new.shipping is not None and old.shipping is not None
     assert (new.shipping.gtid, old.shipping.gtid) == ("0-1-5", "0-1-99")
@@ -186,7 +186,7 @@ async def test_the_last_proven_chain_of_an_older_history_stays(database: Engine)
     least = Retention(last=0, daily=0, weekly=0, monthly=0, yearly=0)
     theirs = [each for each in catalogue.backups() if each.lineage == OLD]
 
-    gone = to_go(theirs, catalogue.proofs(), least)
+    gone = to_go(theirs, catalogue.proofs(), least, NOW)
 
     assert [each.id for each in gone] == ["o2"]
 
@@ -198,6 +198,22 @@ def test_a_proof_of_another_history_says_nothing_of_this_one() -> None:
     assert of_lineage(Known(backups=(), proofs=(failed_before, failed_since)), NEW).proofs == (failed_since,)
     assert LINEAGE.fullmatch(NEW) and begun(NEW) == datetime(2026, 11, 20, tzinfo=UTC)
     assert begun("") == datetime.fromtimestamp(0, UTC)
+
+
+async def test_an_attempt_that_a_wrong_clock_puts_after_now_hides_no_later_failure(database: Engine) -> None:
+    _, catalogue = await two_histories(database)
+    for id, state, created in (
+        ("t1", "succeeded", NOW - timedelta(hours=1)),
+        ("t2", "failed", NOW - timedelta(minutes=1)),
+        ("t3", "succeeded", NOW + timedelta(days=365)),
+    ):
+        row = {"id": id, "kind": "back-up", "title": id, "subject": "backups:shop", "state": state, "who": "relaunch"}
+        with database.begin() as connection:
+            connection.execute(
+                insert(tasks).values(**row, created=created.isoformat(timespec="microseconds"), error="no room\nmore")
+            )
+
+    assert (await catalogue.known(NEW, NOW)).failed == (("t2", "no room"),)
 
 
 async def test_a_person_is_told_of_what_stays_red_but_not_of_what_was_never_there_yet(database: Engine) -> None:

@@ -94,9 +94,21 @@ def test_retention_is_for_each_schema_by_itself_and_leaves_the_last_proven() -> 
     blog = [backup("blog", 24 * day) for day in range(2)]
     least = Retention(last=1, daily=0, weekly=0, monthly=0, yearly=0)
 
-    gone = schemas_to_go([*shop, *blog], (proof(shop[2]), proof(blog[0])), least)
+    gone = schemas_to_go([*shop, *blog], (proof(shop[2]), proof(blog[0])), least, NOW)
 
     assert [(each.schema, each.ended) for each in gone] == [("blog", blog[1].ended), ("shop", shop[3].ended)]
+
+
+def test_neither_a_backup_nor_a_proof_of_a_time_to_come_counts() -> None:
+    new, ahead = backup("shop", 1), backup("shop", -400)
+    wrong = proof(new, -400)
+
+    assert due_schema(known(new, ahead), ("shop",), DAILY, NOW) is None, "not one after the other"
+    assert unproven(known(new, proofs=(wrong,)), ("shop",), DAILY, NOW) == (new,)
+    failed = known(new, proofs=(proof(new, proven=False), wrong))
+    assert red_schemas(failed, ("shop",), DAILY, NOW) == (f"schema shop: the proof of {new.id} failed: x",)
+    (red,) = red_schemas(known(new, ahead, proofs=(proof(new),)), ("shop",), DAILY, NOW)
+    assert red == f"schema shop: {ahead.id} is of a time to come: is a clock wrong on db2, or here?"
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_of_many_days_the_newest_of_each_period_stay() -> None:
     daily = [backup(f"d{day:03}", ago=timedelta(days=day)) for day in range(400)]
     proven = (Proof(backup="d000", at=NOW, proven=True),)
 
-    gone = {each.id for each in to_go(daily, proven, Retention(last=3, daily=5, weekly=3, monthly=3, yearly=2))}
+    gone = {each.id for each in to_go(daily, proven, Retention(last=3, daily=5, weekly=3, monthly=3, yearly=2), NOW)}
 
     kept = sorted(set(each.id for each in daily) - gone)
     # 22 November 2026 is a Sunday: weeks end with d000, d007, d014; months with d000, d022, d053; 2025 with d326.
@@ -157,7 +157,9 @@ def test_what_goes_never_breaks_what_stays_nor_the_proven_chain(
     proofs = (Proof(backup=f"b{proof}", at=NOW, proven=True),)
     whole = {each.id for each in backups if is_whole(backups, each.id)}
 
-    gone = {each.id for each in to_go(backups, proofs, Retention(last=last, daily=1, weekly=1, monthly=1, yearly=1))}
+    gone = {
+        each.id for each in to_go(backups, proofs, Retention(last=last, daily=1, weekly=1, monthly=1, yearly=1), NOW)
+    }
 
     kept = [each for each in backups if each.id not in gone]
     assert {each.id for each in kept if is_whole(kept, each.id)} == {each.id for each in kept} & whole
@@ -220,3 +222,52 @@ def test_a_backup_of_a_time_to_come_is_red_and_keeps_no_other_from_being_made() 
     assert "ahead is of a time to come: is a clock wrong on db2" in status(known, Schedule(), NOW).reasons[0]
     late = (backup("old", ago=hours(24 * 8)), ahead)
     assert due(late, (PROVEN,), Schedule(), NOW, has_replica=True) == ("full", "replica")
+
+
+AHEAD = Proof(backup="f", at=NOW + hours(24 * 365), proven=True)
+JUST_FAILED = replace(FAILED_PROOF, at=NOW - hours(0.02))
+
+
+@pytest.mark.parametrize("days", [0, 30, 200])
+def test_a_proof_of_a_time_to_come_keeps_none_from_being_made_and_hides_no_failure(days: int) -> None:
+    now, later = NOW + hours(24 * days), hours(24 * days)
+    fresh = (backup("f", ago=hours(0.1) - later), backup("p", role="primary", ago=hours(0.1) - later))
+    logs, failed = replace(LOGS, at=now), replace(JUST_FAILED, at=now - hours(0.02))
+
+    assert due(fresh, (AHEAD,), Schedule(), now, has_replica=True) == ("prove", "")
+    found = status(Known(backups=fresh, proofs=(failed, AHEAD), shipping=logs), Schedule(), now)
+    assert found.reasons == (
+        "the proof of i2 failed: WRONG KEY",
+        "a proof of f is of a time to come: is the clock wrong here, or was it?",
+    )
+    assert found.newest_proven is None
+    assert "no backup was proven yet" in status(replace(GREEN, proofs=(AHEAD,)), Schedule(), NOW).reasons
+
+
+def test_once_another_proof_is_right_one_of_a_time_to_come_is_told_no_more() -> None:
+    found = status(replace(GREEN, proofs=(PROVEN, AHEAD)), Schedule(), NOW)
+
+    assert (found.green, found.newest_proven) == (True, "i1")
+
+
+def test_of_binary_log_of_a_time_to_come_nobody_knows_whether_it_is_shipped() -> None:
+    ahead = replace(GREEN, shipping=replace(LOGS, at=NOW + hours(24)))
+
+    assert status(ahead, Schedule(), NOW).reasons == (
+        "the newest binary log is of a time to come: is a clock wrong on db1, or here?",
+    )
+
+
+def test_a_full_backup_of_a_time_to_come_does_not_ask_for_one_proof_after_the_other() -> None:
+    backups = (*CHAIN, backup("p", role="primary", ago=hours(3)), backup("ahead", ago=-hours(400)))
+
+    assert due(backups, (PROVEN,), Schedule(), NOW, has_replica=True) is None
+
+
+def test_retention_lets_nothing_go_because_of_a_proof_of_a_time_to_come() -> None:
+    daily = [backup(f"d{day}", ago=timedelta(days=day)) for day in range(9)]
+    least, proven = Retention(last=1, daily=0, weekly=0, monthly=0, yearly=0), Proof(backup="d3", at=NOW, proven=True)
+    ahead = Proof(backup="d1", at=NOW + hours(24 * 365), proven=True)
+
+    assert to_go(daily, (ahead,), least, NOW) == (), "nothing else is proven: any may be the only good one"
+    assert [each.id for each in to_go(daily, (proven, ahead), least, NOW)] == ["d8", "d7", "d6", "d5", "d4"]
