@@ -70,7 +70,7 @@ async def run(
     environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run a command to its end. Failed, with the last lines of its output, when it exits non-zero (unless `check` is
-    off), outlasts its time (it and its process group are then killed) or does not exist."""
+    off), outlasts its time (it and its process group are then killed) or cannot be started."""
     words = [word.reveal() if isinstance(word, Secret) else str(word) for word in argv]
     try:
         process = await asyncio.create_subprocess_exec(
@@ -87,6 +87,8 @@ async def run(
         present = shutil.which(words[0], os.F_OK, None if environment is None else environment.get("PATH"))
         why = "may not be run" if present else "is not installed"
         raise Failed(f"{words[0]} {why}", hint=f"needed for: {shown(argv)}") from None
+    except OSError as error:  # no program, or there is no memory for one more process
+        raise Failed(f"{words[0]} cannot be started: {error.strerror}", hint=f"needed for: {shown(argv)}") from None
     try:
         async with asyncio.timeout(timeout_seconds):
             out, err = await process.communicate(None if input is None else input.encode())

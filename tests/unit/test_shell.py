@@ -51,6 +51,14 @@ async def test_a_command_that_may_not_be_run_is_named(tmp_path: Path) -> None:
         await run("program", environment={"PATH": str(tmp_path)})
 
 
+async def test_a_command_that_is_no_program_says_so(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("echo no first line\n")
+    (tmp_path / "program").chmod(0o755)
+
+    with pytest.raises(Failed, match="program cannot be started: Exec format error"):
+        await run(tmp_path / "program")
+
+
 async def test_a_folder_of_the_path_that_cannot_be_read_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(*words: str, **how: object) -> None:
         raise PermissionError(13, "Permission denied", words[0])

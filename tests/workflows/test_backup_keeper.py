@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from relaunch.bus.messages import RunScripts, RunState
 from relaunch.databases import backup_keeper
@@ -107,6 +109,33 @@ async def test_no_look_waits_for_a_long_removal_and_a_proof_begins_after_it(
 
     await looked_until(world, looker, "prove")
     await looker.stop()
+
+
+async def test_looking_goes_on_after_an_error_of_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await backed_up(world, "shop")
+    looker, looks = keeper(world), []
+    deployments = looker._store.deployments
+
+    def failing_once() -> list[dict[str, Any]]:
+        if len(looks) == 1:
+            looks.append("failed")
+            raise OperationalError("SELECT", {}, Exception("unable to open database file"))
+        return deployments()
+
+    async def look(deployment: str) -> None:
+        looks.append(deployment)
+
+    monkeypatch.setattr(backup_keeper, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(looker._store, "deployments", failing_once)
+    monkeypatch.setattr(looker, "look", look)
+    looker.start()
+    for _ in range(200):
+        if len(looks) > 2:
+            break
+        await asyncio.sleep(0.01)
+    await looker.stop()
+
+    assert looks[:3] == ["shop", "failed", "shop"]
 
 
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(

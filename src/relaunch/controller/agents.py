@@ -349,8 +349,8 @@ class AgentHub:
 
     def _lose(self, agent: str) -> None:
         if self._links.pop(agent, None) is not None:
-            log.info("%s is not connected any more", self._records.called(agent))
             self._tell(AgentLost(instance=agent))
+            log.info("%s is not connected any more", self._records.called(agent))
 
     def _tell(self, event: AgentEvent) -> None:
         for listener in self._listeners:
@@ -364,14 +364,14 @@ class AgentHub:
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            for agent in [a for a, link in self._links.items() if now - link.heard > SILENT_SECONDS]:
-                self._lose(agent)
-            if now - written >= WRITE_SEEN_SECONDS:
-                written = now
-                try:
+            try:
+                for agent in [a for a, link in self._links.items() if now - link.heard > SILENT_SECONDS]:
+                    self._lose(agent)
+                if now - written >= WRITE_SEEN_SECONDS:
+                    written = now
                     self._write_seen()
-                except Exception:  # a locked database now is no reason never to write again
-                    log.exception("last_seen could not be written")
+            except Exception:  # a locked database now is no reason never to look or write again
+                log.exception("agents seen")
 
     def _write_seen(self) -> None:
         fresh = [agent for agent, link in self._links.items() if not link.seen_written]

@@ -123,6 +123,8 @@ async def _keep_dns(dns: KnotServer) -> None:
             await dns.start()
         except RelaunchError as error:
             log.error("knotd does not start: %s", error)
+        except Exception:  # outermost frame of this loop: it may start the next time
+            log.exception("starting knotd")
 
 
 def run(settings: Settings, *, open_world: OpenWorld = local_world) -> None:

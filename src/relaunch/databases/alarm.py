@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+
+log = logging.getLogger("relaunch.alerts")
 
 AGAIN_SECONDS = 12 * 3600.0  # what goes on is told again
 Tell = Callable[[str, str, tuple[str, ...]], Awaitable[None]]  # subject, alert | over, reasons
@@ -52,4 +55,8 @@ class Alarm:
 
     async def tell_for_ever(self) -> None:
         while self._tell is not None:
-            await self._tell(*await self._waiting.get())
+            said = await self._waiting.get()
+            try:
+                await self._tell(*said)
+            except Exception:  # outermost frame of this loop: the next one may be told
+                log.exception("telling %s", said)

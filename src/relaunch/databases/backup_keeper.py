@@ -385,17 +385,22 @@ class BackupKeeper:
 
     async def _look_again_and_again(self) -> None:
         while True:
-            for row in self._store.deployments():
-                spec = self._store.applied_spec(row["name"])
-                if spec is None or spec.database is None:
-                    continue
-                try:
-                    await self.look(row["name"])
-                except RelaunchError as error:
-                    log.info("backups of %s: %s", row["name"], error)
-                except Exception:  # outermost frame of this loop: the next look may go well
-                    log.exception("backup keeper")
+            try:
+                for row in self._store.deployments():
+                    await self._look_at(row["name"])
+            except Exception:  # outermost frame of this loop: the next look may go well
+                log.exception("backup keeper")
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_at(self, deployment: str) -> None:
+        try:
+            spec = self._store.applied_spec(deployment)
+            if spec is not None and spec.database is not None:
+                await self.look(deployment)
+        except RelaunchError as error:
+            log.info("backups of %s: %s", deployment, error)
+        except Exception:  # one deployment's fault must not keep the others from being backed up
+            log.exception("backups of %s", deployment)
 
     async def look(self, deployment: str) -> None:
         """Once: start what is due, say what is wrong."""

@@ -80,3 +80,21 @@ async def test_one_subject_says_nothing_of_another():
         await asyncio.wait_for(alarm.tell_for_ever(), 0.02)
 
     assert said == [("shop", "alert", ("db2 is lost",))]
+
+
+async def test_one_that_cannot_be_told_keeps_no_later_one_back() -> None:
+    said: list[str] = []
+
+    async def tell(subject: str, state: str, reasons: tuple[str, ...]) -> None:
+        if not said:
+            said.append("failed")
+            raise OSError(12, "Cannot allocate memory")
+        said.extend(reasons)
+
+    alarm = Alarm(tell)
+    alarm.at_once("shop", "db2 is the primary now")
+    alarm.at_once("shop", "db3 is the primary now")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(alarm.tell_for_ever(), 0.02)
+
+    assert said == ["failed", "db3 is the primary now"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
@@ -32,6 +33,8 @@ from relaunch.clouds.local.nspawn import Nspawn, interface
 from relaunch.clouds.local.records import ImageRecord, SnapshotRecord, VolumeRecord
 from relaunch.clouds.local.volumes import Volumes
 from relaunch.errors import BadInput, Conflict, NotFound
+
+log = logging.getLogger("relaunch.cloud")
 
 HOUSEKEEPING_SECONDS = 15
 
@@ -163,7 +166,10 @@ class LocalCloud:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            self._instances.keep_house()
+            try:
+                self._instances.keep_house()
+            except Exception:  # outermost frame of this loop: the next time may go well
+                log.exception("housekeeping")
 
     # firewall
 

@@ -1,0 +1,83 @@
+"""What goes on as long as the controller does: one error ends none of it."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relaunch.clouds.local import cloud as local_cloud
+from relaunch.clouds.local.cloud import LocalCloud
+from relaunch.controller import main
+from relaunch.controller.agents import AgentHub, AgentLost, _Link
+
+FULL = OSError(28, "No space left on device")
+
+
+async def for_a_while(loop: Any, seconds: float) -> None:
+    """TimeoutError: it was still going on."""
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(loop, seconds)
+
+
+async def test_knotd_is_started_again_after_a_start_without_room_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dns:
+        starts = 0
+
+        async def wait_ended(self) -> int:
+            if self.starts > 1:
+                await asyncio.Event().wait()
+            return -9
+
+        async def start(self) -> None:
+            self.starts += 1
+            if self.starts == 1:
+                raise FULL
+
+    monkeypatch.setattr(main, "RESTART_PAUSE_SECONDS", 0.01)
+    dns = Dns()
+
+    await for_a_while(main._keep_dns(dns), 0.3)  # type: ignore[arg-type]
+
+    assert dns.starts == 2
+
+
+async def test_agents_are_found_lost_after_an_error_of_the_database() -> None:
+    def called(instance: str) -> str:
+        if instance == "i-1":
+            raise FULL
+        return instance
+
+    lost: list[str] = []
+    records: Any = SimpleNamespace(called=called, begin_runs=None)
+    hub = AgentHub(None, records, None, version="1")  # type: ignore[arg-type]
+    hub.subscribe(lambda event: lost.append(event.instance) if isinstance(event, AgentLost) else None)
+    hub._links["i-1"] = _Link(connection=1, heard=0.0)
+
+    async def another() -> None:
+        await asyncio.sleep(1.5)
+        hub._links["i-2"] = _Link(connection=2, heard=0.0)
+
+    await asyncio.gather(another(), for_a_while(hub._tick(), 2.5))
+
+    assert lost == ["i-1", "i-2"]
+
+
+async def test_the_local_cloud_keeps_house_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud = LocalCloud(tmp_path, network=IPv4Network("198.18.0.0/24"), bridge="none", recipes=tmp_path)
+    times: list[int] = []
+
+    def keep_house() -> None:
+        times.append(1)
+        raise FULL
+
+    monkeypatch.setattr(local_cloud, "HOUSEKEEPING_SECONDS", 0.01)
+    monkeypatch.setattr(cloud._instances, "keep_house", keep_house)
+
+    await for_a_while(cloud._keep_house(), 0.2)
+
+    assert len(times) > 1
