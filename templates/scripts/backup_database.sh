@@ -75,22 +75,7 @@ hurry_at_the_lock() {
   done 2>/dev/null || true
 }
 
-role=primary lag=0
-if [ -n "$(sql "SHOW ALL SLAVES STATUS")" ]; then role=replica; fi
-[ "$role" = primary ] && [ "$(sql "SELECT @@read_only")" = 1 ] &&
-  stop_with "This server follows nobody and takes no writes: nobody knows how old its data is."
-
-replica_lag() { mariadb -e "SHOW ALL SLAVES STATUS\G" | awk '$1 == "Seconds_Behind_Master:" {print $2}'; }
-if [ "$role" = replica ]; then
-  for _ in $(seq "$BACKUP_MAX_LAG"); do
-    lag=$(replica_lag)
-    [ "$lag" = NULL ] || [ "$lag" -gt "$BACKUP_MAX_LAG" ] || break
-    sleep 1
-  done
-  [ "$lag" != NULL ] || stop_with "Replication does not run here: a backup would be older than it says."
-  [ "$lag" -le "$BACKUP_MAX_LAG" ] || stop_with "This replica lags $lag s behind, more than $BACKUP_MAX_LAG s."
-fi
-
+find_role "${BACKUP_MAX_LAG:-60}"
 find_history
 of_this_data() { [ "$(cat "$state/last/data" 2>/dev/null)" = "$(stat -c %i /var/lib/mysql/ibdata1)" ]; }
 begin_backup of_this_data
@@ -146,7 +131,6 @@ rm -rf "$state/last.new"
 install -d "$state/last.new"
 cp "$work"/lsn/*_checkpoints "$state/last.new/checkpoints"
 stat -c %i /var/lib/mysql/ibdata1 >"$state/last.new/data"
-# A primary that was fenced or set aside meanwhile may have had what the group does not.
-[ "$role" = replica ] || [ "$(sql "SELECT @@read_only")" = 0 ] || stop_with "This server is the primary no more: the backup $id does not count."
+refuse_fenced
 end_backup mariadb "$(jq -n --arg version "$(mariadb-backup --version 2>&1 | head -n 1)" \
   --arg checkpoints "$(cat "$state/last.new/checkpoints")" '{backup_version: $version, $checkpoints}')"

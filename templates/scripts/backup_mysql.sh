@@ -76,21 +76,7 @@ trap tidy EXIT
 cd "$work"
 
 one_line() { sql "SELECT REPLACE($1, '\n', '')"; }
-role=primary lag=0
-if [ -n "$(sql "SHOW REPLICA STATUS")" ]; then role=replica; fi
-[ "$role" = primary ] && [ "$(sql "SELECT @@super_read_only OR @@offline_mode")" = 1 ] &&
-  stop_with "This server follows nobody and takes no writes: nobody knows how old its data is."
-
-replica_lag() { mysql -E -e "SHOW REPLICA STATUS" | awk '$1 == "Seconds_Behind_Source:" {print $2}'; }
-if [ "$role" = replica ]; then
-  for _ in $(seq "$BACKUP_MAX_LAG"); do
-    lag=$(replica_lag)
-    [ "$lag" = NULL ] || [ "$lag" -gt "$BACKUP_MAX_LAG" ] || break
-    sleep 1
-  done
-  [ "$lag" != NULL ] || stop_with "Replication does not run here: a backup would be older than it says."
-  [ "$lag" -le "$BACKUP_MAX_LAG" ] || stop_with "This replica lags $lag s behind, more than $BACKUP_MAX_LAG s."
-fi
+find_role "${BACKUP_MAX_LAG:-60}"
 find_history
 has_map() { [ -e "$state/last/map" ]; }
 begin_backup has_map
@@ -164,7 +150,5 @@ python3 "$RS_ATTACH_DIR/copy_pages.py" save "$copy/data" "${options[@]}" | to_st
 kill "$progress" 2>/dev/null || true
 ended=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 find_objects
-# A primary that was fenced or set aside meanwhile may have had what the group does not.
-[ "$role" = replica ] || [ "$(sql "SELECT @@super_read_only OR @@offline_mode")" = 0 ] ||
-  stop_with "This server is the primary no more: the backup $id does not count."
+refuse_fenced
 end_backup mysql "$(jq -n --arg on "$checked_on" '{method: "clone", backup_version: "copy_pages 1", checked_on: $on}')"

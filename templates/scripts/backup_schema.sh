@@ -11,6 +11,13 @@
 #     Input Type: single
 #     Required: true
 #     Default: blank
+#   BACKUP_MAX_LAG:
+#     Category: Backup
+#     Description: Seconds a replica may lag behind; it is waited for as long as this, too, and else nothing is done.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: text:60
 #   BACKUP_CHECK_SECONDS:
 #     Category: Backup
 #     Description: How long rows may be counted and summed before the dump, and again after it, smallest tables first.
@@ -19,6 +26,7 @@
 #     Advanced: true
 #     Default: text:30
 # Attachments:
+# - backup_store.sh
 # - table_checks.sh
 # - schema_dump.sh
 # - table_history.sh
@@ -32,22 +40,23 @@ set +a
 
 work=$(mktemp -d /run/relaunch-backup.XXXXXX)
 trap 'rm -rf "$work"' EXIT
+# shellcheck source=attachments/backup_store.sh disable=SC1091
+. "$RS_ATTACH_DIR/backup_store.sh"
 # shellcheck source=attachments/table_checks.sh disable=SC1091
 . "$RS_ATTACH_DIR/table_checks.sh"
 # shellcheck source=attachments/schema_dump.sh disable=SC1091
 . "$RS_ATTACH_DIR/schema_dump.sh"
 # shellcheck source=attachments/table_history.sh disable=SC1091
 . "$RS_ATTACH_DIR/table_history.sh"
-stop_with() { echo "$*" >&2; exit 1; }
 [[ $BACKUP_SCHEMA =~ ^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$ ]] || stop_with "BACKUP_SCHEMA=$BACKUP_SCHEMA: letters, digits, _ and - only"
 [ -n "$(sql "SELECT 1 FROM information_schema.schemata WHERE schema_name = '$BACKUP_SCHEMA'")" ] ||
   stop_with "There is no schema $BACKUP_SCHEMA here."
-lineage=$(sql "SELECT id FROM relaunch.lineage" 2>/dev/null || true)
-[ -n "$lineage" ] || stop_with "This data does not say which history it is of: relaunch-ship-binlogs on the primary sees to that."
+find_role "${BACKUP_MAX_LAG:-60}"
+find_history
 
 begun=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 id=$(date -u +%Y%m%dT%H%M%SZ)-schema-$(hostname)
-target=$BACKUP_ROOT/$lineage/schemas/$BACKUP_SCHEMA/$id
+target=$BACKUP_ROOT/schemas/$BACKUP_SCHEMA/$id
 odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE table_schema = '$BACKUP_SCHEMA'
   AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND engine <> 'InnoDB'")
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
@@ -66,11 +75,12 @@ gtid=$(position_of_dump "$before")
 sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}" >"$work/after"
 sums_of_both "$work/before" "$work/after" >"$work/check"
 size=$(rclone lsf --format s "$target/dump.sql.zst.age")
+refuse_fenced
 jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
-  --arg server "$(hostname)" --arg dialect "$dialect" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
+  --arg server "$(hostname)" --arg role "$role" --arg lag "$lag" --arg dialect "$dialect" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
   --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" --slurpfile check "$work/check" \
-  --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $dialect, $version, $begun,
-    $ended, $gtid, $recipient, check: $check[0], stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
+  --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $role, lag_seconds: ($lag | tonumber),
+    $dialect, $version, $begun, $ended, $gtid, $recipient, check: $check[0], stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
   rclone rcat "$target/manifest.json"
 jq -r --arg what "$BACKUP_SCHEMA at $gtid: $size bytes" '"\($what), \(.tables | length) tables summed, \(.unchecked | length) not"' "$work/check"
 echo "BACKED-UP $id"

@@ -88,22 +88,7 @@ alone
 trap tidy EXIT
 cd "$work"
 
-role=primary lag=0
-replication=$(sql "SHOW REPLICA STATUS")
-if [ -n "$replication" ]; then role=replica; fi
-[ "$role" = primary ] && [ "$(sql "SELECT @@read_only")" != 0 ] &&
-  stop_with "This server follows nobody and takes no writes: nobody knows how old its data is."
-replica_lag() { "$client" -E -e "SHOW REPLICA STATUS" | awk '$1 ~ /^Seconds_Behind_(Source|Master):$/ {print $2}'; }
-if [ "$role" = replica ]; then
-  for _ in $(seq "$BACKUP_MAX_LAG"); do
-    lag=$(replica_lag)
-    [ "$lag" = NULL ] || [ "$lag" -gt "$BACKUP_MAX_LAG" ] || break
-    sleep 1
-  done
-  [ "$lag" != NULL ] || stop_with "Replication does not run here: a snapshot would be older than it says."
-  [ "$lag" -le "$BACKUP_MAX_LAG" ] || stop_with "This replica lags $lag s behind, more than $BACKUP_MAX_LAG s."
-fi
-
+find_role "${BACKUP_MAX_LAG:-60}"
 snapshots take --keep "$SNAPSHOTS_KEPT" >record
 jq -r '"Snapshot \(.id): \(.lock), \(.locked_seconds) s, at \(.gtid)", .warnings[]' record
 if [ "$BACKUP_KIND" = local ]; then
@@ -163,8 +148,5 @@ python3 "$RS_ATTACH_DIR/copy_pages.py" save "$copy/data" "${options[@]}" | to_st
 kill "$progress" 2>/dev/null || true
 ended=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 find_objects
-# A primary that was fenced or set aside meanwhile may have had what the group does not.
-fenced="SELECT @@read_only"
-[ "$dialect" = mariadb ] || fenced="SELECT @@super_read_only OR @@offline_mode"
-[ "$role" = replica ] || [ "$(sql "$fenced")" = 0 ] || stop_with "This server is the primary no more: the backup $id does not count."
+refuse_fenced
 end_backup "$dialect" "$(jq '{method: "snapshot", backup_version: "copy_pages 1", snapshot: .id, lock, locked_seconds, exact}' record)"

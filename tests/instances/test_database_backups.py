@@ -331,6 +331,26 @@ def test_a_backup_with_an_expired_credential_fails_and_does_not_count(stand: Sta
     assert sorted(stand.bucket.glob("backups/*/manifest.json")) == before
 
 
+def test_a_schema_is_backed_up_from_no_replica_that_does_not_apply(stand: Stand) -> None:
+    """Which stays a member: then it is backed up from the primary."""
+    before = sorted(stand.bucket.glob("schemas/*/*/manifest.json"))
+    stand.replica.sql("STOP SLAVE SQL_THREAD")
+    try:
+        ended = stand.replica.script(
+            "backup_schema.sh", check=False, BACKUP_SCHEMA="shop", BACKUP_MAX_LAG="2", BACKUP_CHECK_SECONDS="5"
+        )
+        assert ended.status != 0 and "Replication does not run here" in ended.output
+        assert sorted(stand.bucket.glob("schemas/*/*/manifest.json")) == before
+        relaunch("db", "backup", "bak", "--schema", "shop")
+    finally:
+        stand.replica.sql("START SLAVE SQL_THREAD")
+
+    (made,) = set(stand.bucket.glob("schemas/*/*/manifest.json")) - set(before)
+    manifest = json.loads(made.read_text())
+    assert manifest["server"] == stand.primary.run("hostname").output.strip()
+    assert (manifest["role"], manifest["lag_seconds"]) == ("primary", 0)
+
+
 def damage_table(stand: Stand, id: str) -> None:
     """In a backup: one row of shop.more has a key out of order, and all hashes and checksums are right."""
     stored = stand.bucket / "backups" / id

@@ -250,8 +250,8 @@ async def backed_up(world: World, d: str) -> None:
     await world.ports.objects.put(f"{d}/{LINEAGE}/backups/{BACKED_UP}/manifest.json", json.dumps(MANIFEST))
 
 
-def keeper(world: World) -> BackupKeeper:
-    return BackupKeeper(world.ports, world.workflows, Alarm(None))
+def keeper(world: World, applies: Callable[[str], bool] = lambda _: True) -> BackupKeeper:
+    return BackupKeeper(world.ports, world.workflows, Alarm(None), applies)
 
 
 async def back_up(world: World, d: str) -> str:

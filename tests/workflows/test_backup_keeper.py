@@ -23,6 +23,13 @@ from relaunch.storage.objects import StoredObject
 from .scenarios import LINEAGE, MANIFEST, SCENARIOS, backed_up, keeper
 from .world import World
 
+THREE = """deployment: shop
+servers:
+  one: {template: database, zone: a}
+  two: {template: database, zone: a}
+  three: {template: database, zone: a}
+database: {primary: two, replicas: [one, three]}
+"""
 OLD_LOG = f"shop/{LINEAGE}/binlogs/0000000001-1-two/binlog.000001-00"
 
 
@@ -136,6 +143,24 @@ async def test_looking_goes_on_after_an_error_of_the_database(world: World, monk
     await looker.stop()
 
     assert looks[:3] == ["shop", "failed", "shop"]
+
+
+async def test_a_backup_is_of_a_replica_that_applies_else_of_the_primary(world: World) -> None:
+    await backed_up(world, "shop")
+    await world.apply(THREE)
+    world.set_tags("shop/three", database="replica", lineage=LINEAGE)
+    one, three = (world.instance(f"shop/{name}")["id"] for name in ("one", "three"))
+
+    async def backed(*stopped: str, side: str | None = None) -> str:
+        looker = keeper(world, lambda instance: instance not in stopped)
+        task = await looker.back_up("shop", kind="full", side=side, who="relaunch")
+        await world.succeeds(task)
+        return str(world.workflows.tasks.get(task)["title"]).rpartition("/")[2]
+
+    assert await backed() == await backed(three) == "one"
+    assert await backed(one) == await backed(one, side="replica") == "three"
+    assert await backed(one, three) == "two"
+    assert await backed(one, three, side="replica") == "one", "which says itself why not"
 
 
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(

@@ -225,7 +225,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     upgrades = AgentUpgrades(hub, program, base.records.called, alarm)
     databases = await _start_acting(stack, bus, hub, ports, workflows, upgrades, base.audit, alarm)
 
-    keeper = BackupKeeper(ports, workflows, alarm)
+    keeper = BackupKeeper(ports, workflows, alarm, databases.applies)
     stack.push_async_callback(keeper.stop)
     keeper.start()
     refusals = Refusals(base.audit, base.clock)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,11 +67,13 @@ def role_now(group: Group | None, instance: str, joined_as: str) -> str:
 class BackupKeeper:
     """Looks at every deployment with a database; what people order goes through here, too.
 
-    `alarm` reaches a person when backups stay red.
+    `alarm` reaches a person when backups stay red. `applies`: whether this instance, a replica, applies what it
+    receives: one that does not would refuse to be backed up.
     """
 
-    def __init__(self, ports: Ports, workflows: Workflows, alarm: Alarm) -> None:
+    def __init__(self, ports: Ports, workflows: Workflows, alarm: Alarm, applies: Callable[[str], bool]) -> None:
         self._ports = ports
+        self._applies = applies
         self._workflows = workflows
         self._store = Store(ports.database, ports.clock)
         self._colours = Colours(ports.database, ports.clock, alarm)
@@ -96,18 +98,20 @@ class BackupKeeper:
         return Catalogue(self._ports.database, self._ports.objects, deployment)
 
     async def back_up(self, deployment: str, *, kind: str, side: str | None, who: str, schema: str = "") -> str:
-        """The task. side: replica | primary; None is a replica when there is one. schema: which, for that kind.
+        """The task. side: replica | primary; None is a replica when there is one that applies. schema: which, for that
+        kind.
 
         kind: full | incremental | schema | snapshot, which stays on the server: the primary when side is None."""
         members, method = self._members(deployment), self._spec(deployment).backups.get("method", "")
         if kind == SNAPSHOT:
             kind, method, side = "local", SNAPSHOT, side or "primary"
         if side is None:
-            side = "replica" if any(role == "replica" for _, _, role in members) else "primary"
-        found = next(((server, row) for server, row, role in members if role == side), None)
-        if found is None:
+            follows = any(role == "replica" and self._applies(row["id"]) for _, row, role in members)
+            side = "replica" if follows else "primary"
+        found = [(server, row) for server, row, role in members if role == side]
+        if not found:
             raise Conflict(f"{deployment} has no {side} that could be backed up now", hint="relaunch db status")
-        server, row = found
+        server, row = max(found, key=lambda each: self._applies(each[1]["id"]))
         args = {
             "deployment": deployment, "lineage": self._must_have_lineage(deployment), "server": server.full_name,
             "instance": row["id"], "run_id": f"run-{new_id()}", "kind": kind, "schema": schema,

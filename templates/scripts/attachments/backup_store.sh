@@ -10,6 +10,37 @@ set -euo pipefail
 
 stop_with() { echo "$*" >&2; exit 1; }
 
+if command -v mariadb >/dev/null; then
+  replica_status() { mariadb -E -e "SHOW REPLICA STATUS"; }
+  fenced="SELECT @@read_only"
+else
+  replica_status() { mysql -E -e "SHOW REPLICA STATUS"; }
+  fenced="SELECT @@super_read_only OR @@offline_mode"
+fi
+is_fenced() { [ "$(sql "$fenced")" != 0 ]; }
+
+# A server that applies nothing, or lags too far, has older data than a backup of it would say.
+find_role() { # find_role SECONDS: so long a replica may lag, and is waited for; sets role, lag
+  local longest=$1 status
+  role=primary lag=0
+  status=$(replica_status)
+  if [ -z "$status" ]; then
+    ! is_fenced || stop_with "This server follows nobody and takes no writes: nobody knows how old its data is."
+    return 0
+  fi
+  role=replica
+  for _ in $(seq 0 "$longest"); do
+    lag=$(replica_status | awk '$1 ~ /^Seconds_Behind_(Source|Master):$/ {print $2}')
+    if [ "$lag" != NULL ] && [ "$lag" -le "$longest" ]; then return 0; fi
+    sleep 1
+  done
+  [ "$lag" != NULL ] || stop_with "Replication does not run here: a backup would be older than it says."
+  stop_with "This replica lags $lag s behind, more than $longest s."
+}
+
+# A primary that was fenced or set aside meanwhile may have had what the group does not.
+refuse_fenced() { [ "$role" = replica ] || ! is_fenced || stop_with "This server is the primary no more: the backup $id does not count."; }
+
 alone() { # one backup at a time on this server
   exec 9>"$state/lock"
   flock -n 9 || stop_with "Another backup runs on this server."

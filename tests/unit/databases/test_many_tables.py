@@ -99,7 +99,7 @@ def test_a_schema_may_have_as_many_tables(tmp_path: Path) -> None:
         f"""{BACKUP}
         position_before() {{ echo 1; }}
         position_of_dump() {{ echo 1; }}
-        BACKUP_SCHEMA=shop BACKUP_CHECK_SECONDS=600 target=there dialect=mariadb
+        BACKUP_SCHEMA=shop BACKUP_CHECK_SECONDS=600 target=there dialect=mariadb role=replica
         rclone() {{ case $1 in lsf) echo 512 ;; rcat) cat >"$folder/manifest.json" ;; esac; }}
         echo abab >"$work/sha256"
         {before}
