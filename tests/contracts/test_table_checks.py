@@ -105,6 +105,20 @@ def test_the_last_rows_of_a_table_of_any_name(server: MariaDBServer, tmp_path: P
     assert found[-1] == []
 
 
+def test_what_is_loaded_for_trial_is_neither_summed_nor_odd(server: MariaDBServer, tmp_path: Path) -> None:
+    session = server.session()
+    for schema in ("shop", "relaunch_trial"):
+        session.run(f"CREATE DATABASE {schema}")
+        session.run(f"CREATE TABLE {schema}.t (a INT PRIMARY KEY) ENGINE = InnoDB")
+        session.run(f"CREATE TABLE {schema}.old (a INT PRIMARY KEY) ENGINE = MyISAM")
+
+    said = run(server, tmp_path, "sum_tables 50; close_session; odd_things torn")
+
+    assert [(each["schema"], each["table"]) for each in lines(tmp_path / "checks")] == [("shop", "t")]  # type: ignore[index]
+    assert lines(tmp_path / "unchecked") == []
+    assert "shop.old is MyISAM: torn" in said and "relaunch_trial" not in said
+
+
 def test_sums_are_of_the_snapshot_and_lock_nothing(server: MariaDBServer, tmp_path: Path) -> None:
     fill(server)
     change = "DELETE FROM shop.plain; INSERT INTO shop.plain (idplain) VALUES (99)"

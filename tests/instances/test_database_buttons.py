@@ -212,6 +212,18 @@ def test_replicas_are_the_same_also_under_writes() -> None:
     until(lambda: status()["pages"] == [], "no page")
 
 
+def test_what_a_restore_loads_for_trial_is_no_difference() -> None:
+    """One that was killed has left it, on the primary alone."""
+    sql(primary(), "SET sql_log_bin = 0; CREATE DATABASE relaunch_trial; CREATE TABLE relaunch_trial.t (a INT KEY)")
+    try:
+        said = relaunch("db", "checksum", "shop")
+    finally:
+        sql(primary(), "SET sql_log_bin = 0; DROP DATABASE relaunch_trial")
+
+    assert "!" not in said and "relaunch_trial" not in said
+    assert status()["pages"] == []
+
+
 def test_a_difference_is_named_shown_and_mended_only_when_asked() -> None:
     before = shown("db2")["instance"]
     sql("db2", "SET sql_log_bin = 0; UPDATE rack.big SET c = 'other' WHERE a = 17 LIMIT 1; DROP TABLE rack.no_key;"

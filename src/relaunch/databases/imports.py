@@ -10,7 +10,7 @@ from typing import Any
 from relaunch.errors import BadInput
 
 SCHEMA = re.compile(r"[A-Za-z0-9_$-]{1,64}")
-SYSTEM = ("mysql", "sys", "information_schema", "performance_schema", "relaunch")
+SYSTEM = ("mysql", "sys", "information_schema", "performance_schema", "relaunch", "relaunch_trial")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 MYSQL_PORT = 3306
 ROOM = 1.5  # the copy's rows, and what they write into the binary log on the way

@@ -66,7 +66,8 @@ ask() {
   while read -r line <&"$from_db" && [ "$line" != '#end' ]; do printf '%s\n' "$line"; done
 }
 
-# Rows counted and summed in the session as it sees them, the smallest tables first, for as long as there is time.
+# Rows counted and summed in the session as it sees them, the smallest tables first, for as long as there is time. What is
+# in relaunch_trial is no data: restore_schema.sh has loaded it for trial, on this server alone.
 sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes into $work/checks or $work/unchecked
   local deadline=$((SECONDS + $1)) only='' found schema table bytes has_key method rows sum plain_schema plain_table
   if [ -n "${2:-}" ]; then
@@ -87,7 +88,7 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes
       information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
       AND s.index_name = 'PRIMARY') FROM information_schema.tables t
     WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND t.engine = 'InnoDB'
-    $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY t.data_length")
+    $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch_trial') ORDER BY t.data_length")
   local fields='split("\t") | map(gsub("\\\\(?<sign>.)"; {n: "\n", t: "\t", "\\": "\\"}[.sign]))'
   jq -Rc "$fields"' | select(.[4] != "") | {schema: .[0], table: .[1], method: .[2], rows: (.[3] | tonumber), sum: .[4]}' "$work/summed" >"$work/checks"
   jq -Rc "$fields"' | select(.[4] == "") | "\(.[0]).\(.[1])"' "$work/summed" >"$work/unchecked"
@@ -95,7 +96,7 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes
 
 # What a backup or a replica does not hold as the rest, and what would fail or do something else elsewhere: a line each.
 odd_things() { # odd_things WHY: what is wrong with a table that is not InnoDB's
-  local ours="NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch')"
+  local ours="NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch', 'relaunch_trial')"
   local gone="NOT IN (SELECT CAST(CONCAT(user, '@', host) AS BINARY) FROM mysql.user)" said="': its definer ', definer, ' does not exist'"
   sql "SELECT CONCAT(table_schema, '.', table_name, ' is ', engine, ': $1') FROM information_schema.tables
       WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND engine <> 'InnoDB' AND table_schema $ours
