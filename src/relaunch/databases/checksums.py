@@ -5,7 +5,6 @@ A saga: each step may be done twice.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +14,14 @@ from sqlalchemy.engine import Engine
 
 from relaunch.databases.group import Page
 from relaunch.databases.member_scripts import answer_of, refuse_busy, script_of, stop
+from relaunch.databases.rolling import spared, until
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed, RelaunchError
 from relaunch.records.schema import audit, tasks
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.relaunch import succeeded
-from relaunch.servers.store import new_id
+from relaunch.servers.store import Store, new_id
 from relaunch.servers.store import now as now_text
 from relaunch.workflows.durable import Run, Workflows, workflow
 from relaunch.workflows.tasks import Asked
@@ -30,8 +30,6 @@ log = logging.getLogger("relaunch.databases")
 
 SCRIPT = "Checksum database"
 MARKER = "CHECKSUM"
-IN_STEP_SECONDS = 600.0
-LOOK_SECONDS = 0.2
 
 
 async def order_checksum(ports: Ports, workflows: Workflows, stored: StoredGroup, *, repair: bool, who: str) -> str:
@@ -45,7 +43,8 @@ async def order_checksum(ports: Ports, workflows: Workflows, stored: StoredGroup
         raise Conflict(f"{stored.deployment} has no primary now", hint="relaunch db status")
     if not replicas:
         raise Conflict(f"{stored.deployment} has no replica that the primary could be compared with")
-    if repair and group.durability == "strict" and len(group.sync_set) < 2:
+    in_step = group.sync_set - group.leaving - {group.primary}
+    if repair and group.durability == "strict" and len(in_step) < 2:
         raise Conflict(
             "while the only replica in step is replaced, writes would wait (durability strict)",
             hint=f"add another one first: relaunch db add-replica {stored.deployment}",
@@ -88,7 +87,7 @@ async def checksum(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         if repaired:
             await run.step("wait until the fresh one is in step", _in_step, run, args["deployment"], waits=True)
         child = f"{run.task}-{replica['name']}"
-        await run.step(f"replace {replica['name']}", _replace, run, child, replica)
+        await run.step(f"replace {replica['name']}", _replace, run, args["deployment"], child, replica, waits=True)
         await run.step("wait for that", succeeded, run, [child], waits=True)
         repaired.append(replica["name"])
     instances = {replica["name"]: replica["instance"] for replica in args["replicas"]}
@@ -135,28 +134,39 @@ def _differing(found: Mapping[str, Any]) -> list[str]:
     return sorted({each["replica"] for each in found["differences"]})
 
 
-async def _replace(run: Run, child: str, replica: dict[str, str]) -> None:
+async def _replace(run: Run, deployment: str, child: str, replica: dict[str, str]) -> None:
+    """Once it can be spared: hours may have passed since the order."""
+    name, instance = replica["name"], replica["instance"]
+    if Store(run.ports.database, run.ports.clock).server(replica["server"]).instance_id == instance:
+        why = f"no replica but {name}, which differs, is in step"
+        await until(run, deployment, lambda stored: _may_go(stored, instance), why)
     args = {"server": replica["server"], "old": replica["instance"], "instance": replica["fresh"]}
     await run.start_child(
         "replace", child, args, title=f"replace {replica['server']}", subject=f"server:{replica['server']}"
     )
 
 
+def _may_go(stored: StoredGroup, instance: str) -> bool:
+    """Where writes go on without any replica, the only one may be replaced, too."""
+    group = stored.group
+    if group.durability == "available" and not _acknowledging(stored) - {instance}:
+        return group.change is None
+    return spared(group, instance)
+
+
+def _acknowledging(stored: StoredGroup) -> set[str]:
+    """Who could, once in step."""
+    members = {each.id for each in stored.members.values() if not each.never_leads}
+    return members - stored.group.fenced - {stored.group.primary or ""}
+
+
 async def _in_step(run: Run, deployment: str) -> None:
     """Until as many servers are in step as the file names."""
-    store = GroupStore(run.ports.database)
-    end = asyncio.get_running_loop().time() + IN_STEP_SECONDS
-    while True:
-        stored = store.group(deployment)
-        if (
-            stored is not None
-            and not stored.empty
-            and set(stored.members) - {stored.group.primary} <= set(stored.group.sync_set)
-        ):
-            return
-        if asyncio.get_running_loop().time() > end:
-            raise Failed(f"the replicas are not in step after {IN_STEP_SECONDS:.0f} s", hint="relaunch db status")
-        await asyncio.sleep(LOOK_SECONDS)
+
+    def all_are(stored: StoredGroup) -> bool:
+        return not stored.empty and _acknowledging(stored) <= stored.group.sync_set - stored.group.leaving
+
+    await until(run, deployment, all_are, "the replicas are not in step")
 
 
 def last_checksum(database: Engine, deployment: str) -> dict[str, Any] | None:

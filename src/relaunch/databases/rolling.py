@@ -7,10 +7,10 @@ A saga: each step may be done twice. One replica at a time, and only while anoth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-from relaunch.databases.group import Mode
+from relaunch.databases.group import Group, Mode
 from relaunch.databases.resizing import changes, spec_of
 from relaunch.databases.resizing_file import with_memory
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -70,18 +70,15 @@ async def _renew(run: Run, args: dict[str, Any], name: str) -> None:
 
 
 async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str:
-    """Another replica is in step, so that writes go on, and on two servers."""
     server = f"{args['deployment']}/{name}"
     store = Store(run.ports.database, run.ports.clock)
     if store.server(server).instance_id == args["fresh"][name]:
         return "begun before"
 
-    def spared(stored: StoredGroup, mine: str) -> bool:
-        group = stored.group
-        others = group.sync_set - group.leaving - {mine, group.primary}
-        return group.mode is Mode.SYNC and group.change is None and bool(others) and group.primary != mine
+    def goes(stored: StoredGroup) -> bool:
+        return spared(stored.group, _instance(stored, name))
 
-    said = await _until(run, args, name, spared, f"no replica but {name} is in step")
+    said = await until(run, args["deployment"], goes, f"no replica but {name} is in step")
     old = store.server(server).instance_id
     given = {"server": server, "old": old, "instance": args["fresh"][name], "inputs": {}}
     await run.start_child("relaunch", child, given, title=f"relaunch {server}", subject=f"server:{server}")
@@ -91,19 +88,26 @@ async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str
 async def _is_in_step(run: Run, args: dict[str, Any], name: str, child: str) -> str:
     await succeeded(run, [child])
 
-    def in_step(stored: StoredGroup, mine: str) -> bool:
-        return stored.group.change is None and mine in stored.group.sync_set - stored.group.leaving
+    def in_step(stored: StoredGroup) -> bool:
+        group = stored.group
+        return group.change is None and _instance(stored, name) in group.sync_set - group.leaving
 
-    return await _until(run, args, name, in_step, f"{name} is not in step")
+    return await until(run, args["deployment"], in_step, f"{name} is not in step")
 
 
-async def _until(run: Run, args: Mapping[str, Any], name: str, is_so: Any, why: str) -> str:
+def spared(group: Group, instance: str) -> bool:
+    """Another replica is in step, so that writes go on without this one, and on two servers."""
+    others = group.sync_set - group.leaving - {instance, group.primary}
+    return group.mode is Mode.SYNC and group.change is None and bool(others) and group.primary != instance
+
+
+async def until(run: Run, deployment: str, is_so: Callable[[StoredGroup], bool], why: str) -> str:
+    """Looks again and again, within a step that waits. Failed says why it is not so after an hour."""
     store = GroupStore(run.ports.database)
     end = asyncio.get_running_loop().time() + IN_STEP_SECONDS
     while asyncio.get_running_loop().time() < end:
-        stored = _group(store, args["deployment"])
-        mine = next((each.id for each in stored.members.values() if each.name == name), "")
-        if is_so(stored, mine):
+        stored = _group(store, deployment)
+        if is_so(stored):
             return f"epoch {stored.group.epoch}"
         await asyncio.sleep(LOOK_SECONDS)
     raise Failed(
@@ -117,8 +121,8 @@ async def _start_moving(run: Run, args: dict[str, Any], child: str, name: str, p
     leads = _primary(stored)
     if leads != primary and leads in args["members"]:
         return False
-    to = next((each.id for each in stored.members.values() if each.name == name), None)
-    if to is None:
+    to = _instance(stored, name)
+    if not to:
         raise Failed(f"{name} has no instance", hint="relaunch db status tells more; then order it again")
     given = {"deployment": args["deployment"], "to": to, "server": f"{args['deployment']}/{name}"}
     title = f"make {name} the primary of {args['deployment']}"
@@ -142,6 +146,10 @@ def _refuse(stored: StoredGroup) -> None:
 def _primary(stored: StoredGroup) -> str:
     member = stored.members.get(stored.group.primary or "")
     return member.name if member else ""
+
+
+def _instance(stored: StoredGroup, name: str) -> str:
+    return next((each.id for each in stored.members.values() if each.name == name), "")
 
 
 def _group(store: GroupStore, deployment: str) -> StoredGroup:
