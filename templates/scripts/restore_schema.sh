@@ -84,7 +84,7 @@ RESTORE_PHASE=${RESTORE_PHASE:-all} # as when it is run by hand
 for each in "$RESTORE_SCHEMA" "$name"; do
   [[ $each =~ ^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$ ]] || stop_with "$each is no schema's name here: letters, digits, _ and - only"
 done
-case $name in mysql | sys | relaunch | information_schema | performance_schema) stop_with "$name is not to be replaced." ;; esac
+case $name in mysql | sys | relaunch | relaunch_trial | information_schema | performance_schema) stop_with "$name is not to be replaced." ;; esac
 [ -n "$BACKUP_KEY" ] || stop_with "BACKUP_KEY is not given: the private age key, cred:BACKUP_KEY"
 if [ "$RESTORE_PHASE" = all ]; then
   [ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes: a schema is restored on the primary."
@@ -182,7 +182,7 @@ if [ "$tables" != 0 ]; then
   rclone copyto "$work/kept" "$kept/dump.sql.zst.age"
   jq --arg id "$(basename "$kept")" --arg schema "$name" --arg sha256 "$(sha256sum <"$work/kept" | cut -d' ' -f1)" \
     --arg server "$(hostname)" --arg now "$now" --slurpfile check "$work/check" \
-    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, begun: $now, ended: $now, gtid: "", check: $check[0], stored_bytes: $size,
+    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, role: "primary", lag_seconds: 0, begun: $now, ended: $now, gtid: "", check: $check[0], stored_bytes: $size,
       objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
   echo "What was in $name is kept as the backup $(basename "$kept")"
 fi
