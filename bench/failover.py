@@ -162,18 +162,23 @@ class Group:
 
     def process(self, member: dict[str, Any]) -> int:
         """The host's number of the member's database server."""
-        cloud_id = self.cloud_id(member)
-        for folder in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                if (folder / "comm").read_text().strip() not in PROGRAMS:
-                    continue
-                group = cgroups.group_of(int(folder.name))
-                if group is not None and cloud_id in str(group):
-                    return int(folder.name)
-        raise RuntimeError(f"no database server of {member['name']} ({cloud_id})")
+        return database_of(self.cloud_id(member))
 
-    def act(self, member: dict[str, Any], action: str) -> None:
-        self.client.post(f"/servers/shop/{member['name']}/{action}", {})
+    def act(self, member: dict[str, Any], action: str) -> str:
+        """The id of the task that does it."""
+        return str(self.client.post(f"/servers/shop/{member['name']}/{action}", {})["task"]["id"])
+
+
+def database_of(cloud_id: str) -> int:
+    """The host's number of that instance's database server."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if (folder / "comm").read_text().strip() not in PROGRAMS:
+                continue
+            group = cgroups.group_of(int(folder.name))
+            if group is not None and cloud_id in str(group):
+                return int(folder.name)
+    raise RuntimeError(f"no database server of {cloud_id}")
 
 
 def init_of(cloud_id: str) -> int:
