@@ -59,6 +59,7 @@ ANSWER_SECONDS = 5.0
 GONE_SECONDS = 3.0  # for a process to be gone once it is killed, or its instance powered off
 ACT_SECONDS = 30.0
 REPLICA_HANGS_SECONDS = 30.0  # before the primary dies
+WRITES_SECONDS = 15.0  # until a write is acknowledged by a group that is whole
 SETTLE_SECONDS = 3.0  # for the front end to find a primary that has been away
 DISK, DISK_FILE, DISK_BYTES = STATE / "rig-disk", STATE / "rig-disk.btrfs", 4 << 30
 DATA = "var/lib/mysql"
@@ -424,6 +425,15 @@ def stray(client: Client, table: str, address: str) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def writes_again(out: Path) -> bool:
+    """Whether one more is acknowledged from now on: a ledger whose writers have ended would find nothing wrong."""
+    before = out.stat().st_size
+    try:
+        return until(lambda: out.stat().st_size > before, "a write", within_seconds=WRITES_SECONDS, every_seconds=0.2)
+    except TimeoutError:
+        return False
 
 
 def missing(client: Client, table: str, given: list[Ack]) -> int:

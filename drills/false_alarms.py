@@ -6,7 +6,8 @@ A site of a front end, a primary and two replicas (durability strict) as bench/f
 remember every acknowledged write. One alarm after the other, in the seed's order; after each the same primary must
 lead, with nobody having failed over, a page must have said why, and the group must be whole again; at the end every
 acknowledged write must be there. What was wrong is told and it goes on. Prints what it does, a table and, last, one
-JSON line; exit status 1 when anything was wrong. For a day: --minutes 1440.
+JSON line, which names the alarms that the time was too short for; exit status 1 when anything was wrong, when there
+was no alarm, or when nothing was written any more at the end. For a day: --minutes 1440.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 import rehearsal
 from failover import DEPLOYMENT, PASSWORD, Group, acks, instance_network, writers
 from rehearsal import STATE
-from rigs import Rig, missing
+from rigs import Rig, missing, writes_again
 
 from relaunch.cli.client import Client
 
 ALARM_SECONDS = 8.0  # longer than what any rule waits for but a stalled commit
 FULL_SECONDS = 20.0  # longer than `stalled`
 SHORT_SECONDS = 2.0  # shorter than `silent`
+REBOOT_SECONDS = 60.0
 HEARD_SECONDS = 2.0  # so long without a gap, and an agent is taken to have come back
 CONNECTIONS = 400  # more than any server of ours allows
 HUGE = """CREATE TABLE IF NOT EXISTS rack.huge (i INT PRIMARY KEY, t CHAR(200));
@@ -128,11 +130,11 @@ class Alarms:
         subprocess.run([*words, *given], input=PASSWORD + "\n", text=True, check=True, timeout=120)
 
     def huge_transaction(self) -> None:
-        self.rig.sql(self.rig.old, HUGE).wait(120)
+        self.rig.ask(self.rig.old, HUGE, seconds=120)
 
     def global_lock(self) -> None:
         """As a backup of another tool takes it: no write ends while it lasts."""
-        self.rig.sql(self.rig.old, "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(5)").wait(60)
+        self.rig.ask(self.rig.old, "FLUSH TABLES WITH READ LOCK; SELECT SLEEP(5)", seconds=60)
 
     def disk_full(self) -> None:
         """Nothing more fits on the primary's disk until somebody makes room: mariadbd looks once a minute."""
@@ -158,7 +160,10 @@ class Alarms:
     def overloaded(self) -> None:
         """Everything on that server competes with as many processes again as the machine has cores, four times."""
         spin = f"for i in 1 2 3 4; do timeout {ALARM_SECONDS:g} sha1sum /dev/zero & done; wait"
-        subprocess.run(self.rig.inside(self.rig.old, "sh", "-c", spin), check=False, capture_output=True, timeout=60)
+        began = time.monotonic()
+        subprocess.run(self.rig.inside(self.rig.old, "sh", "-c", spin), check=True, capture_output=True, timeout=60)
+        if time.monotonic() - began < ALARM_SECONDS:
+            raise RuntimeError("nothing competed with the server")
 
     def paused(self) -> None:
         """Somebody works on the servers and has said so: its process dies, and comes back by itself."""
@@ -171,8 +176,18 @@ class Alarms:
 
     def rebooted(self) -> None:
         """Declared maintenance: the server is rebooted by relaunch."""
+        before, began = self.rig.init_process(self.rig.old), time.monotonic()
         self.rig.group.act(self.rig.old, "reboot")
-        time.sleep(ALARM_SECONDS)
+        rehearsal.until(
+            lambda: self._booted_since(before), "another boot", within_seconds=REBOOT_SECONDS, every_seconds=0.1
+        )
+        time.sleep(max(0.0, began + ALARM_SECONDS - time.monotonic()))
+
+    def _booted_since(self, before: int) -> bool:
+        try:
+            return self.rig.init_process(self.rig.old) != before
+        except RuntimeError:  # it is down at the moment
+            return False
 
 
 def told(name: str) -> str:
@@ -221,13 +236,19 @@ def one(group: Group, name: str) -> str:
     """What was wrong with it, "" when nothing was."""
     rig = Rig(group.client, group)
     before, began = group.shown(), datetime.now(UTC)
-    ALARMS[name](Alarms(rig))
+    not_given = ""
+    try:
+        ALARMS[name](Alarms(rig))
+    except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+        not_given = f"it could not be given: {type(error).__name__} {error}"
     group.client = Client(rehearsal.find_controller(rehearsal.ENVIRONMENT))  # it may be another process now
     group.wait_redundant(300)
     wait_heard(group.client)
     after: dict[str, Any] = group.shown()
     if after["primary"] != before["primary"] or after["failovers_last_day"] != before["failovers_last_day"]:
         return f"{before['primary']} was replaced by {after['primary']}: {after['rule']}"
+    if not_given or rig.not_happened:
+        return not_given or ", ".join(rig.not_happened)
     pages = pages_of(group.client, began)
     print(f"  pages: {', '.join(sorted(pages)) or 'none'}", file=sys.stderr, flush=True)
     if name in PAGES and PAGES[name] not in pages:
@@ -266,13 +287,15 @@ def main() -> None:
                     wrong += [f"{name}: {said}"] if said else []
                     if time.monotonic() >= end:
                         break
+            wrong += [] if writes_again(out) else ["nothing is written any more"]
         given = acks(out)
         lost = missing(group.client, "false_alarms", given)
     print(f"\n{'false alarm':<24} times")
     for name, times in sorted(count.items()):
         print(f"{name:<24} {times:>5}")
+    wrong += [] if count else ["there was no alarm"]
     report = {"seed": args.seed, "alarms": count.total(), "wrong": wrong, "acknowledged": len(given), "lost": lost}
-    print(json.dumps(report))
+    print(json.dumps({**report, "not_given": sorted(set(names) - count.keys())}))
     if wrong or lost:
         raise SystemExit(1)
 

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "simul
 import rehearsal
 from failover import DEPLOYMENT, PASSWORD, Ack, Group, acks, init_of, ledger_command, writers
 from rehearsal import STATE, until
-from rigs import ACT_SECONDS, asked, missing, not_among, sql_words, wait_sleeping
+from rigs import ACT_SECONDS, asked, missing, not_among, sql_words, wait_sleeping, writes_again
 from stories import CALM, GOOD_PAGES, invented
 
 from relaunch.cli.client import Client
@@ -46,7 +46,6 @@ from relaunch.errors import RelaunchError
 STEP_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0)
 END_SECONDS = 240
 BLOCK_SECONDS = 30
-WRITES_SECONDS = 15  # until a write is acknowledged by a group that is whole
 READ_SECONDS = 60  # until what was received is applied, where nobody leads
 TABLE_OF_OURS = "story"
 NO_TABLE = "ERROR 1146"
@@ -261,7 +260,7 @@ def told(world: World, name: str, faults: list[str], table: str) -> dict[str, An
         for fault in OVER:
             _happen(world, fault)
         ended = _ended(world)
-        if ended == "writer" and not _writes_again(out):
+        if ended == "writer" and not writes_again(out):
             ended = "NEITHER: it is whole, and acknowledges no write"
     given = {table: acks(out)} | {file.stem: acks(file) for file in _strayed(table)}
     lost: int | None
@@ -290,17 +289,6 @@ def _happen(world: World, fault: str) -> bool:
         return False
     print(f"  {fault}", file=sys.stderr, flush=True)
     return True
-
-
-def _writes_again(out: Path) -> bool:
-    since = time.monotonic()
-    try:
-        return until(
-            lambda: any(ack.moment > since for ack in acks(out)[-20:]), "a write",
-            within_seconds=WRITES_SECONDS, every_seconds=0.2,
-        )  # fmt: skip
-    except TimeoutError:
-        return False
 
 
 def _lost_without_a_writer(world: World, given: dict[str, list[Ack]]) -> int | None:

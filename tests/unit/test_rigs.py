@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,3 +71,15 @@ def test_only_what_was_writable_counts_as_made_so(monkeypatch: pytest.MonkeyPatc
 def test_an_insisting_that_fails_is_not_lost() -> None:
     with pytest.raises(ValueError, match="unforeseen"):
         rigs.insist(OldPrimary(ValueError("unforeseen")))
+
+
+def test_writers_that_have_ended_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rigs, "WRITES_SECONDS", 0.5)
+    ledger = tmp_path / "ledger"
+    ledger.write_text("0 1 0.1 7\n")
+    writer = threading.Timer(0.1, ledger.write_text, ["0 1 0.1 7\n0 2 0.2 7\n"])
+
+    assert not rigs.writes_again(ledger)
+    writer.start()
+    assert rigs.writes_again(ledger)
+    writer.join()
