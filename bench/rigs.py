@@ -51,6 +51,7 @@ from relaunch.cli.client import Client
 from relaunch.cli.servers import ssh_command
 
 BLOCKED_SECONDS = 20  # longer than any failover may take: what blocks the appliers has to be ended
+SUCCESSION_SECONDS = 10.0
 SETTLED_SECONDS = 0.3  # for what was received before to be applied
 REPLICA_ALONE_SECONDS = 1.0  # of writing without the one that was cut
 CUT_SECONDS = 3.0
@@ -219,22 +220,39 @@ def _gone(process: int) -> bool:
 
 
 def applier_blocked(rig: Rig) -> Heal:
-    """Nothing is applied on either replica while all is received; then the primary dies."""
+    """Nothing is applied on either replica while all is received; then the primary dies. The one that is to lead has to
+    end what blocks it by itself; the other one is let go then."""
     lock = "FLUSH TABLES WITH READ LOCK; " if rig.has("lock") else ""
-    held = [rig.sql(member, f"{lock}SELECT SLEEP({BLOCKED_SECONDS})") for member in rig.replicas]
+    text = f"{lock}SELECT SLEEP({BLOCKED_SECONDS})"
+    held = {str(member["instance"]): rig.sql(member, text) for member in rig.replicas}
     for member in rig.replicas:
         wait_sleeping(rig.init_process(member))
     with rig.standing_still(rig.replicas, acknowledged=True):
         time.sleep(REPLICA_ALONE_SECONDS)
-    rig.check(all(process.poll() is None for process in held), "a lock was gone before the primary was")
+    rig.check(all(process.poll() is None for process in held.values()), "a lock was gone before the primary was")
     rig.kill()
 
     def heal() -> None:
-        for process in held:
-            process.terminate()
-            process.wait(30)
+        leads = _successor(rig)
+        for instance, process in held.items():
+            if instance != leads:
+                process.terminate()
+        for process in held.values():
+            process.wait(BLOCKED_SECONDS + 10)
 
     return heal
+
+
+def _successor(rig: Rig) -> str:
+    """The instance that is to lead instead of the old primary, "" when none is in time."""
+    try:
+        until(
+            lambda: rig.leader() != rig.old["instance"], "another one to lead",
+            within_seconds=SUCCESSION_SECONDS, every_seconds=0.05,
+        )  # fmt: skip
+    except TimeoutError:
+        return ""
+    return rig.leader()
 
 
 def replica_cut(rig: Rig) -> Heal:
