@@ -14,6 +14,7 @@ from relaunch.servers.strict_yaml import Element, did_you_mean, read_document
 from relaunch.servers.template_extras import size
 
 _KEYS = ("deployment", "cloud", "servers", "database", "arrays", "sites", "inputs", "credentials")
+_NOT_A_SITES = ("mysql", "sys", "information_schema", "performance_schema", "relaunch", "relaunch_trial")
 _SITE_KEYS = ("canonical", "aliases", "source", "runtime", "database", "check_path")
 _SOURCES_LATER = ("git", "tarball", "svn")
 RUNTIMES = ("rails", "wsgi", "php", "node", "static", "proxy")
@@ -301,6 +302,8 @@ def _logical_database(element: Element, database: DatabaseSpec | None) -> str:
             f"database: {text!r} cannot be a database's name",
             hint="a small letter, then small letters, digits and _, at most 48",
         )
+    if text in _NOT_A_SITES:
+        raise element.fault(f"database: {text} is the server's own or ours", hint="choose another name")
     if database is None:
         raise element.fault(
             f"the site wants database {text!r}, but the deployment has no database group",
