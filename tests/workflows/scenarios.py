@@ -234,10 +234,10 @@ def write_database_template(folder: Path) -> None:
     )
 
 
-async def backed_up(world: World, d: str) -> None:
-    """A group of two whose primary `two` ships its binary log, with one backup in the store."""
+async def backed_up(world: World, d: str, file: str = "") -> None:
+    """A group whose primary `two` ships its binary log, with one backup in the store; of two unless a file is given."""
     write_database_template(world.folder / "templates" / "database")
-    await world.apply(group(d).replace("template: mysql", "template: database"))
+    await world.apply(file or group(d).replace("template: mysql", "template: database"))
     world.vault.known["BACKUP_KEY"] = "AGE-SECRET-KEY-1"
     restored = {"id": BACKED_UP, "gtid": "0-1-1", "seconds": 1, "tables_compared": 1}
     world.agents.says |= {

@@ -20,6 +20,7 @@ from relaunch.databases.positions import covers
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.orders import Orders
 from relaunch.servers.store import new_id
 from relaunch.workflows.tasks import Asked
@@ -88,6 +89,7 @@ async def switch_over(request: Request, deployment: str, asked: SwitchoverAsked)
     why_not = refuse_switchover(stored.group, seen, to)
     if why_not:
         raise Conflict(f"no switchover to {stored.members[to].server}: {why_not}")
+    _refuse_busy(request, deployment)
     return await _switch_over(request, stored, to)
 
 
@@ -99,13 +101,15 @@ async def promote(request: Request, deployment: str, asked: PromotionAsked) -> d
     stored, watch = _group(request, deployment), _watch(request)
     to = _candidate(stored, asked.to)
     name, server, seen = stored.members[to].name, stored.members[to].server, watch.seen_now(stored)
-    why_not = refuse_switchover(stored.group, seen, to)
+    why_not, forced = refuse_switchover(stored.group, seen, to), asked.force in (name, server)
     if not why_not:
+        if not forced:
+            _refuse_busy(request, deployment)
         return await _switch_over(request, stored, to)
     never = refuse_promotion(stored.group, seen, to)
     if never:
         raise Conflict(f"{server} cannot be the primary: {never}")
-    if asked.force not in (name, server):
+    if not forced:
         raise NeedsConfirmation(
             f"{server} is not promoted: {why_not}",
             hint=f"what only others have is lost when you say --force {name} --reason 'WHY'",
@@ -274,6 +278,11 @@ async def _switch_over(request: Request, stored: StoredGroup, to: str, *, force:
         {"deployment": stored.deployment, "to": to, "server": server, "force": force},
     )
     return {"task": task}
+
+
+def _refuse_busy(request: Request, deployment: str) -> None:
+    orders = _orders(request)
+    refuse_beside(orders.store, orders.workflows.tasks, deployment, "switchover")
 
 
 def _name(stored: StoredGroup, member: str | None) -> str | None:

@@ -40,6 +40,7 @@ from relaunch.databases.group import Group
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers.deployments import DatabaseSpec
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Row, ServerRow, Store, new_id
@@ -192,7 +193,7 @@ class BackupKeeper:
         primary = next(((server, row) for server, row, role in self._members(deployment) if role == "primary"), None)
         if primary is None:
             raise Conflict(f"{deployment} has no primary now: launch it first")
-        self._refuse_while_busy(deployment)
+        self._refuse_beside("restore", deployment)
         return primary
 
     def _new_lineage(self) -> str:
@@ -235,11 +236,8 @@ class BackupKeeper:
             hint=f"histories in the store: {older}; name one by --lineage",
         )
 
-    def _refuse_while_busy(self, deployment: str) -> None:
-        about = (f"deployment:{deployment}", f"database:{deployment}")
-        for row in self._workflows.tasks.unfinished():
-            if row["subject"] in about or row["subject"].startswith(f"server:{deployment}/"):
-                raise Conflict(f"task {row['id']} is under way: {row['title']}", hint="wait for it, or cancel it")
+    def _refuse_beside(self, kind: str, deployment: str) -> None:
+        refuse_beside(self._store, self._workflows.tasks, deployment, kind)
 
     async def shown(self, deployment: str) -> dict[str, Any]:
         """Everything about a deployment's backups, plain; the store is asked now."""
@@ -347,12 +345,9 @@ class BackupKeeper:
         return await catalogue.forget(lineage)
 
     async def _start(self, kind: str, title: str, deployment: str, who: str, args: dict[str, Any]) -> str:
-        about = subject(deployment)
-        running = self._workflows.tasks.running_on(about)
-        if running is not None:
-            raise Conflict(f"task {running['id']} is under way: {running['title']}", hint="wait for it, or cancel it")
-        task = f"{kind}-{new_id()}"
-        await self._workflows.start_workflow(Asked(kind=kind, title=title, subject=about, who=who), task, args)
+        self._refuse_beside(kind, deployment)
+        task, asked = f"{kind}-{new_id()}", Asked(kind=kind, title=title, subject=subject(deployment), who=who)
+        await self._workflows.start_workflow(asked, task, args)
         return task
 
     def _spec(self, deployment: str) -> DatabaseSpec:

@@ -13,11 +13,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine import Engine
 
 from relaunch.databases.group import Page
-from relaunch.databases.member_scripts import answer_of, refuse_busy, script_of, stop
+from relaunch.databases.member_scripts import answer_of, script_of, stop
 from relaunch.databases.rolling import spared, until
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed, RelaunchError
 from relaunch.records.schema import audit, tasks
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.relaunch import succeeded
@@ -50,7 +51,7 @@ async def order_checksum(ports: Ports, workflows: Workflows, stored: StoredGroup
             hint=f"add another one first: relaunch db add-replica {stored.deployment}",
         )
     subject = f"database:{stored.deployment}"
-    refuse_busy(workflows.tasks.running_on(subject))
+    refuse_beside(Store(ports.database, ports.clock), workflows.tasks, stored.deployment, "checksum")
     task = f"checksum-{new_id()}"
     args = {
         "deployment": stored.deployment,

@@ -19,8 +19,9 @@ from relaunch.databases.imports_steps import (
     subject,
 )
 from relaunch.errors import BadInput, Conflict
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.ports import Ports
-from relaunch.servers.store import new_id
+from relaunch.servers.store import Store, new_id
 from relaunch.workflows.durable import Workflows
 from relaunch.workflows.tasks import Asked
 
@@ -87,7 +88,7 @@ async def import_server(request: Request, deployment: str, asked: ServerAsked) -
     request.state.action = "import from a server"
     ports: Ports = request.app.state.ports
     primary_of(ports, deployment)
-    _nothing_runs(request, deployment)
+    _refuse_busy(request, deployment, "import-server")
     source = read_source(asked.server, asked.user, asked.schemas)
     if has_begun(ports, deployment):
         present = source_of(ports, deployment)
@@ -135,6 +136,7 @@ async def cancel(request: Request, deployment: str) -> dict[str, Any]:
     request.state.action = "cancel an import"
     source = source_of(request.app.state.ports, deployment)
     running = _workflows(request).tasks.running_on(subject(deployment))
+    _refuse_busy(request, deployment, "import-cancel", besides=running["id"] if running else "")
     if running is not None:
         _workflows(request).cancel(running["id"], str(request.state.who))
         await _workflows(request).wait(running["id"])
@@ -142,15 +144,15 @@ async def cancel(request: Request, deployment: str) -> dict[str, Any]:
     return await _started(request, "import-cancel", f"undo the import from {source.shown}", args)
 
 
-def _nothing_runs(request: Request, deployment: str) -> None:
-    running = _workflows(request).tasks.running_on(subject(deployment))
-    if running is not None:
-        raise Conflict(f"task {running['id']} is under way: {running['title']}", hint="wait for it, or cancel it")
+def _refuse_busy(request: Request, deployment: str, kind: str, besides: str = "") -> None:
+    ports: Ports = request.app.state.ports
+    store = Store(ports.database, ports.clock)
+    refuse_beside(store, _workflows(request).tasks, deployment, kind, besides=besides)
 
 
 async def _started(request: Request, kind: str, title: str, args: dict[str, Any]) -> dict[str, Any]:
     deployment = args["deployment"]
-    _nothing_runs(request, deployment)
+    _refuse_busy(request, deployment, kind)
     task = f"{kind}-{new_id()}"
     asked = Asked(kind=kind, title=title, subject=subject(deployment), who=str(request.state.who))
     await _workflows(request).start_workflow(asked, task, args)

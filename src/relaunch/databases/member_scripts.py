@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from relaunch.bus.messages import CancelRun
-from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
+from relaunch.errors import Failed, NotFound, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, while_it_runs
 from relaunch.servers.ports import Ports
@@ -79,12 +79,6 @@ async def stop(ports: Ports, instance: str, run_id: str) -> str:
     except RelaunchError as error:
         return error.message
     return "stopped"
-
-
-def refuse_busy(run_on: Mapping[str, Any] | None) -> None:
-    """Conflict when this task is under way."""
-    if run_on is not None:
-        raise Conflict(f"task {run_on['id']} is under way: {run_on['title']}", hint="wait for it, or cancel it")
 
 
 async def _show_progress(run: Run, run_id: str) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from relaunch.databases.member_scripts import answer_of, output_of, refuse_busy, script_of
+from relaunch.databases.member_scripts import answer_of, output_of, script_of
 from relaunch.databases.store import GroupStore, StoredGroup, StoredMember
 from relaunch.errors import BadInput, Conflict, Failed, NotFound
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Row, Store, new_id
@@ -46,10 +47,7 @@ async def order_rotation(ports: Ports, workflows: Workflows, stored: StoredGroup
         if row["state"] != State.OPERATIONAL or not ports.agents.connected(row["id"]):
             name = next(each.full_name for each in servers if each.instance_id == row["id"])
             raise Conflict(f"{name} is {row['state']} or not connected: it could not be told the new passwords")
-    tasks = workflows.tasks
-    refuse_busy(tasks.running_on(f"database:{deployment}") or tasks.running_on(f"deployment:{deployment}"))
-    for each in servers:
-        refuse_busy(tasks.running_on(each.subject))
+    refuse_beside(store, workflows.tasks, deployment, "rotate-passwords")
     args = {
         "deployment": deployment,
         "credentials": names,

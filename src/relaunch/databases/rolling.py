@@ -15,6 +15,7 @@ from relaunch.databases.resizing import changes, spec_of
 from relaunch.databases.resizing_file import with_memory
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.orders import Orders
 from relaunch.servers.relaunch import succeeded
 from relaunch.servers.store import Store, new_id
@@ -30,9 +31,7 @@ async def order_resize(orders: Orders, stored: StoredGroup, *, memory_bytes: int
     spec, group = spec_of(orders, stored.deployment)
     _refuse(stored)
     subject = f"database:{stored.deployment}"
-    busy = orders.workflows.tasks.running_on(subject)
-    if busy is not None:
-        raise Conflict(f"task {busy} is under way", hint=f"wait for it: relaunch task follow {busy}")
+    refuse_beside(orders.store, orders.workflows.tasks, stored.deployment, "resize")
     text = with_memory(spec.source, group.members, memory_bytes)
     applied = await orders.apply(text, who=who) if text != spec.source else ""
     args = {
@@ -43,6 +42,7 @@ async def order_resize(orders: Orders, stored: StoredGroup, *, memory_bytes: int
     }
     asked = Asked(kind="resize", title=f"resize the database of {stored.deployment}", subject=subject, who=who)
     task = f"resize-{new_id()}"
+    refuse_beside(orders.store, orders.workflows.tasks, stored.deployment, "resize", besides=applied)
     await orders.workflows.start_workflow(asked, task, args)
     return {"task": task, "changes": changes(spec.source, text)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from relaunch.servers import (  # noqa: F401  the workflows register themselves 
     terminate,
 )
 from relaunch.servers.deployments import DeploymentSpec, read_deployment
+from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.inputs import resolve_inputs, unknown_inputs
 from relaunch.servers.lifecycle import State
 from relaunch.servers.plan import Plan, ServerNow, destruction, plan
@@ -93,7 +94,7 @@ class Orders:
             "inputs": dict(given or {}),
             "removes": [self._removed(server) for server in removes],
         }
-        self._refuse_busy_deployment(spec.name)
+        self._refuse_busy("apply", spec.name, self._touched(spec, wanted, removes), spec=spec)
         return await self._start("apply", f"apply {spec.name}", f"deployment:{spec.name}", who, args)
 
     async def destroy(self, name: str, *, who: str, yes: bool = False) -> str:
@@ -110,7 +111,7 @@ class Orders:
             "removes": [self._removed(server) for server in servers],
             "templates": sorted({server.template for server in servers}),
         }
-        self._refuse_busy_deployment(name)
+        self._refuse_busy("destroy", name, {server.name for server in servers})
         return await self._start("destroy", f"destroy {name}", f"deployment:{name}", who, args)
 
     def inputs(self, name: str) -> list[dict[str, Any]]:
@@ -129,7 +130,7 @@ class Orders:
         prepared = ACTIONS[action](self, server, dict(body or {}))
         if prepared.at_once is not None:
             return self._done_at_once(action, server, who, prepared.at_once)
-        self._refuse_busy(server)
+        self._refuse_busy(action, server.deployment, {server.name})
         return await self._start(action, f"{action} {full_name}", server.subject, who, prepared.args)
 
     def _done_at_once(self, action: str, server: ServerRow, who: str, act: Callable[[], None]) -> str:
@@ -252,20 +253,19 @@ class Orders:
         if locked:
             raise Conflict(f"locked: {', '.join(locked)}", hint="unlock first: relaunch server unlock NAME")
 
-    def _refuse_busy(self, server: ServerRow) -> None:
-        subjects = (server.subject, f"deployment:{server.deployment}")
-        self._refuse_running(lambda subject: subject in subjects)
+    def _refuse_busy(
+        self, kind: str, deployment: str, servers: Iterable[str], spec: DeploymentSpec | None = None
+    ) -> None:
+        refuse_beside(self.store, self.workflows.tasks, deployment, kind, servers=servers, spec=spec)
 
-    def _refuse_busy_deployment(self, name: str) -> None:
-        self._refuse_running(lambda subject: subject == f"deployment:{name}" or subject.startswith(f"server:{name}/"))
-
-    def _refuse_running(self, concerns: Callable[[str], bool]) -> None:
-        for task in self.workflows.tasks.unfinished():
-            if concerns(task["subject"]) and task["kind"] != "run":
-                raise Conflict(
-                    f"task {task['id']} is under way: {task['title']}",
-                    hint=f"wait for it (relaunch task follow {task['id']}) or cancel it (relaunch task cancel)",
-                )
+    def _touched(self, spec: DeploymentSpec, launched: Iterable[str], removed: Iterable[ServerRow]) -> set[str]:
+        """The servers that come, that go, and that join or leave the group."""
+        before = self.store.applied_spec(spec.name)
+        was, will_be = (
+            set(each.database.members) if each is not None and each.database is not None else set()
+            for each in (before, spec)
+        )
+        return {*launched, *(server.name for server in removed), *(was ^ will_be)}
 
     def _removed(self, server: ServerRow) -> dict[str, Any]:
         """`asides`: earlier incarnations that are kept for inspection; they go with the server."""
