@@ -215,7 +215,7 @@ def brought_up() -> Stand:
     shown = relaunch("db", "backup-key", "bak", "--json")
     stand = Stand(
         primary=servers["bak/db1"], replica=servers["bak/db2"], lab=servers["lab/x1"], bare=servers["lab/bare"],
-        key=json.loads(shown)["identity"], ids={},
+        key=json.loads(shown)["identity"].splitlines()[0], ids={},
     )  # fmt: skip
     stand.lab.run("systemctl disable --now relaunch-ship-binlogs && sed -i 's/lab$/bak/' /etc/relaunch/backup.env")
     stand.ids["lineage"] = lineage_of(stand.primary)
@@ -543,20 +543,25 @@ def test_in_place_it_is_refused_without_the_name_or_a_link_or_room(stand: Stand)
     time.sleep(3)
 
 
-def test_in_place_a_wrong_key_is_named_and_nothing_touched(stand: Stand) -> None:
-    def set_key(value: str) -> None:
-        subprocess.run(
+def test_a_key_that_was_changed_still_opens_what_was_encrypted_before(stand: Stand) -> None:
+    def set_key(value: str) -> str:
+        return subprocess.run(
             [sys.executable, "-m", "relaunch.cli.main", "credential", "set", "BACKUP_KEY"],
-            env=ENVIRONMENT, input=value + "\n", text=True, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            env=ENVIRONMENT, input=value + "\n", text=True, check=True, stdout=subprocess.PIPE,
+        ).stdout  # fmt: skip
 
-    set_key(new_identity()[0])
+    identity, recipient = new_identity()
+    said = set_key(identity)
     try:
-        said = refused_restore(stand, "--confirm", "bak")
+        shown = told("db", "backup-key", "bak")
+        relaunch("db", "prove", "bak")
     finally:
         set_key(stand.key)
 
-    assert "WRONG KEY" in said
+    assert f"encrypted to {recipient} from now on" in said
+    assert shown["recipient"] == recipient
+    assert shown["identity"].splitlines()[:2] == [identity, stand.key]
+    assert told("db", "backup-key", "bak")["identity"].splitlines()[:2] == [stand.key, identity]
 
 
 def test_in_place_to_a_position_the_replicas_are_filled_anew_and_backups_begin_a_new_history(stand: Stand) -> None:

@@ -128,7 +128,7 @@ def filled(group: Group) -> Stand:
     group.run(lab, "mkdir -p s && tar -C s -xz", given=packed)
     # It ships nothing, and its own group is called as the one whose backups it restores.
     group.run(lab, "systemctl disable --now relaunch-ship-binlogs && sed -i 's/lab$/my/' /etc/relaunch/backup.env")
-    stand = Stand(group, lab, json.loads(relaunch("db", "backup-key", "my", "--json"))["identity"])
+    stand = Stand(group, lab, json.loads(relaunch("db", "backup-key", "my", "--json"))["identity"].splitlines()[0])
     stand.sql(
         lab, "SET sql_log_bin = 0; CREATE DATABASE keep; CREATE TABLE keep.me (id INT); INSERT INTO keep.me VALUES (1)"
     )

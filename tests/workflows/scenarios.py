@@ -20,6 +20,7 @@ from relaunch.databases import (  # noqa: F401  the workflows register themselve
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue
 from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.databases.backup_key import new_identity
 from relaunch.databases.backups import read_manifest
 from relaunch.databases.group import Mode
 from relaunch.databases.store import GroupStore
@@ -238,7 +239,7 @@ async def backed_up(world: World, d: str, file: str = "") -> None:
     """A group whose primary `two` ships its binary log, with one backup in the store; of two unless a file is given."""
     write_database_template(world.folder / "templates" / "database")
     await world.apply(file or group(d).replace("template: mysql", "template: database"))
-    world.vault.known["BACKUP_KEY"] = "AGE-SECRET-KEY-1"
+    world.vault.known["BACKUP_KEY"], world.vault.known["BACKUP_RECIPIENT"] = new_identity()
     restored = {"id": BACKED_UP, "gtid": "0-1-1", "seconds": 1, "tables_compared": 1}
     world.agents.says |= {
         "Back up database": f"BACKED-UP {BACKED_UP}", "Restore database": f"RESTORED {json.dumps(restored)}",

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from relaunch.bus.messages import RunScripts, RunState
 from relaunch.databases import backup_keeper
 from relaunch.databases.backup_keeper import BackupKeeper
+from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Failed
 from relaunch.records.schema import tasks
@@ -179,6 +180,16 @@ async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has
     world.agents.hanging.clear()
     await world.succeeds(task)
     assert await keeper(world).prune("shop") == [f"shop/{LINEAGE}/backups/half/data"]
+
+
+async def test_a_recipient_that_no_key_here_opens_is_red(world: World) -> None:
+    await backed_up(world, "shop")
+    why = f"{PUBLIC} is not the public half of {PRIVATE}"
+    assert not [each for each in (await keeper(world).shown("shop"))["reasons"] if why in each]
+
+    world.vault.known[PUBLIC] = new_identity()[1]
+
+    assert [each for each in (await keeper(world).shown("shop"))["reasons"] if why in each]
 
 
 @pytest.mark.parametrize("kind", ["back-up", "prove", "prove-schemas", "restore", "restore-schema", "checksum"])

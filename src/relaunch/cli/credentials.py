@@ -48,4 +48,9 @@ def delete(name: Name, yes: Yes = False, json: Json = False) -> None:
 
 def _put(name: str, body: dict[str, object], *, json: bool) -> None:
     answer = controller().put(f"/credentials/{part(name)}", body)
-    print_json(answer) if json else print(f"credential {name} is set; use it as cred:{name}")
+    if json:
+        print_json(answer)
+        return
+    print(f"credential {name} is set; use it as cred:{name}")
+    if answer.get("note"):
+        print(answer["note"])

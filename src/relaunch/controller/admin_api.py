@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 
 from relaunch import __version__
 from relaunch.controller.vault import SealedVault
-from relaunch.errors import BadInput
+from relaunch.databases.backup_key import PRIVATE, PUBLIC, set_backup_key
+from relaunch.errors import BadInput, Conflict
 from relaunch.records.schema import deployments, images, instances, servers, tasks
 from relaunch.workflows.tasks import ENDED
 
@@ -25,7 +26,7 @@ class NewToken(BaseModel):
 
 
 class CredentialValue(BaseModel):
-    """Either the value, or `generate` for a random one."""
+    """Either the value, or `generate` for a random one. That of BACKUP_KEY is an age identity."""
 
     model_config = ConfigDict(extra="forbid")
     value: str | None = Field(default=None, repr=False)
@@ -90,6 +91,10 @@ async def put_credential(request: Request, name: str, new: CredentialValue) -> d
     vault: SealedVault = request.app.state.vault
     if (new.value is None) == (not new.generate):
         raise BadInput(f"credential {name}: give either a value or generate: true")
+    if name == PUBLIC:
+        raise Conflict(f"{PUBLIC} is the public half of {PRIVATE}", hint=f"set {PRIVATE}: this goes with it")
+    if name == PRIVATE and new.value is not None:
+        return {"name": name, "generated": False, "note": _set_backup_key(vault, new.value)}
     if new.value is not None:
         vault.set_credential(name, new.value, description=new.description)
     elif vault.has_credential(name):
@@ -101,8 +106,26 @@ async def put_credential(request: Request, name: str, new: CredentialValue) -> d
 
 @router.delete("/credentials/{name}")
 async def delete_credential(request: Request, name: str) -> dict[str, str]:
+    if name in (PRIVATE, PUBLIC):
+        raise Conflict(
+            f"{name} is needed for the backups: without both halves of their key nothing opens them",
+            hint=f"to change it: relaunch credential set {PRIVATE}",
+        )
     request.app.state.vault.delete_credential(name)
     return {"deleted": name}
+
+
+def _set_backup_key(vault: SealedVault, value: str) -> str:
+    """What follows for servers, "" for nothing."""
+    before = vault.credential(PUBLIC) if vault.has_credential(PUBLIC) else ""
+    recipient = set_backup_key(vault, value)
+    if recipient == before:
+        return ""
+    return (
+        f"backups are encrypted to {recipient} from now on; database servers launched before encrypt to the former key"
+        " until they are relaunched. Former keys still open what was encrypted to them: put all that"
+        " `relaunch db backup-key` shows into your safe"
+    )
 
 
 @router.get("/audit")

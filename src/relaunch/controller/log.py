@@ -7,6 +7,7 @@ import logging.handlers
 from pathlib import Path
 
 MASK = "•••"
+SHORTEST_LINE = 16  # letters; of a value with several lines, such as a key: each line is a secret of its own
 FILE_BYTES = 5_000_000
 FILES_KEPT = 5
 
@@ -20,6 +21,7 @@ class Secrets:
     def remember(self, value: str) -> None:
         if len(value) >= 6:  # shorter ones would mask ordinary words
             self._values.add(value)
+        self._values.update(line for line in value.splitlines() if len(line) >= SHORTEST_LINE)
 
     def masked(self, text: str) -> str:
         for value in self._values:

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,17 +86,26 @@ class SealedVault:
         self.set_credential(name, value, description=f"generated for {who}")
 
     def set_credential(self, name: str, value: str, *, description: str = "") -> None:
+        self.set_credentials({name: (value, description)})
+
+    def set_credentials(self, values: Mapping[str, tuple[str, str]]) -> None:
+        """All of these or none; each: value, description."""
+        for name, (value, _) in values.items():
+            self._check(name, value)
+            self._remember(name, value)
+        now = stamp(self._clock.now())
+        with self._database.begin() as connection:
+            for name, (value, description) in values.items():
+                new = {"sealed": self.seal(value.encode()), "changed": now, "description": description}
+                changed = connection.execute(update(credentials).where(credentials.c.name == name).values(new))
+                if changed.rowcount == 0:
+                    connection.execute(insert(credentials).values(name=name, created=now, **new))
+
+    def _check(self, name: str, value: str) -> None:
         if not NAME.fullmatch(name):
             raise BadInput(f"{name!r} is no name for a credential", hint="a letter, then letters, digits, _ . -")
         if not value or len(value.encode()) > LONGEST_BYTES:
             raise BadInput(f"the value of {name} must have 1 to {LONGEST_BYTES} bytes")
-        self._remember(name, value)
-        now = stamp(self._clock.now())
-        new = {"sealed": self.seal(value.encode()), "changed": now, "description": description}
-        with self._database.begin() as connection:
-            changed = connection.execute(update(credentials).where(credentials.c.name == name).values(new))
-            if changed.rowcount == 0:
-                connection.execute(insert(credentials).values(name=name, created=now, **new))
 
     def _remember(self, name: str, value: str) -> None:
         if name not in OPEN_CREDENTIALS:

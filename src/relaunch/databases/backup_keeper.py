@@ -14,6 +14,7 @@ from relaunch.databases import backup_restore, backup_schema_steps, backup_steps
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
+from relaunch.databases.backup_key import fault_of_pair
 from relaunch.databases.backup_moments import refuse_moment
 from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
 from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schedule, shown_schemas
@@ -476,10 +477,12 @@ class BackupKeeper:
         return lineage
 
     def _alarming(self, deployment: str, lineage: str | None) -> tuple[str, ...]:
-        """What the servers themselves say is wrong."""
+        """What the servers themselves say is wrong, and what is with the key."""
         found = tuple(
             f"{server.full_name}: {why}"
             for server, row, role in self._members(deployment)
             for why in alarms_of_tags(row["tags"], role)
         )
+        if fault := fault_of_pair(self._ports.vault):
+            found = (*found, fault)
         return found if lineage else (*found, "no server has said yet which history its data is of")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,19 @@ def test_what_destroys_is_done_only_with_yes(api: Api, relaunch: Relaunch, words
     assert "--yes" in refused.err
     assert done.status == 0
     assert len(api.bodies(route)) == 1
+
+
+def test_what_follows_from_another_backup_key_is_printed(
+    api: Api, relaunch: Relaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"name": "BACKUP_KEY", "generated": False, "note": "relaunch the database servers"}
+    api.answers["PUT /credentials/BACKUP_KEY"] = (200, answer)
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+
+    ran = relaunch("credential", "set", "BACKUP_KEY")
+
+    assert api.bodies("PUT /credentials/BACKUP_KEY") == [{"value": "one\ntwo"}]
+    assert "relaunch the database servers" in ran.out
 
 
 def test_apply_sends_the_file_and_follows(api: Api, relaunch: Relaunch, tmp_path: Path) -> None:

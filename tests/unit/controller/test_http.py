@@ -29,6 +29,7 @@ from relaunch.controller.http import Guards, create_app
 from relaunch.controller.log import Secrets, start_logging
 from relaunch.controller.refusals import OTHERS, SINGLE, WINDOW, Refusals
 from relaunch.controller.settings import Settings
+from relaunch.databases.backup_key import PRIVATE, PUBLIC, ensure_backup_key, new_identity
 from relaunch.errors import Unavailable
 from relaunch.records.schema import instances, task_steps, tasks
 
@@ -237,6 +238,41 @@ async def test_the_buckets_name_is_no_secret(api: Api) -> None:
     api.base.audit.record("admin", "backups are red", "x", "failed", {})
 
     assert "backups are red" in (await api.client.get("/audit")).text
+
+
+async def test_another_backup_key_brings_its_recipient_and_the_former_one_still_opens(api: Api) -> None:
+    vault = api.base.vault
+    ensure_backup_key(vault)
+    former, (saved, recipient) = vault.credential(PRIVATE), new_identity()
+
+    answer = await api.client.put(f"/credentials/{PRIVATE}", json={"value": saved})
+
+    assert answer.status_code == 200
+    assert f"encrypted to {recipient} from now on" in answer.json()["note"]
+    assert "until they are relaunched" in answer.json()["note"]
+    assert vault.credential(PUBLIC) == recipient
+    assert vault.credential(PRIVATE).splitlines() == [saved, former]
+    again = await api.client.put(f"/credentials/{PRIVATE}", json={"value": saved})
+    assert again.json()["note"] == ""
+    assert vault.credential(PRIVATE).splitlines() == [saved, former]
+    logging.getLogger("relaunch").info("%s and %s", saved, former)
+    assert not {saved, former} & set((api.state / "logs/controller.log").read_text().split())
+
+
+async def test_the_halves_of_the_backup_key_are_not_parted(api: Api) -> None:
+    vault = api.base.vault
+    ensure_backup_key(vault)
+    before = {name: vault.credential(name) for name in (PRIVATE, PUBLIC)}
+
+    for name in (PRIVATE, PUBLIC):
+        refused = await api.client.delete(f"/credentials/{name}")
+        assert refused.status_code == 409
+        assert f"relaunch credential set {PRIVATE}" in refused.json()["error"]["hint"]
+    assert (await api.client.put(f"/credentials/{PUBLIC}", json={"value": new_identity()[1]})).status_code == 409
+    no_key = await api.client.put(f"/credentials/{PRIVATE}", json={"value": VALUE})
+    assert no_key.status_code == 400 and VALUE not in no_key.text
+
+    assert {name: vault.credential(name) for name in (PRIVATE, PUBLIC)} == before
 
 
 async def test_generate_keeps_what_exists(api: Api) -> None:
