@@ -39,7 +39,7 @@ SLOW_LOOK_SECONDS = 1.0  # while we wait only for an app that does not answer ye
 QUICK_SECONDS = 15.0
 LONGEST_PAUSE_SECONDS = 60.0  # after failures: a reload that fails must not be tried all the time
 RELOAD_SECONDS = 30.0
-LOADED_SECONDS = 4.0
+LOADED_SECONDS = 10.0
 SURELY_LOADED = 3  # answers
 FAILURES = (OSError, EOFError, ValueError, asyncio.TimeoutError)
 SOUND_ANSWERS = ("", "New server registered.", "Server deleted.")
@@ -222,7 +222,8 @@ class HAProxy:
 
     async def _reload_it(self, ours: FrozenSet[str]) -> None:
         """Master-worker reload; done when whoever answers has our proxies, so often in a row: the process that ends
-        takes a connection now and then until it is gone, and would have it done once more."""
+        takes a connection now and then until it is gone, and would have it done once more. A newer view is not kept
+        waiting for that: what it wants is looked at first, and the reload stays due."""
         if self._unwritten:  # the file is an older one
             raise ValueError(self._unwritten)
         process = await asyncio.create_subprocess_exec(
@@ -236,6 +237,8 @@ class HAProxy:
             raise ValueError(f"{' '.join(self._reload)}: {said.decode('utf-8', 'replace').strip()[-500:]}")
         end, in_a_row = time.monotonic() + LOADED_SECONDS, 0
         while time.monotonic() < end:
+            if self._changed.is_set():
+                return
             with contextlib.suppress(OSError):
                 in_a_row = in_a_row + 1 if ours <= parse_proxies(await self.ask("show backend")) else 0
                 if in_a_row == SURELY_LOADED:

@@ -150,7 +150,7 @@ async def test_an_app_gets_requests_only_once_it_answers(site: Site) -> None:
 async def test_a_new_site_reloads_once_and_serves(site: Site) -> None:
     app = await App("app").start()
     site.agent.bring_to(site.view([app], [], ("a.test", "b.test")))
-    await asyncio.wait_for(site.agent.settled(), 10)
+    await asyncio.wait_for(site.agent.settled(), 20)
     assert (await site.get("a.test"), await site.get("b.test")) == ("200 app", "200 app")
     assert site.reloads == 1 and not site.places.reload_pending.exists()
     assert proxies_of(site.places.haproxy_file.read_text()) == {"site-a.test", "site-b.test", "db-primary"}
@@ -215,7 +215,7 @@ async def session_older_than_a_reload(site: Site, database: App) -> tuple[asynci
     writer.write(b"who\n")
     assert await asyncio.wait_for(reader.readline(), 3) == f"{database.name}\n".encode()
     site.agent.bring_to(site.view([], [database], ("a.test", "b.test")))
-    await asyncio.wait_for(site.agent.settled(), 10)
+    await asyncio.wait_for(site.agent.settled(), 20)
     assert site.reloads == 1
     await asyncio.sleep(2)  # the look for the dead leaves it alone
     writer.write(b"who\n")

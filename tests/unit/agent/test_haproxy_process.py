@@ -136,3 +136,18 @@ async def test_sessions_with_the_dead_are_cut_while_a_reload_fails(process: Proc
     process.answers["show sess"] = "0x7f: proto=tcpv4 be=db-primary srv=db1 ts=00 scf=[8,0h,fd=1] scb=[8,1h,fd=2]\n\n"
 
     await eventually(lambda: "shutdown session 0x7f" in process.commands)
+
+
+async def test_a_newer_view_is_not_kept_waiting_for_a_reload(places: Places, process: Process) -> None:
+    haproxy = HAProxy(places, reload=("true",))  # which says that it is done, while the old process still answers
+    following = asyncio.ensure_future(haproxy.keep())
+    both = view(2, "db1")
+    both["proxy"]["listeners"].append({**both["proxy"]["listeners"][0], "name": "db-primary-2", "bind": "127.0.2.1:1"})
+    haproxy.bring_to(both)
+    await eventually(lambda: places.haproxy_file.exists() and "db-primary-2" in places.haproxy_file.read_text())
+    await asyncio.sleep(0.3)
+
+    haproxy.bring_to(view(3, "db2"))
+
+    await eventually(lambda: any("db-primary/db2" in command for command in process.commands))
+    following.cancel()
