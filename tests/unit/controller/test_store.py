@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import op
 from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import Engine
 
@@ -86,3 +89,50 @@ def test_connections_are_patient_durable_and_check_foreign_keys(tmp_path: Path) 
         }
 
     assert found == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 10000, "synchronous": 2}
+
+
+DEATH = 9  # the exit status of a program that was killed
+
+
+def dies_in_the_midst(folder: Path, calls: int) -> None:
+    """Open the database and be gone, as by kill -9, once so many tables, columns and indexes were made."""
+    made = iter(range(1, calls + 1))
+
+    def killed_after(act: Any) -> Any:
+        def then_killed(*args: Any, **more: Any) -> Any:
+            result = act(*args, **more)
+            if next(made) == calls:
+                os._exit(DEATH)
+            return result
+
+        return then_killed
+
+    for name in ("create_table", "add_column", "create_index"):
+        setattr(op, name, killed_after(getattr(op, name)))
+    open_database(url(folder), program="0.1.0")
+
+
+@pytest.mark.parametrize("first", [None, "0002"])
+def test_a_program_killed_while_it_migrates_starts_again(tmp_path: Path, first: str | None) -> None:
+    processes = multiprocessing.get_context("fork")
+    whole = 0
+    for calls in range(1, 100):
+        folder = tmp_path / str(calls)
+        folder.mkdir()
+        if first is not None:
+            before = connect(url(folder))
+            upgrade(before, first)
+            before.dispose()
+        killed = processes.Process(target=dies_in_the_midst, args=(folder, calls))
+        killed.start()
+        killed.join()
+        if killed.exitcode == 0:  # it was through before
+            break
+        assert killed.exitcode == DEATH
+        whole = calls
+
+        again = open_database(url(folder), program="0.1.0")
+
+        assert schema_version(again) == HEAD, f"killed after {calls}"
+        again.dispose()
+    assert whole >= (len(metadata.tables) if first is None else 6)

@@ -17,5 +17,7 @@ def upgrade(engine: Engine, to: str = HEAD) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's sqlite3 begins none before CREATE or ALTER
         config.attributes["connection"] = connection
         command.upgrade(config, to)
