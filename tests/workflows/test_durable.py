@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from relaunch.errors import BadInput, Conflict, Failed, FormatError, Unavailable
 from relaunch.records.schema import audit, task_steps
@@ -30,6 +35,27 @@ def probe() -> Any:
 
     yield body
     del REGISTRY["probe"]
+
+
+@contextmanager
+def full(*starts: str) -> Iterator[None]:
+    """Every database refuses statements that start so, as one does whose disk is full."""
+
+    def refuse(_1: Any, _2: Any, statement: str, *_3: Any) -> None:
+        if statement.startswith(starts):
+            raise OperationalError(statement, {}, sqlite3.OperationalError("database or disk is full"))
+
+    event.listen(Engine, "before_cursor_execute", refuse)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", refuse)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110  what is looked at tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def hang_after(world: World, step: str) -> asyncio.Event:
@@ -228,3 +254,108 @@ async def test_an_ended_task_cannot_be_cancelled(world: World) -> None:
 
     with pytest.raises(Conflict, match="has ended"):
         world.workflows.cancel(row["id"], "bob")
+
+
+@pytest.mark.parametrize(("fails", "ends"), [(False, "succeeded"), (True, "failed")])
+async def test_an_end_that_cannot_be_stored_is_stored_later_and_only_then_told(
+    world: World, probe: Any, fails: bool, ends: str
+) -> None:
+    stepped: list[str] = []
+
+    async def child(run: Run) -> None:
+        await run.step("last", stepped.append, run.task)
+        if fails:
+            raise Failed("it broke")
+
+    async def parent(run: Run) -> Any:
+        async def start() -> None:
+            await run.start_child("probe", "child", {}, title="child", subject="child")
+
+        async def state() -> str:
+            (ended,) = await run.wait_for(["child"])
+            return str(ended["state"])
+
+        await run.step("start", start)
+        return await run.step("wait", state, waits=True)
+
+    async def body(run: Run, args: dict[str, Any]) -> Any:
+        return await (child(run) if run.task == "child" else parent(run))
+
+    probe["does"] = body
+    with full("UPDATE tasks "):
+        await world.workflows.start_workflow(ASKED, "parent", {})
+        await until(lambda: stepped == ["child"])
+        await asyncio.sleep(1.5)
+        assert world.workflows.tasks.get("child")["state"] == "running"
+
+    assert (await world.succeeds("parent"))["result"] == ends
+    assert world.workflows.tasks.get("child")["state"] == ends
+
+
+async def test_an_end_that_was_not_stored_before_the_controller_stopped_is_stored_afterwards(
+    world: World, probe: Any
+) -> None:
+    stepped: list[str] = []
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        await run.step("only", stepped.append, "only")
+
+    probe["does"] = body
+    with full("UPDATE tasks "):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+        await until(lambda: stepped == ["only"])
+        await asyncio.sleep(0.1)
+        await world.restart()
+
+    await world.succeeds("probe-1")
+    assert stepped == ["only"]
+
+
+async def test_an_ended_task_does_nothing_more_when_only_its_workflow_could_not_be_ended(
+    world: World, probe: Any
+) -> None:
+    done: list[str] = []
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        done.append("begun")
+
+    probe["does"] = body
+    with full("UPDATE main.workflow_status SET status"):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+        await world.succeeds("probe-1")
+        await asyncio.sleep(0.1)
+
+    await world.restart()
+    probe["does"] = body
+    await asyncio.sleep(2)
+
+    assert done == ["begun"]
+
+
+async def test_a_task_whose_workflow_cannot_be_started_has_failed(world: World, probe: Any) -> None:
+    with full("INSERT INTO main.workflow_status "), pytest.raises(OperationalError):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+
+    ended = await world.ended("probe-1")
+    assert ended["state"] == "failed"
+    assert "disk is full" in ended["error"]
+
+
+async def test_a_workflow_whose_asker_is_cancelled_is_started_all_the_same(world: World, probe: Any) -> None:
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        return None
+
+    probe["does"] = body
+    asker = asyncio.create_task(world.workflows.start_workflow(ASKED, "probe-1", {}))
+    await asyncio.sleep(0)
+    asker.cancel()
+
+    await world.succeeds("probe-1")
+
+
+async def test_a_task_that_nothing_works_on_is_ended_by_cancelling_it(world: World) -> None:
+    world.workflows.tasks.begin("probe-1", ASKED)
+
+    world.workflows.cancel("probe-1", "bob")
+
+    assert (await world.ended("probe-1"))["error"] == "cancelled by bob"

@@ -16,12 +16,14 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relaunch import errors
 from relaunch.clock import Clock
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 APPLICATION_VERSION = "1"  # pinned: DBOS's own hash changes with its version and would leave old workflows pending
 EXECUTOR = "controller"
+PENDING = ("PENDING", "ENQUEUED")  # what DBOS runs, or will
+AGAIN_SECONDS = 1.0  # until what the store did not take is tried again
+NOT_NOW = (OperationalError, InterfaceError, PoolTimeout)  # a store that is full, locked or away
 TRIES = 4  # of a step that says try again; waits of 0.25, 0.5, 1 s between
 
 Body = Callable[["Run", dict[str, Any]], Awaitable[Any]]
@@ -65,12 +70,12 @@ class _Watched:
 class Run:
     """One execution of a workflow: what its body acts through."""
 
-    def __init__(self, workflows: Workflows, task: str, asked: Asked, cancelled_by: str | None) -> None:
+    def __init__(self, workflows: Workflows, task: str, asked: Asked) -> None:
         self.workflows = workflows
         self.ports: Any = workflows.ports
         self.task = task
         self.asked = asked
-        self._cancelled_by = cancelled_by
+        self._cancelled_by: str | None = None
         self._undoing = False
         self._number = 0
         self._waiting: asyncio.Future[Any] | None = None
@@ -198,6 +203,8 @@ class Workflows:
         self._runs: dict[str, Run] = {}
         self._bodies: dict[str, asyncio.Task[Any]] = {}
         self._ended: dict[str, _Watched] = {}
+        self._starting: set[str] = set()  # those DBOS is being told of
+        self._background: set[asyncio.Task[None]] = set()
         self._dbos: Any = None
         self._entry: Any = None
 
@@ -218,7 +225,7 @@ class Workflows:
         self.ports = ports
         _use_write_ahead_log(self._url)
         self._dbos, self._entry = _launched(self._url, self._body, self._poll_seconds)
-        pending = await self._dbos.list_workflows_async(status=["PENDING", "ENQUEUED"], load_input=False)
+        pending = await self._dbos.list_workflows_async(status=list(PENDING), load_input=False)
         known = {each.workflow_id for each in pending}
         for row in self.tasks.unfinished():
             if row["id"] not in known:
@@ -230,7 +237,9 @@ class Workflows:
         for workflow_id, body in list(self._bodies.items()):
             if workflow_id in self._runs:  # else it has ended and is being recorded as such
                 body.cancel()
-        await asyncio.gather(*bodies, return_exceptions=True)
+        for work in self._background:
+            work.cancel()
+        await asyncio.gather(*bodies, *self._background, return_exceptions=True)
         if self._dbos is not None:
             await asyncio.to_thread(self._dbos.destroy, destroy_registry=True)
             self._dbos = None
@@ -240,16 +249,30 @@ class Workflows:
         if asked.kind not in REGISTRY:
             raise Failed(f"no workflow is called {asked.kind}")
         self.tasks.begin(workflow_id, asked)
-        # A context of its own: DBOS would count a workflow started inside a step as an operation of that step.
-        start = self._start(workflow_id, asdict(asked), args)
-        await asyncio.get_running_loop().create_task(start, context=contextvars.Context())
+        self._starting.add(workflow_id)
+        # Goes on when whoever asked is cancelled: the row is there, and DBOS is to know of it.
+        await asyncio.shield(self._beside(self._start(workflow_id, asked, args)))
         self.changed(asked.kind)
 
-    async def _start(self, workflow_id: str, asked: dict[str, Any], args: dict[str, Any]) -> None:
+    async def _start(self, workflow_id: str, asked: Asked, args: dict[str, Any]) -> None:
         from dbos import SetWorkflowID
 
-        with SetWorkflowID(workflow_id):
-            await self._dbos.start_workflow_async(self._entry, workflow_id, asked, args)
+        try:
+            with SetWorkflowID(workflow_id):
+                await self._dbos.start_workflow_async(self._entry, workflow_id, asdict(asked), args)
+        except Exception as error:
+            why = f"it could not be started: {type(error).__name__}: {error}"
+            self._beside(self._end(workflow_id, asked, "failed", error=why))
+            raise
+        finally:
+            self._starting.discard(workflow_id)
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """In a context of its own: DBOS would count what is done inside a step as an operation of that step."""
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def wait(self, workflow_id: str) -> dict[str, Any]:
         """The task's row once it has ended, however it ended."""
@@ -268,9 +291,17 @@ class Workflows:
         self.tasks.ask_cancel(workflow_id, who)
         if (run := self._runs.get(workflow_id)) is not None:
             run.cancel(who)
+        elif workflow_id not in self._starting:
+            self._beside(self._end_forsaken(workflow_id, _asked(row), who))
         for child in self.tasks.children(workflow_id):
             if self.tasks.get(child)["state"] not in ENDED:
                 self.cancel(child, who)
+
+    async def _end_forsaken(self, workflow_id: str, asked: Asked, who: str) -> None:
+        """End what nothing works on, now or after a restart."""
+        status = await self._dbos.get_workflow_status_async(workflow_id)
+        if status is None or status.status not in PENDING:
+            await self._end(workflow_id, asked, "cancelled", error=f"cancelled by {who}")
 
     async def recorded(self, name: str, effect: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The recorded outcome of this step, or that of doing it now."""
@@ -279,29 +310,33 @@ class Workflows:
 
     async def _body(self, workflow_id: str, asked_plain: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         asked = Asked(**asked_plain)
-        self.tasks.begin(workflow_id, asked)
-        cancel = (self.tasks.get(workflow_id)["result"] or {}).get("cancel_asked_by")
-        run = self._runs[workflow_id] = Run(self, workflow_id, asked, cancel)
+        run = self._runs[workflow_id] = Run(self, workflow_id, asked)
         current = asyncio.current_task()
         assert current is not None
         self._bodies[workflow_id] = current
         current.add_done_callback(lambda _: self._bodies.pop(workflow_id, None))
         try:
+            row = await _stored(self.tasks.begin, workflow_id, asked)
+            if row["state"] in ENDED:  # only DBOS could not be told
+                return {}
+            if (who := (row["result"] or {}).get("cancel_asked_by")) is not None:
+                run.cancel(who)
             result = await REGISTRY[asked.kind](run, args)
-            self._end(workflow_id, asked, "succeeded", result=result)
+            await self._end(workflow_id, asked, "succeeded", result=result)
         except Cancelled as error:
-            self._end(workflow_id, asked, "cancelled", error=str(error))
+            await self._end(workflow_id, asked, "cancelled", error=str(error))
         except RelaunchError as error:
-            self._end(workflow_id, asked, "failed", error=str(error))
+            await self._end(workflow_id, asked, "failed", error=str(error))
         except Exception as error:
             log.exception("workflow %s", workflow_id)
-            self._end(workflow_id, asked, "failed", error=f"{type(error).__name__}: {error}")
+            await self._end(workflow_id, asked, "failed", error=f"{type(error).__name__}: {error}")
         finally:
             self._runs.pop(workflow_id, None)
         return {}
 
-    def _end(self, workflow_id: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
-        self.tasks.end(workflow_id, asked, state, error=error, result=result)
+    async def _end(self, workflow_id: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
+        """Returns once it is stored: until then the workflow goes on, also after a restart."""
+        await _stored(self.tasks.end, workflow_id, asked, state, error=error, result=result)
         if (watched := self._ended.pop(workflow_id, None)) is not None:
             watched.done.set()
         self.changed(asked.kind)
@@ -348,6 +383,19 @@ def _use_write_ahead_log(url: str) -> None:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         with closing(sqlite3.connect(parsed.database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+
+
+async def _stored(write: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    """What `write` answers, once the store takes it."""
+    told = False
+    while True:
+        try:
+            return write(*args, **more)
+        except NOT_NOW as error:
+            if not told:
+                log.warning("it is tried again until it is stored: %s", error)
+            told = True
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 def _plain(error: RelaunchError) -> dict[str, str]:

@@ -36,11 +36,12 @@ class TaskList:
     def _now(self) -> str:
         return self._clock.now().isoformat(timespec="microseconds")
 
-    def begin(self, task: str, asked: Asked) -> None:
-        """The row and the audit entry of a task that starts; nothing when it has begun already."""
+    def begin(self, task: str, asked: Asked) -> dict[str, Any]:
+        """The row, new with its audit entry unless it has begun already."""
         with self._database.begin() as connection:
-            if connection.scalar(select(tasks.c.id).where(tasks.c.id == task)) is not None:
-                return
+            this = select(tasks).where(tasks.c.id == task)
+            if (row := connection.execute(this).mappings().first()) is not None:
+                return dict(row)
             connection.execute(
                 insert(tasks).values(
                     id=task, kind=asked.kind, title=asked.title, subject=asked.subject, parent_id=asked.parent,
@@ -48,6 +49,7 @@ class TaskList:
                 )
             )  # fmt: skip
             self._audit(connection, asked, f"{asked.kind} begun", "done", {"task": task, "title": asked.title})
+            return dict(connection.execute(this).mappings().one())
 
     def end(self, task: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
         """Nothing when it has ended already."""
