@@ -13,7 +13,7 @@ from sqlalchemy import event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
-from relaunch.errors import BadInput, Conflict, Failed, FormatError, Unavailable
+from relaunch.errors import BadInput, Conflict, Failed, FormatError, RelaunchError, Unavailable
 from relaunch.records.schema import audit, task_steps
 from relaunch.workflows.durable import REGISTRY, Run, workflow
 from relaunch.workflows.tasks import Asked
@@ -359,3 +359,127 @@ async def test_a_task_that_nothing_works_on_is_ended_by_cancelling_it(world: Wor
     world.workflows.cancel("probe-1", "bob")
 
     assert (await world.ended("probe-1"))["error"] == "cancelled by bob"
+
+
+async def test_progress_that_cannot_be_stored_fails_no_work(world: World, probe: Any) -> None:
+    async def noted(run: Run) -> int:
+        run.note("half of it")
+        return 1
+
+    async def body(run: Run, args: dict[str, Any]) -> Any:
+        return await run.step("noted", noted, run)
+
+    probe["does"] = body
+    with full("INSERT INTO task_steps", "DELETE FROM task_steps", "UPDATE task_steps"):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+
+        assert (await world.succeeds("probe-1"))["result"] == 1
+
+
+def saga(done: list[str], *steps: str) -> Callable[[Run, dict[str, Any]], Any]:
+    """Those steps, one after the other, and two that undo them."""
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        try:
+            for step in steps:
+                await run.step(step, done.append, step)
+        except RelaunchError:
+            with run.undoing():
+                await run.step("undo: first", done.append, "undone first")
+                await run.step("undo: second", done.append, "undone second")
+            raise
+
+    return body
+
+
+async def test_what_cannot_be_recorded_is_undone_though_that_cannot_be_recorded_either(
+    world: World, probe: Any
+) -> None:
+    done: list[str] = []
+    probe["does"] = saga(done, "act", "never")
+
+    with full("INSERT INTO main.operation_outputs "):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+        ended = await world.ended("probe-1")
+
+    assert ended["state"] == "failed"
+    assert "act: it could not be recorded" in ended["error"]
+    assert "disk is full" in ended["error"]
+    assert done == ["act", "undone first", "undone second"]
+
+
+async def test_an_undo_waits_until_the_store_takes_it(world: World, probe: Any) -> None:
+    acted: list[str] = []
+
+    def pause(state: str) -> None:
+        world.store.put_image("key", name="image", state=state, changelog="", detail="")
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        try:
+            await run.step("act", acted.append, "act")
+        except RelaunchError:
+            with run.undoing():
+                await run.step("undo", pause, "undone")
+            raise
+
+    probe["does"] = body
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    with full("INSERT", "UPDATE", "DELETE"):
+        await until(lambda: acted == ["act"])
+        await asyncio.sleep(1.5)
+
+    assert "disk is full" in (await world.ended("probe-1"))["error"]
+    assert (world.store.image("key") or {})["state"] == "undone"
+
+
+@pytest.mark.parametrize(
+    "newer", [("act", "act otherwise", "last"), ("look first", "act", "last"), ("look first", "act", "more", "last")]
+)
+async def test_a_workflow_whose_steps_are_others_after_a_restart_is_undone(
+    world: World, probe: Any, newer: tuple[str, ...]
+) -> None:
+    done: list[str] = []
+    probe["does"] = saga(done, "act", "act more", "act on", "last")
+    reached = await hang_after(world, "last")
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    await asyncio.wait_for(reached.wait(), 10)
+    world.after_effect = None
+    probe["does"] = saga(done, *newer)
+
+    await world.restart()
+
+    ended = await world.ended("probe-1")
+    assert ended["state"] == "failed"
+    assert "begun by a version of relaunch" in ended["error"]
+    assert done == ["act", "act more", "act on", "last", "undone first", "undone second"]
+
+
+async def test_an_undo_whose_steps_are_others_after_a_restart_is_done(world: World, probe: Any) -> None:
+    done: list[str] = []
+
+    def fails() -> None:
+        raise Failed("it broke")
+
+    def undone_by(*steps: str) -> Any:
+        async def body(run: Run, args: dict[str, Any]) -> None:
+            try:
+                await run.step("fails", fails)
+            except RelaunchError:
+                with run.undoing():
+                    for step in steps:
+                        await run.step(step, done.append, step)
+                raise
+
+        return body
+
+    probe["does"] = undone_by("undo: this", "undo: that")
+    reached = await hang_after(world, "undo: that")
+    await world.workflows.start_workflow(ASKED, "probe-1", {})
+    await asyncio.wait_for(reached.wait(), 10)
+    world.after_effect = None
+    probe["does"] = undone_by("undo: other", "undo: that", "undo: more")
+
+    await world.restart()
+
+    assert (await world.ended("probe-1"))["error"] == "it broke"
+    assert done == ["undo: this", "undo: that", "undo: other", "undo: that", "undo: more"]

@@ -4,7 +4,8 @@ A workflow is an async function `(run, args)` registered under its kind. Everyth
 `run.step`, whose outcome (a value or an error of our tree, as JSON) is recorded by DBOS; after a restart the function
 runs again from the top and the recorded steps answer at once. So: names and random ids are chosen by whoever starts
 it, the function itself decides only from its arguments and its steps' values, and each step can be done twice, because
-a kill may fall between the effect and its record.
+a kill may fall between the effect and its record. A step that cannot be recorded has failed like any other, so that
+the undo runs; what undoes is done even when that cannot be recorded either.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relaunch import errors
@@ -90,29 +91,44 @@ class Run:
         number = self._number
 
         async def effect() -> dict[str, Any]:
-            self.workflows.tasks.step_started(self.task, number, name)
-            self.workflows.changed(self.asked.kind)
+            self._shown(self.workflows.tasks.step_started, number, name)
             started = time.monotonic()
             outcome = await self._outcome(name, act, args, waits)
             if self.workflows.after_effect is not None:
                 outcome = await self._interfered(number, name, outcome, lambda: self._outcome(name, act, args, waits))
             state, detail = ("failed", outcome["error"]["message"]) if "error" in outcome else ("succeeded", "")
             seconds = round(time.monotonic() - started, 4)
-            self.workflows.tasks.step_ended(self.task, number, state, seconds=seconds, detail=detail)
-            self.workflows.changed(self.asked.kind)
+            self._shown(self.workflows.tasks.step_ended, number, state, seconds=seconds, detail=detail)
             return outcome
 
-        outcome = await self.workflows.recorded(name, effect)
+        outcome = await self._recorded(name, effect)
         if "error" in outcome:
             raise _error(outcome["error"])
         return outcome["value"]
+
+    async def _recorded(self, name: str, effect: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """The recorded outcome, or that of doing it now; what cannot be recorded has failed, unless it undoes."""
+        done: list[dict[str, Any]] = []
+
+        async def kept() -> dict[str, Any]:
+            done.append(await effect())
+            return done[0]
+
+        try:
+            return await self.workflows.recorded(name, kept)
+        except Exception as error:  # what DBOS steers by is a BaseException
+            log.exception("step %r of task %s is not recorded", name, self.task)
+            if not self._undoing:
+                return {"error": _plain(_not_recorded(name, error))}
+            return done[0] if done else await effect()
 
     async def _outcome(self, name: str, act: Callable[..., Any], args: tuple[Any, ...], waits: bool) -> dict[str, Any]:
         for attempt in range(TRIES):
             if self._cancelled_by is not None and not self._undoing:
                 return {"error": _plain(Cancelled(f"cancelled by {self._cancelled_by}"))}
             try:
-                return {"value": await self._act(act, args, waits)}
+                acted = self._act(act, args, waits) if not self._undoing else _stored(self._act, act, args, waits)
+                return {"value": await acted}
             except Unavailable as error:
                 if waits or attempt == TRIES - 1:
                     return {"error": _plain(error)}
@@ -155,7 +171,7 @@ class Run:
 
     @contextmanager
     def undoing(self) -> Iterator[None]:
-        """Steps in here are done even when the task is cancelled."""
+        """Steps in here are done even when the task is cancelled or they cannot be recorded, and wait for the store."""
         self._undoing = True
         try:
             yield
@@ -164,7 +180,14 @@ class Run:
 
     def note(self, detail: str) -> None:
         """What the running step is at, in words, for whoever looks on."""
-        self.workflows.tasks.step_detail(self.task, self._number, detail)
+        self._shown(self.workflows.tasks.step_detail, self._number, detail)
+
+    def _shown(self, write: Callable[..., None], *args: Any, **more: Any) -> None:
+        """Work that cannot be shown goes on."""
+        try:
+            write(self.task, *args, **more)
+        except SQLAlchemyError as error:
+            log.warning("what task %s is at is not stored: %s", self.task, error)
         self.workflows.changed(self.asked.kind)
 
     async def start_child(self, kind: str, workflow_id: str, args: dict[str, Any], *, title: str, subject: str) -> None:
@@ -390,12 +413,24 @@ async def _stored(write: Callable[..., Any], *args: Any, **more: Any) -> Any:
     told = False
     while True:
         try:
-            return write(*args, **more)
+            answer = write(*args, **more)
+            return await answer if inspect.isawaitable(answer) else answer
         except NOT_NOW as error:
             if not told:
                 log.warning("it is tried again until it is stored: %s", error)
             told = True
             await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _not_recorded(name: str, error: Exception) -> Failed:
+    from dbos import error as dbos_errors
+
+    if isinstance(error, dbos_errors.DBOSUnexpectedStepError):
+        return Failed(
+            "it was begun by a version of relaunch that does this in other steps, and cannot go on from there",
+            hint="look at what it has done, then order it again",
+        )
+    return Failed(f"{name}: it could not be recorded: {type(error).__name__}: {error}")
 
 
 def _plain(error: RelaunchError) -> dict[str, str]:
