@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from relaunch.bus.messages import Blob
+from relaunch.clouds.local.files import sync_folder
 from relaunch.errors import NotFound
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -21,14 +23,18 @@ class BlobFolder:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def put(self, file: Path) -> Blob:
-        """A copy of the file as it is now; the same content is kept once."""
+        """A copy of the file as it is now; the same content is kept once, and again where a power cut damaged it."""
         content = file.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         kept = self._folder / sha256
-        if not kept.exists():
+        if not kept.exists() or kept.read_bytes() != content:
             partial = self._folder / f".{sha256}.{os.getpid()}"
-            partial.write_bytes(content)
+            with partial.open("wb") as copy:
+                copy.write(content)
+                copy.flush()
+                os.fsync(copy.fileno())
             partial.replace(kept)
+            sync_folder(self._folder)
         return Blob(name=file.name, sha256=sha256, size_bytes=len(content))
 
     async def take(self, pieces: AsyncIterator[bytes]) -> Blob:
@@ -41,7 +47,10 @@ class BlobFolder:
                     file.write(piece)
                     digest.update(piece)
                     size += len(piece)
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())  # of a dump it takes seconds
             partial.replace(self._folder / digest.hexdigest())
+            sync_folder(self._folder)
         finally:
             partial.unlink(missing_ok=True)
         return Blob(name=digest.hexdigest(), sha256=digest.hexdigest(), size_bytes=size)
