@@ -1,4 +1,5 @@
-"""A controller's process for test_killed_process: `kill` ends itself by SIGKILL in the midst, `resume` goes on."""
+"""A controller's process for test_killed_process: `kill` and `kill-starting` end themselves by SIGKILL in the midst,
+`resume` goes on."""
 
 from __future__ import annotations
 
@@ -8,6 +9,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from relaunch.records.schema import tasks
+from relaunch.workflows.durable import Workflows
+from relaunch.workflows.tasks import Asked
 
 from .scenarios import SCENARIOS
 from .world import World
@@ -44,6 +52,24 @@ async def kill(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def kill_starting(folder: Path, kind: str, child: str) -> None:
+    """Start this kind; die when the row of such a child is written and its workflow has not begun."""
+    world = await World.create(folder)
+    d = f"{kind}1"
+    await SCENARIOS[kind].prepare(world, d)
+    start = Workflows._start
+
+    async def dies(self: Workflows, workflow_id: str, asked: Asked, args: dict[str, Any]) -> None:
+        if asked.kind == child:
+            world.save(folder / "saved")
+            (folder / "hung.json").write_text(json.dumps({d: workflow_id}))
+            os.kill(os.getpid(), signal.SIGKILL)
+        await start(self, workflow_id, asked, args)
+
+    Workflows._start = dies  # type: ignore[method-assign]
+    await world.ended(await SCENARIOS[kind].start(world, d))
+
+
 async def resume(folder: Path) -> None:
     """Start on what is there, wait until nothing runs, check what must hold."""
     world = await World.create(folder, resume=folder / "saved")
@@ -53,9 +79,12 @@ async def resume(folder: Path) -> None:
     for d in json.loads((folder / "hung.json").read_text()):
         kind = d.rstrip("0123456789")
         assert SCENARIOS[kind].done(world, d), d
+    with world.ports.database.connect() as connection:
+        assert connection.execute(select(tasks.c.id, tasks.c.error).where(tasks.c.state != "succeeded")).all() == []
     world.check_invariant()
     await world.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run({"kill": kill, "resume": resume}[sys.argv[1]](Path(sys.argv[2])))
+    what, at, *more = sys.argv[1:]
+    asyncio.run({"kill": kill, "kill-starting": kill_starting, "resume": resume}[what](Path(at), *more))

@@ -248,6 +248,35 @@ async def test_a_task_whose_workflow_never_began_is_ended_at_the_next_start(worl
     assert (await world.ended("probe-1"))["state"] == "failed"
 
 
+@pytest.mark.parametrize(("again", "ends"), [(True, "succeeded"), (False, "failed")])
+async def test_a_child_that_had_not_begun_is_started_again_by_its_parent_or_ends_with_it(
+    world: World, probe: Any, again: bool, ends: str
+) -> None:
+    reached = asyncio.Event()
+
+    async def until_killed(run: Run) -> None:
+        world.workflows.tasks.begin("child", Asked(kind="probe", title="", subject="", who="ann", parent=run.task))
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def start(run: Run) -> None:
+        if again:
+            await run.start_child("probe", "child", {}, title="", subject="")
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        if run.task == "parent":
+            await run.step("start", start if reached.is_set() else until_killed, run)
+
+    probe["does"] = body
+    await world.workflows.start_workflow(ASKED, "parent", {})
+    await asyncio.wait_for(reached.wait(), 10)
+
+    await world.restart()
+
+    await world.succeeds("parent")
+    assert (await world.ended("child"))["state"] == ends
+
+
 async def test_an_ended_task_cannot_be_cancelled(world: World) -> None:
     await applied(world, "shop")
     row = await world.succeeds(await world.orders.act("shop/one", "cut-off", who="ann"))

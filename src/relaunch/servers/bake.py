@@ -37,16 +37,18 @@ async def ready_or_baking(run: Run, recipe: dict[str, Any]) -> dict[str, Any]:
     if row is not None and row["state"] == "ready" and await _exists(ports, row["cloud_image_id"]):
         return {"image": row["cloud_image_id"]}
     tasks = run.workflows.tasks
+    name = image_name(recipe["template"], key)
     running = tasks.running_on(f"image:{key}")
     if running is None:
-        name = image_name(recipe["template"], key)
         bake_id = f"bake-{key[:16]}-{tasks.count(f'bake-{key[:16]}-') + 1}"
         store.put_image(key, name=name, state="baking", changelog=recipe["changelog"], detail="")
-        # No parent: whoever asked first may be cancelled while others wait for the same image.
-        asked = Asked(kind="bake", title=f"bake image {name}", subject=f"image:{key}", who=run.who)
-        await run.workflows.start_workflow(asked, bake_id, recipe)
-        return {"bake": bake_id}
-    return {"bake": running["id"]}
+    else:
+        bake_id = running["id"]
+    # No parent: whoever asked first may be cancelled while others wait for the same image. One that runs is only
+    # started again if a kill came before it began.
+    asked = Asked(kind="bake", title=f"bake image {name}", subject=f"image:{key}", who=run.who)
+    await run.workflows.start_workflow(asked, bake_id, recipe)
+    return {"bake": bake_id}
 
 
 async def baked(run: Run, bake_id: str) -> str:
@@ -57,7 +59,7 @@ async def baked(run: Run, bake_id: str) -> str:
     return str(ended["result"]["image"])
 
 
-@workflow("bake")
+@workflow("bake", shared=True)
 async def bake(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: the recipe of `ready_or_baking`."""
     ports: Ports = run.ports

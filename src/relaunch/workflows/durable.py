@@ -45,6 +45,8 @@ Body = Callable[["Run", dict[str, Any]], Awaitable[Any]]
 AfterEffect = Callable[[str, str, int, str], Awaitable[bool | None] | bool | None]
 
 REGISTRY: dict[str, Body] = {}
+SHARED: set[str] = set()  # kinds that whoever needs them starts, also when they run already
+NEVER_BEGAN = "the controller was stopped before it began"
 
 
 class Cancelled(Conflict):
@@ -53,11 +55,13 @@ class Cancelled(Conflict):
     code = "cancelled"
 
 
-def workflow(kind: str) -> Callable[[Body], Body]:
-    """Register a workflow's body under its kind."""
+def workflow(kind: str, *, shared: bool = False) -> Callable[[Body], Body]:
+    """Register a workflow's body under its kind; `shared`: whoever needs one starts it, also when it runs already."""
 
     def register(body: Body) -> Body:
         REGISTRY[kind] = body
+        if shared:
+            SHARED.add(kind)
         return body
 
     return register
@@ -226,6 +230,8 @@ class Workflows:
         self._runs: dict[str, Run] = {}
         self._bodies: dict[str, asyncio.Task[Any]] = {}
         self._ended: dict[str, _Watched] = {}
+        self._started = asyncio.Event()  # no workflow goes on before those that were lost are ended
+        self._not_begun: dict[str, Asked] = {}  # children whose parent is to start them again
         self._starting: set[str] = set()  # those DBOS is being told of
         self._background: set[asyncio.Task[None]] = set()
         self._dbos: Any = None
@@ -248,11 +254,25 @@ class Workflows:
         self.ports = ports
         _use_write_ahead_log(self._url)
         self._dbos, self._entry = _launched(self._url, self._body, self._poll_seconds)
-        pending = await self._dbos.list_workflows_async(status=list(PENDING), load_input=False)
-        known = {each.workflow_id for each in pending}
-        for row in self.tasks.unfinished():
-            if row["id"] not in known:
-                self.tasks.end(row["id"], _asked(row), "failed", error="the controller was stopped before it began")
+        going_on = await self._dbos.list_workflows_async(status=list(PENDING), load_input=False)
+        pending = {each.workflow_id for each in going_on}
+        lost = [row for row in self.tasks.unfinished() if row["id"] not in pending]
+        if lost:
+            await self._end_lost(lost, pending)
+        self._started.set()
+
+    async def _end_lost(self, lost: list[dict[str, Any]], pending: set[str]) -> None:
+        """End them, but for those that had not begun yet and are started again by a workflow that goes on."""
+        known = await self._dbos.list_workflows_async(workflow_ids=[row["id"] for row in lost], load_input=False)
+        begun = {each.workflow_id for each in known}
+        for row in lost:
+            asked = _asked(row)
+            if row["id"] in begun:
+                self.tasks.end(row["id"], asked, "failed", error="how it ended could not be stored")
+            elif asked.parent in pending:
+                self._not_begun[row["id"]] = asked
+            elif not (pending and asked.kind in SHARED):
+                self.tasks.end(row["id"], asked, "failed", error=NEVER_BEGAN)
 
     async def stop(self) -> None:
         """Break off what runs, unrecorded: the next start goes on with it."""
@@ -272,6 +292,7 @@ class Workflows:
         if asked.kind not in REGISTRY:
             raise Failed(f"no workflow is called {asked.kind}")
         self.tasks.begin(workflow_id, asked)
+        self._not_begun.pop(workflow_id, None)
         self._starting.add(workflow_id)
         # Goes on when whoever asked is cancelled: the row is there, and DBOS is to know of it.
         await asyncio.shield(self._beside(self._start(workflow_id, asked, args)))
@@ -285,7 +306,7 @@ class Workflows:
                 await self._dbos.start_workflow_async(self._entry, workflow_id, asdict(asked), args)
         except Exception as error:
             why = f"it could not be started: {type(error).__name__}: {error}"
-            self._beside(self._end(workflow_id, asked, "failed", error=why))
+            self._beside(self._end_forsaken(workflow_id, asked, "failed", why))
             raise
         finally:
             self._starting.discard(workflow_id)
@@ -315,16 +336,16 @@ class Workflows:
         if (run := self._runs.get(workflow_id)) is not None:
             run.cancel(who)
         elif workflow_id not in self._starting:
-            self._beside(self._end_forsaken(workflow_id, _asked(row), who))
+            self._beside(self._end_forsaken(workflow_id, _asked(row), "cancelled", f"cancelled by {who}"))
         for child in self.tasks.children(workflow_id):
             if self.tasks.get(child)["state"] not in ENDED:
                 self.cancel(child, who)
 
-    async def _end_forsaken(self, workflow_id: str, asked: Asked, who: str) -> None:
+    async def _end_forsaken(self, workflow_id: str, asked: Asked, state: str, error: str) -> None:
         """End what nothing works on, now or after a restart."""
-        status = await self._dbos.get_workflow_status_async(workflow_id)
+        status = await _stored(self._dbos.get_workflow_status_async, workflow_id)
         if status is None or status.status not in PENDING:
-            await self._end(workflow_id, asked, "cancelled", error=f"cancelled by {who}")
+            await self._end(workflow_id, asked, state, error=error)
 
     async def recorded(self, name: str, effect: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The recorded outcome of this step, or that of doing it now."""
@@ -339,6 +360,7 @@ class Workflows:
         self._bodies[workflow_id] = current
         current.add_done_callback(lambda _: self._bodies.pop(workflow_id, None))
         try:
+            await self._started.wait()
             row = await _stored(self.tasks.begin, workflow_id, asked)
             if row["state"] in ENDED:  # only DBOS could not be told
                 return {}
@@ -358,7 +380,11 @@ class Workflows:
         return {}
 
     async def _end(self, workflow_id: str, asked: Asked, state: str, *, error: str = "", result: Any = None) -> None:
-        """Returns once it is stored: until then the workflow goes on, also after a restart."""
+        """Returns once it is stored: until then the workflow goes on, also after a restart. Children it has not started
+        again by then end before it."""
+        for child, of in [(id, of) for id, of in self._not_begun.items() if of.parent == workflow_id]:
+            del self._not_begun[child]
+            await self._end(child, of, "failed", error=NEVER_BEGAN)
         await _stored(self.tasks.end, workflow_id, asked, state, error=error, result=result)
         if (watched := self._ended.pop(workflow_id, None)) is not None:
             watched.done.set()
