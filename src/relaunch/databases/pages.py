@@ -8,6 +8,7 @@ from relaunch.databases.group import Group, Mode, Page
 from relaunch.databases.membership import lost, parted_from_primary
 
 FULL = "full of connections"
+ALONE_SECONDS = 60.0
 LITTLE_ROOM, ENOUGH_BYTES = 0.1, 5_000_000_000  # of its disk less than this share is free, and less than so many bytes
 
 
@@ -35,13 +36,20 @@ def pages_beside(case: Case, group: Group) -> tuple[Page, ...]:
     if diverged := _diverged(case):
         text = f"{case.names(diverged)} has writes that the primary of {name} lacks, and lacks some of its."
         found.append(Page(rule="divergence", text=text))
-    if group.mode is Mode.FORMING and group.reason and case.elapsed(group.since) >= case.windows.degrade_after:
+    if _on_one_copy(case, group):
         what = "writes are on the primary alone, and nobody could take over"
         text = f"Until a replica of {name} is in step {what}: {group.reason}."
         found.append(Page(rule="one copy only", text=text))
     if group.mode is Mode.BLOCKED and case.elapsed(group.since) >= case.windows.degrade_after:
         found.append(Page(rule="commits wait", text=f"{name} acknowledges no write: {group.reason}."))
     return tuple(found)
+
+
+def _on_one_copy(case: Case, group: Group) -> bool:
+    """For longer than it takes to notice, or than a fresh replica of little data needs."""
+    if group.mode is Mode.FORMING:
+        return bool(group.reason) and case.elapsed(group.since) >= case.windows.degrade_after
+    return group.mode is Mode.ASYNC and case.elapsed(group.since) >= ALONE_SECONDS
 
 
 def _strangers(case: Case, group: Group) -> set[str]:

@@ -5,13 +5,16 @@ A saga: each step may be done twice.
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from relaunch.bus.messages import Retire, TakeRole
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.extra_transactions import start_reading
+from relaunch.databases.group import Page
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
 from relaunch.servers.lifecycle import State
@@ -25,37 +28,67 @@ from relaunch.workflows.tasks import Asked
 log = logging.getLogger("relaunch.databases")
 
 KEPT_ASIDE = timedelta(days=1)
-END_AGAIN_AFTER = timedelta(minutes=15)
+AGAIN_AFTER = timedelta(minutes=15)  # what has failed and costs a server, or ends one
 RECONNECT_SECONDS = 10.0
-TRIES = 3  # of a fresh server's launch, before a person is needed
+TRIES = 3  # of a fresh server's launch, at once
 WHO = "relaunch"
 
 
-async def replace_member(workflows: Workflows, server: str, instance: str) -> None:
-    """Start the replacing of that instance, unless something is being done to its server, or it failed too often."""
-    if workflows.tasks.running_on(f"server:{server}") is not None:
-        return
-    tried = workflows.tasks.count(f"replace-{instance}-")
-    if tried >= TRIES:
+async def replace_member(workflows: Workflows, server: str, instance: str, now: datetime) -> None:
+    """Start the replacing of that instance, unless something is being done to its server, or it has just failed."""
+    task = _next_try(workflows, f"replace-{instance}", now)
+    if task is None or workflows.tasks.running_on(f"server:{server}") is not None:
         return
     asked = Asked(kind="replace", title=f"replace {server}", subject=f"server:{server}", who=WHO)
-    args = {"server": server, "old": instance, "instance": new_id()}
-    await workflows.start_workflow(asked, f"replace-{instance}-{tried + 1}", args)
+    await workflows.start_workflow(asked, task, {"server": server, "old": instance, "instance": new_id()})
 
 
-async def launch_missing(workflows: Workflows, stored: StoredGroup) -> None:
-    """A member without an instance, whose replacing gave up: try again, a few times."""
+async def launch_missing(workflows: Workflows, stored: StoredGroup, now: datetime) -> None:
+    """A member without an instance, whose replacing gave up: try again, a few times at once, then now and then."""
     for server in stored.empty:
         if not stored.group.initialised or workflows.tasks.running_on(f"server:{server}") is not None:
             continue
         if workflows.tasks.running_on(f"deployment:{stored.deployment}") is not None:
             continue
-        tried = workflows.tasks.count(f"refill-{stored.deployment_id}-{server}-")
-        if tried >= TRIES:
+        task = _next_try(workflows, _refill(stored, server), now)
+        if task is not None:
+            asked = Asked(kind="refill", title=f"launch {server} again", subject=f"server:{server}", who=WHO)
+            await workflows.start_workflow(asked, task, {"server": server, "instance": new_id()})
+
+
+def unlaunched(workflows: Workflows, stored: StoredGroup) -> tuple[Page, ...]:
+    """A page for each server that has none because its launch has failed too often to be tried again at once."""
+    found = []
+    for server in stored.empty:
+        tries = workflows.tasks.tries(_refill(stored, server))
+        if _failed_last(tries) < TRIES or tries[-1]["finished"] is None:
             continue
-        asked = Asked(kind="refill", title=f"launch {server} again", subject=f"server:{server}", who=WHO)
-        task = f"refill-{stored.deployment_id}-{server}-{tried + 1}"
-        await workflows.start_workflow(asked, task, {"server": server, "instance": new_id()})
+        every, task = int(AGAIN_AFTER.total_seconds() / 60), tries[-1]["id"]
+        text = f"{server} could not be launched: {tries[-1]['error']}. It is tried again every {every} minutes; {task}"
+        found.append(Page(rule="not launched", text=f"{text} tells more (relaunch task show)."))
+    return tuple(found)
+
+
+def _refill(stored: StoredGroup, server: str) -> str:
+    return f"refill-{stored.deployment_id}-{server}"
+
+
+def _next_try(workflows: Workflows, what: str, now: datetime) -> str | None:
+    """The id of the next task; None while one is under way, or when it has failed too often and just again."""
+    tries = workflows.tasks.tries(what)
+    if not tries:
+        return f"{what}-1"
+    finished = tries[-1]["finished"]
+    if finished is None:
+        return None
+    if _failed_last(tries) >= TRIES and abs(now.astimezone(UTC) - datetime.fromisoformat(finished)) < AGAIN_AFTER:
+        return None
+    return f"{what}-{int(tries[-1]['id'].rpartition('-')[2]) + 1}"
+
+
+def _failed_last(tries: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the last ones in a row."""
+    return len(list(itertools.takewhile(lambda row: row["state"] != "succeeded", reversed(tries))))
 
 
 @workflow("replace")
@@ -152,7 +185,7 @@ def next_ending(workflows: Workflows, instance: str, now: datetime) -> str | Non
         return None
     last = workflows.tasks.get(first if tried == 1 else f"{first}-{tried}")
     finished = last["finished"]
-    if finished is None or now.astimezone(UTC) - datetime.fromisoformat(finished) < END_AGAIN_AFTER:
+    if finished is None or now.astimezone(UTC) - datetime.fromisoformat(finished) < AGAIN_AFTER:
         return None
     return f"{first}-{tried + 1}"
 

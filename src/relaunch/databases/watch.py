@@ -25,7 +25,7 @@ from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windo
 from relaunch.databases.looking import Heard, in_short, look
 from relaunch.databases.overtaken import OVERTAKEN
 from relaunch.databases.positions import covers, parted
-from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member
+from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member, unlaunched
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
 from relaunch.servers.ports import Ports
@@ -336,15 +336,17 @@ class DatabaseWatch:
             self._once(self._asking, f"replace {member}", self._start_replacing(each.server, member))
 
     async def _start_replacing(self, server: str, member: str) -> None:
-        await replace_member(self._workflows, server, member)
+        await replace_member(self._workflows, server, member, self._ports.clock.now())
         await asyncio.sleep(TIDY_SECONDS)
 
     async def _tidy(self, stored: StoredGroup) -> None:
         """The slow things, one at a time: members that are missing, instances kept aside long enough, findings."""
-        self._findings[stored.deployment] = findings(self._ports.database, stored, self._ports.clock.now())
+        now = self._ports.clock.now()
+        found = findings(self._ports.database, stored, now)
+        self._findings[stored.deployment] = (*found, *unlaunched(self._workflows, stored))
         if not stored.group.paused:
-            await launch_missing(self._workflows, stored)
-        await end_those_kept_long_enough(self._workflows, stored, self._ports.clock.now())
+            await launch_missing(self._workflows, stored, now)
+        await end_those_kept_long_enough(self._workflows, stored, now)
         await asyncio.sleep(TIDY_SECONDS)
 
     def _hold(self, stored: StoredGroup, hold: bool) -> None:

@@ -128,6 +128,14 @@ class TaskList:
             query = select(func.count()).select_from(tasks).where(tasks.c.id.startswith(prefix, autoescape=True))
             return int(connection.scalar(query) or 0)
 
+    def tries(self, prefix: str) -> list[dict[str, Any]]:
+        """The tasks called PREFIX-NUMBER, without what these have begun; the first one first."""
+        with self._database.connect() as connection:
+            query = select(tasks).where(tasks.c.id.startswith(f"{prefix}-", autoescape=True))
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        numbered = [(row["id"].removeprefix(f"{prefix}-"), row) for row in rows]
+        return [row for _, row in sorted((int(number), row) for number, row in numbered if number.isdecimal())]
+
     def ask_cancel(self, task: str, who: str) -> None:
         """Kept in the row, so that a controller killed meanwhile still cancels it."""
         with self._database.begin() as connection:

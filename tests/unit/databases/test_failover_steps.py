@@ -576,3 +576,17 @@ def test_a_switchover_lets_open_transactions_end_and_a_failover_cuts_at_once():
     assert frozen.group.change is not None and frozen.group.change.step is Step.FREEZE
     assert 0 < frozen.orders["s1"].grace <= 0.2
     assert decided(DEAD).orders["s1"].grace == 0
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(59.0, False), (61.0, True)])
+def test_that_writes_are_on_the_primary_alone_for_a_minute_is_a_page(seconds: float, told: bool) -> None:
+    group = replace(
+        SYNC, durability="available", mode=Mode.ASYNC, reason="db2 is not in step yet", required=False,
+        sync_set=frozenset(), since=NOW - seconds,
+    )  # fmt: skip
+    seen = look(*(member(id, executed="3", received="3", receiving=False) for id in ("s2", "s3")))
+
+    pages = {page.rule: page.text for page in decided(seen, group).pages}
+
+    assert ("one copy only" in pages) is told
+    assert not told or "on the primary alone" in pages["one copy only"]
