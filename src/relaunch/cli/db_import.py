@@ -26,7 +26,7 @@ def import_(
     ] = None,
     from_dump: Annotated[Path | None, typer.Option(help="A dump: plain, .gz or .zst.")] = None,
     from_server: Annotated[
-        str | None, typer.Option(help="HOST or HOST:PORT of a MariaDB server that is not ours.")
+        str | None, typer.Option(help="HOST or HOST:PORT of a MariaDB or MySQL server that is not ours.")
     ] = None,
     user: Annotated[str, typer.Option(help="The login there.")] = "",
     password_file: Annotated[Path | None, typer.Option(help="Its password; else it is asked for.")] = None,

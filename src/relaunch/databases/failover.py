@@ -69,7 +69,7 @@ def refuse_switchover(group: Group, seen: Seen, to: str) -> str:
         (to not in seen.members, f"{to} is not a member of {group.name}"),
         (group.primary == to, f"{member.name} is the primary already"),
         (group.change is not None, f"a {group.change.kind if group.change else 'change'} is under way"),
-        (seen.maintenance, f"{group.name} is in maintenance"),
+        (seen.maintenance, f"the primary of {group.name} is being rebooted or started"),
         (not group.initialised, f"{group.name} has no data yet"),
         (to in group.fenced, f"{member.name} is fenced: its data may differ, it will be replaced"),
         (

@@ -262,7 +262,7 @@ PERMISSION: tuple[Refusal, ...] = (
     ),
     Refusal(
         name="maintenance",
-        why="Maintenance of the group is declared.",
+        why="Its server is being rebooted or started by an order (`server reboot`, `server start`).",
         holds=lambda c: c.seen.maintenance,
         lifted=True,
     ),
