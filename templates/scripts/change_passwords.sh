@@ -104,15 +104,16 @@ log_in_again() {  # the receiver; what it received is applied first, as changing
     echo "This replica has not applied within 30 s what it received: it lags too much to be reconnected." >&2
     exit 1
   fi
-  # The agent may have started it meanwhile: what came then, and was acknowledged, is to be applied first as well.
-  sql "STOP SLAVE"
+  # The agent may have started it meanwhile: what came then, and was acknowledged, is to be applied first as well. The
+  # applier runs on: from a standstill it would begin with nothing of that.
+  sql "STOP SLAVE IO_THREAD"
   received=$(replica_says Gtid_IO_Pos)
   if [ "$(sql "SELECT MASTER_GTID_WAIT('$received', 0)")" != 0 ]; then
-    sql "START SLAVE"
+    sql "START SLAVE IO_THREAD"
     return 1
   fi
-  # From here on it is refused if the agent starts it, and tried again.
-  sql "CHANGE MASTER TO MASTER_PASSWORD = $(quoted "$NEXT_REPLICATION_LOGIN"); START SLAVE"
+  # If the agent starts it before the change, that is refused, and tried again.
+  sql "STOP SLAVE; CHANGE MASTER TO MASTER_PASSWORD = $(quoted "$NEXT_REPLICATION_LOGIN"); START SLAVE"
 }
 
 receives() {  # and acknowledges, if it is to

@@ -38,7 +38,7 @@ SETTINGS = (
 PLACES = (
     "datadir", "innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "log_bin_basename",
 )  # fmt: skip
-FAILING = "/run/relaunch-snapshots-failing"  # a file for each way that fails
+FAILING = "/var/lib/relaunch-snapshots-failing"  # survives a reboot, as the tag does
 ID = "%Y%m%dT%H%M%S.%fZ"
 UTC = datetime.timezone(datetime.timedelta(0))
 
@@ -226,21 +226,31 @@ def main():
 
 
 def tell(way, *, failing, folder=FAILING):
-    """As a tag the controller sees, when it changes: nobody watches what a timer starts."""
+    """As a tag the controller sees: nobody watches what a timer starts. `folder` has a file for each way that fails, and
+    `told` while the tag is set; what could not be told is told with the next."""
     if way not in ("take", "trim"):
         return
-    mark = os.path.join(folder, way)
-    before = os.path.isdir(folder) and os.listdir(folder)
+    os.makedirs(folder, exist_ok=True)
+    mark, told = os.path.join(folder, way), os.path.join(folder, "told")
     if failing:
-        os.makedirs(folder, exist_ok=True)
-        open(mark, "w").close()
+        touch(mark)
     elif os.path.exists(mark):
         os.unlink(mark)
-    after = os.path.isdir(folder) and os.listdir(folder)
-    if bool(before) != bool(after):
-        words = ["snapshots=failing"] if after else ["-d", "snapshots"]
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["relaunch-local", "tag", *words], capture_output=True, timeout=20)
+    wrong = bool(set(os.listdir(folder)) - {"told"})
+    if wrong == os.path.exists(told):
+        return
+    words = ["snapshots=failing"] if wrong else ["-d", "snapshots"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["relaunch-local", "tag", *words], capture_output=True, timeout=20, check=True)
+        if wrong:
+            touch(told)
+        else:
+            os.unlink(told)
+
+
+def touch(path):
+    with open(path, "w"):
+        pass
 
 
 def act(volume, told):

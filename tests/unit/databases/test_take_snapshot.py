@@ -131,7 +131,7 @@ def test_a_record_is_whole_before_it_has_its_name(tmp_path: Path) -> None:
 def test_what_fails_is_told_once_and_until_each_way_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = tmp_path / "bin/relaunch-local"
     local.parent.mkdir()
-    local.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/said\n')
+    local.write_text(f'#!/bin/sh\n[ ! -e {tmp_path}/away ] || exit 7\necho "$@" >>{tmp_path}/said\n')
     local.chmod(0o755)
     monkeypatch.setenv("PATH", str(local.parent), prepend=":")
 
@@ -145,6 +145,11 @@ def test_what_fails_is_told_once_and_until_each_way_succeeds(tmp_path: Path, mon
     assert told(("take", True), ("take", True), ("trim", True)) == ["tag snapshots=failing"]
     assert told(("trim", False), ("trim", False)) == []
     assert told(("take", False), ("take", False)) == ["tag -d snapshots"]
+    (tmp_path / "away").touch()
+    assert told(("trim", True)) == []
+    (tmp_path / "away").unlink()
+    assert told(("trim", True), ("take", False)) == ["tag snapshots=failing"]  # with the next look, whatever it finds
+    assert not script.FAILING.startswith("/run"), "the tag outlives a reboot"
 
 
 def test_what_is_laid_out_names_no_group_and_knows_its_settings(tmp_path: Path) -> None:
