@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -421,18 +421,34 @@ def saga(done: list[str], *steps: str) -> Callable[[Run, dict[str, Any]], Any]:
     return body
 
 
-async def test_what_cannot_be_recorded_is_undone_though_that_cannot_be_recorded_either(
+async def test_what_was_done_and_cannot_be_recorded_counts(world: World, probe: Any) -> None:
+    done: list[str] = []
+    probe["does"] = saga(done, "act", "and act")
+
+    with full("INSERT INTO main.operation_outputs "):
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+        await world.succeeds("probe-1")
+
+    assert done == ["act", "and act"]
+
+
+async def test_what_cannot_be_looked_up_is_undone_though_that_cannot_be_recorded_either(
     world: World, probe: Any
 ) -> None:
     done: list[str] = []
     probe["does"] = saga(done, "act", "never")
 
-    with full("INSERT INTO main.operation_outputs "):
+    async def fill(kind: str, task: str, number: int, name: str) -> None:
+        if name == "act":
+            filled.enter_context(full("SELECT main.operation_outputs.", "INSERT INTO main.operation_outputs "))
+
+    with ExitStack() as filled:
+        world.after_effect = fill
         await world.workflows.start_workflow(ASKED, "probe-1", {})
         ended = await world.ended("probe-1")
 
     assert ended["state"] == "failed"
-    assert "act: it could not be recorded" in ended["error"]
+    assert "never: it could not be looked up" in ended["error"]
     assert "disk is full" in ended["error"]
     assert done == ["act", "undone first", "undone second"]
 
@@ -443,9 +459,13 @@ async def test_an_undo_waits_until_the_store_takes_it(world: World, probe: Any) 
     def pause(state: str) -> None:
         world.store.put_image("key", name="image", state=state, changelog="", detail="")
 
+    def fail() -> None:
+        acted.append("act")
+        raise Failed("no")
+
     async def body(run: Run, args: dict[str, Any]) -> None:
         try:
-            await run.step("act", acted.append, "act")
+            await run.step("act", fail)
         except RelaunchError:
             with run.undoing():
                 await run.step("undo", pause, "undone")
@@ -457,7 +477,7 @@ async def test_an_undo_waits_until_the_store_takes_it(world: World, probe: Any) 
         await until(lambda: acted == ["act"])
         await asyncio.sleep(1.5)
 
-    assert "disk is full" in (await world.ended("probe-1"))["error"]
+    assert (await world.ended("probe-1"))["error"] == "no"
     assert (world.store.image("key") or {})["state"] == "undone"
 
 

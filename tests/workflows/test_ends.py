@@ -8,6 +8,7 @@ import pytest
 
 from relaunch.errors import Unavailable
 from relaunch.servers.reconcile import ServerWatch
+from relaunch.servers.terminate import end_unless_up
 
 from .scenarios import backed_up, is_proven, prove, prove_schemas, schemas_are_proven
 from .test_reconcile import eventually
@@ -66,3 +67,16 @@ async def test_a_launch_that_is_undone_and_cannot_be_ended_is_ended_later_with_i
     await eventually("what it began is undone", lambda: world.workflows.tasks.unfinished() == [], within=3)
     assert world.cloud._volumes
     await ended_once_the_cloud_answers(world)
+
+
+async def test_what_has_come_up_is_not_ended_by_the_undo_of_its_launch(world: World) -> None:
+    await world.apply()
+    up, booting = (world.instance(f"shop/{name}")["id"] for name in ("front1", "front2"))
+    world.store.change_instance(booting, state="booting")
+
+    assert "operational" in await end_unless_up(world.ports, up)
+    assert await end_unless_up(world.ports, booting) == "gone"
+    assert await end_unless_up(world.ports, "never-was") == "none"
+
+    assert world.running() == [up]
+    world.check_invariant()

@@ -240,6 +240,29 @@ async def test_a_reboot_is_noticed_though_the_controller_is_killed_before_its_wo
     assert world.instance("shop/front1")["boot_id"] == "boot-9"
 
 
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_a_reboot_that_is_noticed_while_the_controller_starts_is_followed(world: World, turns: int) -> None:
+    await world.apply(ONE)
+    instance = world.instance("shop/front1")["id"]
+    world.store.change_instance(instance, boot_id="boot-1")
+    await world.end_and_make_anew()
+    watch = ServerWatch(world.ports, world.workflows)
+
+    async def hello() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        watch.hello(instance, Hello("1", "", "boot-9", 0))
+
+    said = asyncio.create_task(hello())
+    await world.workflows.start(world.ports)
+    await said
+    await asyncio.sleep(0.05)
+
+    await world.succeeds(f"reboot-{instance}-boot-9")
+    await watch.stop()
+    assert [name for run, name in world.agents.executed if run.startswith(f"{instance}-reboot")] != []
+
+
 async def test_a_hello_from_the_same_boot_does_nothing(world: World) -> None:
     await world.apply(ONE)
     watch = ServerWatch(world.ports, world.workflows)

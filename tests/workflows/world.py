@@ -325,6 +325,11 @@ class World:
         return self.after_effect(kind, task, number, name) if self.after_effect else None
 
     async def restart(self) -> None:
+        await self.end_and_make_anew()
+        await self.workflows.start(self.ports)
+
+    async def end_and_make_anew(self) -> None:
+        """As a restart, but for the start."""
         await self.workflows.stop()
         self.workflows = Workflows(
             database=self.ports.database,
@@ -334,7 +339,6 @@ class World:
             poll_seconds=0.02,
         )
         self.orders = Orders(self.ports, self.workflows)
-        await self.workflows.start(self.ports)
 
     def save(self, file: Path) -> None:
         """Cloud and agents live on when the controller's process is killed."""

@@ -6,6 +6,7 @@ A saga: each step may be done twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -113,7 +114,16 @@ async def undo_launch(run: Run, instance: str, run_id: str) -> None:
     """Nothing of this instance is left, in the cloud or as a server's incarnation."""
     with run.undoing():
         await run.step("undo: stop its scripts", stop_run, run.ports, instance, run_id)
-        await run.step("undo: terminate in the cloud", end_unused, run.ports, instance, "never booted")
+        await run.step("undo: terminate in the cloud", end_unless_up, run.ports, instance)
+
+
+async def end_unless_up(ports: Ports, instance: str) -> str:
+    """One that has come up may serve by now, or lead a group: whatever went wrong after that, it is kept."""
+    with contextlib.suppress(NotFound):
+        state = Store(ports.database, ports.clock).instance(instance)["state"]
+        if state in (State.OPERATIONAL, State.STRANDED):
+            return f"kept: it is {state}"
+    return await end_unused(ports, instance, "never booted")
 
 
 def _state(ports: Ports, instance: str) -> str:

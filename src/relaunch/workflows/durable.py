@@ -4,8 +4,8 @@ A workflow is an async function `(run, args)` registered under its kind. Everyth
 `run.step`, whose outcome (a value or an error of our tree, as JSON) is recorded by DBOS; after a restart the function
 runs again from the top and the recorded steps answer at once. So: names and random ids are chosen by whoever starts
 it, the function itself decides only from its arguments and its steps' values, and each step can be done twice, because
-a kill may fall between the effect and its record. A step that cannot be recorded has failed like any other, so that
-the undo runs; what undoes is done even when that cannot be recorded either.
+a kill may fall between the effect and its record. A step that was done and cannot be recorded counts as done; one that
+cannot be looked up has failed like any other, so that the undo runs, which is done even when it cannot be recorded.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Run:
         return outcome["value"]
 
     async def _recorded(self, name: str, effect: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """The recorded outcome, or that of doing it now; what cannot be recorded has failed, unless it undoes."""
+        """The recorded outcome, or that of doing it now. When that cannot be recorded it counts all the same: after a
+        restart the step is done once more. One that could not even be looked up has failed, unless it undoes."""
         done: list[dict[str, Any]] = []
 
         async def kept() -> dict[str, Any]:
@@ -122,9 +123,9 @@ class Run:
             return await self.workflows.recorded(name, kept)
         except Exception as error:  # what DBOS steers by is a BaseException
             log.exception("step %r of task %s is not recorded", name, self.task)
-            if not self._undoing:
-                return {"error": _plain(_not_recorded(name, error))}
-            return done[0] if done else await effect()
+            if done:
+                return done[0]
+            return await effect() if self._undoing else {"error": _plain(_not_looked_up(name, error))}
 
     async def _outcome(self, name: str, act: Callable[..., Any], args: tuple[Any, ...], waits: bool) -> dict[str, Any]:
         for attempt in range(TRIES):
@@ -291,6 +292,7 @@ class Workflows:
         """Start it unless it was started already; the task's row is there when this returns."""
         if asked.kind not in REGISTRY:
             raise Failed(f"no workflow is called {asked.kind}")
+        await self._started.wait()  # what is under way while we start is not mistaken for what was lost before
         self.tasks.begin(workflow_id, asked)
         self._not_begun.pop(workflow_id, None)
         self._starting.add(workflow_id)
@@ -448,7 +450,7 @@ async def _stored(write: Callable[..., Any], *args: Any, **more: Any) -> Any:
             await asyncio.sleep(AGAIN_SECONDS)
 
 
-def _not_recorded(name: str, error: Exception) -> Failed:
+def _not_looked_up(name: str, error: Exception) -> Failed:
     from dbos import error as dbos_errors
 
     if isinstance(error, dbos_errors.DBOSUnexpectedStepError):
@@ -456,7 +458,7 @@ def _not_recorded(name: str, error: Exception) -> Failed:
             "it was begun by a version of relaunch that does this in other steps, and cannot go on from there",
             hint="look at what it has done, then order it again",
         )
-    return Failed(f"{name}: it could not be recorded: {type(error).__name__}: {error}")
+    return Failed(f"{name}: it could not be looked up: {type(error).__name__}: {error}")
 
 
 def _plain(error: RelaunchError) -> dict[str, str]:
