@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence
+from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from relaunch_agent.disk import remove, write_whole
 from relaunch_agent.haproxy import (
@@ -56,13 +56,19 @@ class HAProxy:
         self._changed = asyncio.Event()
         self._view: Optional[Mapping[str, Any]] = None
         self._settled = asyncio.Event()
-        self._unwritten = self._hindrance = ""
-        self.trouble = ""
+        self._look_soon = asyncio.Event()
+        self._reloading: Optional[Tuple[asyncio.Future[None], str]] = None  # and the structure that it is for
+        self._unwritten = self._complaint = self._hindrance = ""
+
+    @property
+    def trouble(self) -> str:
+        return self._complaint or self._hindrance
 
     def bring_to(self, view: Mapping[str, Any]) -> None:
         self._view = view
         self._settled.clear()
         self._changed.set()
+        self._look_soon.set()
 
     async def settled(self) -> None:
         """Until the running process was brought to the newest view as far as its apps answer."""
@@ -83,11 +89,18 @@ class HAProxy:
         return self._places.reload_pending.exists()
 
     async def keep(self) -> None:
-        await asyncio.gather(self._follow(), self._look_for_the_dead())
+        try:
+            await asyncio.gather(self._follow(), self._look_for_sessions())
+        finally:
+            if self._reloading is not None:
+                self._reloading[0].cancel()
 
-    async def _look_for_the_dead(self) -> None:
+    async def _look_for_sessions(self) -> None:
+        """Beside what follows a view, which waits for no process that answers late."""
         while True:
-            await asyncio.sleep(DEAD_LOOK_SECONDS)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._look_soon.wait(), DEAD_LOOK_SECONDS)
+            self._look_soon.clear()
             await self._cut_from_the_dead()
 
     async def _follow(self) -> None:
@@ -97,9 +110,8 @@ class HAProxy:
             began, failures = time.monotonic(), 0
             while self._view is not None and not self._changed.is_set():
                 try:
-                    self._hindrance = ""
                     unfinished = await self._step(self._view) or bool(self._unwritten)
-                    self._complain(self._unwritten or self._hindrance)
+                    self._complain(self._unwritten)
                     failures = 0
                 except FAILURES as error:
                     self._complain(f"HAProxy: {error or type(error).__name__}")
@@ -128,8 +140,6 @@ class HAProxy:
         ours = proxies_of(self._places.haproxy_file.read_text())
         decision = decide(wanted, ours, seen)
         failed = await self._carry_out(decision)
-        with contextlib.suppress(*FAILURES):  # so does the next look, or the one for the dead
-            await self._cut_in_old_workers(wanted)
         self._lacking = self._lacking + 1 if failed or decision.needs_reload else 0
         if reload or self._lacking >= SURELY_LOADED:
             self._lacking = 0
@@ -137,7 +147,11 @@ class HAProxy:
             return True
         if self._lacking:  # who answered may be the process that ends since the last reload
             return True
-        answering = await self._probe(decision.to_probe)
+        probing = asyncio.ensure_future(self._probe(decision.to_probe))
+        if not await self._unless_changed(probing):
+            probing.cancel()
+            return True
+        answering = probing.result()
         if answering:
             again = decide(
                 wanted, ours, Seen(seen.servers, seen.proxies, answering, self._draining_since, time.monotonic())
@@ -193,28 +207,33 @@ class HAProxy:
         listeners = proxy.get("listeners") or ()
         if not listeners or not self._places.haproxy_socket.exists():
             return
+        found: Dict[str, int] = {}
         with contextlib.suppress(*FAILURES):  # the next look may go well
-            ours = frozenset(str(each["name"]) for each in listeners)
-            found = dead(await self.ask("show stat -1 4 -1"), ours)
+            found = dead(await self.ask("show stat -1 4 -1"), frozenset(str(each["name"]) for each in listeners))
             for server, sessions in found.items():
                 if sessions:
                     await self._cut(server)
+        with contextlib.suppress(*FAILURES):
             await self._cut_in_old_workers(wanted_servers(proxy), found)
 
     async def _cut_in_old_workers(self, wanted: Mapping[Key, Server], dead: Collection[str] = ()) -> None:
         """A reload leaves the old process alive for as long as it has sessions, a database's for days: only the master
         still reaches it. It probes no server any more, so who is dead is told by the new one."""
-        if not self._places.haproxy_master_socket.exists():
-            if any(not server.http for server in wanted.values()):
-                self._hindrance = (
-                    f"HAProxy runs without -S {self._places.haproxy_master_socket}: database sessions that are older"
-                    " than its last reload stay with a primary that was"
-                )
+        missing = not self._places.haproxy_master_socket.exists()
+        if missing and not self._hindrance:
+            self._hindrance = (
+                f"HAProxy runs without -S {self._places.haproxy_master_socket}: database sessions that are older than"
+                " its last reload stay with a primary that was"
+            )
+            print(self._hindrance, file=sys.stderr, flush=True)
+        if missing:
             return
+        self._hindrance = ""
         for old in old_workers(await self._ask_master("show proc")):
-            running = parse_servers(*[await self.ask(question, old=old) for question in SERVERS])
-            for server in astray(running, wanted, dead):
-                await self._cut(server, old)
+            with contextlib.suppress(*FAILURES):  # the others are asked all the same
+                running = parse_servers(*[await self.ask(question, old=old) for question in SERVERS])
+                for server in astray(running, wanted, dead):
+                    await self._cut(server, old)
 
     async def _probe(self, servers: Sequence[Server]) -> FrozenSet[Key]:
         answers: List[bool] = list(await asyncio.gather(*(answers_http(server) for server in servers)))
@@ -226,6 +245,27 @@ class HAProxy:
         waiting for that: what it wants is looked at first, and the reload stays due."""
         if self._unwritten:  # the file is an older one
             raise ValueError(self._unwritten)
+        wanted = structure(self._places.haproxy_file.read_text())
+        if self._reloading is not None and self._reloading[1] != wanted:  # begun for a view before this one
+            if not await self._unless_changed(self._reloading[0]):
+                return
+            self._reloading[0].exception()  # whatever came of it
+            self._reloading = None
+        if self._reloading is None:
+            self._reloading = asyncio.ensure_future(self._run_reload()), wanted
+        if not await self._unless_changed(self._reloading[0]):
+            return
+        try:
+            self._reloading[0].result()
+            if not await self._is_loaded(ours):
+                return
+        except FAILURES:
+            self._reloading = None
+            raise
+        self._reloading = None
+        remove(self._places.reload_pending)
+
+    async def _run_reload(self) -> None:
         process = await asyncio.create_subprocess_exec(
             *self._reload,
             stdin=asyncio.subprocess.DEVNULL,
@@ -235,19 +275,30 @@ class HAProxy:
         said, _ = await asyncio.wait_for(process.communicate(), RELOAD_SECONDS)
         if process.returncode != 0:
             raise ValueError(f"{' '.join(self._reload)}: {said.decode('utf-8', 'replace').strip()[-500:]}")
+
+    async def _is_loaded(self, ours: FrozenSet[str]) -> bool:
+        """False when a newer view came first."""
         end, in_a_row = time.monotonic() + LOADED_SECONDS, 0
         while time.monotonic() < end:
             if self._changed.is_set():
-                return
+                return False
             with contextlib.suppress(OSError):
                 in_a_row = in_a_row + 1 if ours <= parse_proxies(await self.ask("show backend")) else 0
                 if in_a_row == SURELY_LOADED:
-                    remove(self._places.reload_pending)
-                    return
+                    return True
             await asyncio.sleep(LOOK_SECONDS)
         raise ValueError(
             f"after the reload it still lacks {', '.join(sorted(ours))}: does it read {self._places.haproxy_file}?"
         )
+
+    async def _unless_changed(self, work: asyncio.Future[Any]) -> bool:
+        """Whether it has ended; False as soon as a newer view has come."""
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        return work.done()
 
     async def ask(self, *commands: str, old: str = "") -> str:
         """The answer of the admin socket; with `old`, of that old process, which only the master reaches."""
@@ -260,9 +311,9 @@ class HAProxy:
         return await asyncio.wait_for(asked, ANSWER_SECONDS)
 
     def _complain(self, trouble: str) -> None:
-        if trouble and trouble != self.trouble:
+        if trouble and trouble != self._complaint:
             print(trouble, file=sys.stderr, flush=True)
-        self.trouble = trouble
+        self._complaint = trouble
 
 
 async def _asked(socket: Path, command: str, *, hang_up: bool = False) -> str:

@@ -226,8 +226,10 @@ def main():
 
 
 def tell(way, *, failing, folder=FAILING):
-    """As a tag the controller sees: nobody watches what a timer starts. `folder` has a file for each way that fails, and
-    `told` while the tag is set; what could not be told is told with the next."""
+    """As a tag the controller sees: nobody watches what a timer starts.
+
+    `folder` has a file for each way that fails, and `told` while the tag is set; what could not be said is said later.
+    """
     if way not in ("take", "trim"):
         return
     os.makedirs(folder, exist_ok=True)

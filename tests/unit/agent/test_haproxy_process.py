@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,12 @@ class Process:
     def __init__(self) -> None:
         self.answers = dict(ANSWERS)
         self.commands: list[str] = []
+        self.silent_on = ""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command = (await reader.readline()).decode().strip()
+        if command == self.silent_on:
+            return
         if command not in self.answers:
             self.commands.append(command)
         writer.write(self.answers.get(command, "\n").encode())
@@ -138,16 +142,39 @@ async def test_sessions_with_the_dead_are_cut_while_a_reload_fails(process: Proc
     await eventually(lambda: "shutdown session 0x7f" in process.commands)
 
 
-async def test_a_newer_view_is_not_kept_waiting_for_a_reload(places: Places, process: Process) -> None:
-    haproxy = HAProxy(places, reload=("true",))  # which says that it is done, while the old process still answers
+@pytest.mark.parametrize(
+    "reload",
+    [
+        pytest.param("true", id="says that it is done while the old process still answers"),
+        pytest.param("sleep 4", id="takes long"),
+    ],
+)
+async def test_a_newer_view_is_not_kept_waiting_for_a_reload(places: Places, process: Process, reload: str) -> None:
+    haproxy = HAProxy(places, reload=("sh", "-c", f"echo x >>{places.root}/reloads; {reload}"))
     following = asyncio.ensure_future(haproxy.keep())
     both = view(2, "db1")
     both["proxy"]["listeners"].append({**both["proxy"]["listeners"][0], "name": "db-primary-2", "bind": "127.0.2.1:1"})
     haproxy.bring_to(both)
-    await eventually(lambda: places.haproxy_file.exists() and "db-primary-2" in places.haproxy_file.read_text())
+    await eventually(lambda: (places.root / "reloads").exists())
     await asyncio.sleep(0.3)
 
-    haproxy.bring_to(view(3, "db2"))
+    moved = json.loads(json.dumps(both).replace("db1", "db2").replace("10.0.0.1", "10.0.0.2"))
+    haproxy.bring_to(moved)
 
     await eventually(lambda: any("db-primary/db2" in command for command in process.commands))
+    assert (places.root / "reloads").read_text() == "x\n", "it is the same structure: one reload is enough"
     following.cancel()
+
+
+@pytest.mark.parametrize("silent_on", ["show proc", "@!7 show servers state"])
+async def test_a_view_is_followed_though_the_master_or_an_old_process_does_not_answer(
+    process: Process, views: Views, silent_on: str
+) -> None:
+    process.answers["show proc"] = ANSWERS["show proc"].replace("# programs", "# old workers\n7 worker\n# programs")
+    process.silent_on = silent_on
+    views.take(SetView(version=2, view=view(1, "db1") | {"hosts": {"a": "127.0.1.2"}}))
+    await asyncio.sleep(0.2)
+
+    views.take(SetView(version=3, view=view(2, "db2")))
+
+    await eventually(lambda: any("db-primary/db2" in command for command in process.commands))

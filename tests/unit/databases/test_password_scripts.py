@@ -40,7 +40,7 @@ def test_what_came_in_between_is_applied_before_the_login_is_changed(tmp_path: P
     assert (done.stdout, done.stderr) == (f"{tries}\n", "")
     said = (tmp_path / "said").read_text().splitlines()
     assert ["CHANGE MASTER" in each for each in said] == [*[False] * (len(said) - 1), True]
-    # Both threads stand only for the change: what a receiver has when its applier starts from a standstill is discarded.
+    # Both threads stand only for the change: what was received is discarded when both start from a standstill.
     assert [each for each in said[:-1] if "STOP SLAVE" in each or "START SLAVE" in each] == [
         each for each in said[:-1] if "IO_THREAD" in each
     ]
