@@ -164,6 +164,20 @@ async def test_a_backup_is_of_a_replica_that_applies_else_of_the_primary(world: 
     assert await backed(one, three, side="replica") == "one", "which says itself why not"
 
 
+@pytest.mark.parametrize(("applies", "whose"), [(True, "one"), (False, "two")])
+async def test_what_is_due_is_made_of_the_primary_while_no_replica_applies(
+    world: World, applies: bool, whose: str
+) -> None:
+    await proof_and_incremental_due(world)
+    one = world.instance("shop/one")["id"]
+    looker = keeper(world, lambda instance: applies or instance != one)
+
+    await looked_until(world, looker, "back-up")
+
+    (task,) = begun(world, "back-up")
+    assert str(world.workflows.tasks.get(task)["title"]).endswith(f"/{whose}")
+
+
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -429,7 +429,7 @@ class BackupKeeper:
             return
         if deployment in self._unpruned and self._begin_pruning(deployment, now):
             return
-        has_replica = any(role == "replica" for _, _, role in members)
+        has_replica = any(role == "replica" and self._applies(row["id"]) for _, row, role in members)
         await self._start_what_is_due(deployment, known, schedule, now, has_replica)
 
     async def _start_what_is_due(

@@ -119,10 +119,9 @@ class DatabaseWatch:
         return self._stored.get(deployment)
 
     def applies(self, instance: str) -> bool:
-        """Whether a replica applies what it receives, as its agent says; of one that has said nothing yet, that it
-        does."""
+        """Whether a replica receives and applies, as its agent says; of one that has said nothing yet, that it does."""
         word, _ = self._heard.reports.get(instance, (None, 0.0))
-        return word is None or (word.answers and word.applying)
+        return word is None or (word.answers and word.receiving and word.applying)
 
     def seen_now(self, stored: StoredGroup) -> Seen:
         return self._seen(stored)

@@ -123,9 +123,10 @@ DEAD = look(member("s1", answers=False, trouble="stopped", trouble_seconds=0.5),
 
 
 def test_who_applies_nothing_is_known(world):
-    told(world, look(member("s2", applying=False), member("s3")))
+    told(world, look(member("s1", receiving=False), member("s2", applying=False), member("s3")))
 
-    assert [world.watch.applies(each) for each in ("s2", "s3", "unheard")] == [False, True, True]
+    applies = [world.watch.applies(each) for each in ("s1", "s2", "s3", "unheard")]
+    assert applies == [False, False, True, True]
 
 
 def test_a_failover_is_stored_and_then_ordered(world):
