@@ -13,13 +13,12 @@ from sqlalchemy.engine import Engine
 from relaunch.databases.group import Change, Group, Mode, Step
 from relaunch.errors import Conflict
 from relaunch.records import schema
-from relaunch.servers.lifecycle import State
+from relaunch.servers.lifecycle import ENROLLED, State
 from relaunch.servers.store import kept_aside, spec_from
 
 COLUMNS = frozenset({"name", "epoch", "primary", "durability", "initialised"})  # the rest is kept in `state`
 SETS = frozenset({"sync_set", "forgot", "leaving", "left", "fenced"})
-IN_GROUP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
-GOING = (*IN_GROUP, State.DECOMMISSIONING)
+GOING = (*ENROLLED, State.DECOMMISSIONING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +187,7 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             never_leads=spec.database is not None and each["name"] in spec.database.never_primary,
         )
         for each in mine
-        if each["instance"] and each["state"] in (GOING if each["instance"] in needed else IN_GROUP)
+        if each["instance"] and each["state"] in (GOING if each["instance"] in needed else ENROLLED)
     }
     others = {
         each["instance"]: each

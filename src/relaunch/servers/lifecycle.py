@@ -21,6 +21,10 @@ class State(StrEnum):
     TERMINATED = "terminated"
 
 
+# Its agent has enrolled, and it is neither set aside nor ended. A boot script that failed says nothing of its database.
+ENROLLED = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
+
+
 class Event(StrEnum):
     LAUNCH = "launch"
     ENROLLED = "enrolled"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from relaunch.dns.zone import RecordSet
 from relaunch.servers.deployments import DeploymentSpec
-from relaunch.servers.lifecycle import State
 from relaunch.sites.observed import Observed, ObservedServer
 
 FRONT_END_TTL_SECONDS = 30
@@ -36,11 +35,9 @@ def dns_records(observed: Observed, zones: Sequence[str]) -> tuple[WantedName, .
     front_ends = _addresses(_answering(observed), public=True)
     wanted = [_a(f"www.{own}", front_ends, FRONT_END_TTL_SECONDS)]
     if spec.database is not None:
-        primary = observed.primary
-        ready = [primary] if primary and primary.state is State.OPERATIONAL else []
-        replicas = [replica for replica in observed.readable_replicas if replica.state is State.OPERATIONAL]
-        wanted.append(_a(f"db-primary.{own}", _addresses(ready), DATABASE_TTL_SECONDS))
-        wanted.append(_a(f"db-replica.{own}", _addresses(replicas), DATABASE_TTL_SECONDS))
+        primary = (observed.primary,) if observed.primary else ()
+        wanted.append(_a(f"db-primary.{own}", _addresses(primary), DATABASE_TTL_SECONDS))
+        wanted.append(_a(f"db-replica.{own}", _addresses(observed.readable_replicas), DATABASE_TTL_SECONDS))
     for site in spec.sites:
         wanted.append(_a(site.name, front_ends, FRONT_END_TTL_SECONDS))
         wanted += [_cname(host, f"www.{own}") for host in site.hosts if host != site.name]

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relaunch.servers.deployments import DeploymentSpec
-from relaunch.servers.lifecycle import State
+from relaunch.servers.lifecycle import ENROLLED, State
 from relaunch.servers.templates import Offer
-
-ENROLLED = (State.BOOTING, State.OPERATIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +35,7 @@ class ObservedServer:
 
     @property
     def is_enrolled(self) -> bool:
-        """Its agent has been heard and nothing has gone wrong with it since."""
+        """Its agent has been heard, so it may be one of the group, and lead it, whatever its boot scripts do."""
         return self.state in ENROLLED and bool(self.instance and self.private_address)
 
 

@@ -10,7 +10,10 @@ from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict
 from relaunch.records.engine import open_database
 from relaunch.servers.deployments import FAILOVER_PRESETS, read_deployment
+from relaunch.servers.lifecycle import State
 from relaunch.servers.store import Store
+from relaunch.sites.store import SiteStore
+from relaunch.sites.view import view_for
 
 FILE = """
 deployment: shop
@@ -115,6 +118,18 @@ def test_the_file_says_how_patient_failover_is(database):
     Store(database, SystemClock()).put_deployment(never, new_id="d", new_server_ids={"db1": "s1", "db2": "s2"})
     assert store.group("shop").members["i2"].never_leads
     assert set(FAILOVER_PRESETS) == set(PRESETS)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_whoever_may_lead_is_a_member_in_all_views(database, state):
+    servers = Store(database, SystemClock())
+    servers.set_initialised("s1")
+    servers.change_instance("i2", state=state)
+
+    (observed,) = SiteStore(database).observe()
+
+    told = view_for(observed, "db1")["database"]["members"]
+    assert {each["instance"] for each in told} == set(GroupStore(database).group("shop").members)
 
 
 def test_one_that_may_acknowledge_is_a_member_while_it_is_ended_and_when_the_file_has_it_no_more(database):

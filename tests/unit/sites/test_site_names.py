@@ -34,7 +34,11 @@ def test_the_names_of_a_redundant_site_are_these():
                for wanted in dns_records(REDUNDANT, ["test"]))  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"state": State.SET_ASIDE}, {"lost": True}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [{"state": State.BOOTING}, {"state": State.STRANDED}, {"state": State.SET_ASIDE}, {"lost": True}],
+    ids=str,
+)
 def test_a_front_end_that_does_not_serve_is_in_no_answer(values):
     found = answers(changed(REDUNDANT, "front1", **values))
 
@@ -50,7 +54,7 @@ def test_front_ends_that_are_all_thought_lost_stay_it_may_be_us_who_are_cut_off(
 def test_when_nobody_serves_the_answer_is_left_as_it_is():
     nobody = REDUNDANT
     for server in REDUNDANT.servers:
-        nobody = changed(nobody, server.name, state=State.STRANDED)
+        nobody = changed(nobody, server.name, state=State.SET_ASIDE)
 
     found = answers(nobody)
 
@@ -62,11 +66,19 @@ def test_when_nobody_serves_the_answer_is_left_as_it_is():
     ]
 
 
-def test_a_primary_that_boots_is_not_published_yet():
-    found = answers(changed(REDUNDANT, "db1", state=State.BOOTING))
+@pytest.mark.parametrize("state", [State.BOOTING, State.STRANDED])
+def test_the_group_says_who_leads_and_not_how_far_its_boot_scripts_came(state):
+    world = changed(REDUNDANT, "db1", state=state)
 
-    assert found["db-primary.shop.test", "A"] is None
-    assert found["db-replica.shop.test", "A"] == (("198.18.0.14",), 5)
+    assert answers(world)["db-primary.shop.test", "A"] == (("198.18.0.13",), 5)
+    assert answers(world)["db-replica.shop.test", "A"] == (("198.18.0.14",), 5)
+    alone = answers(changed(world, "db2", state=State.SET_ASIDE))
+    assert alone["db-replica.shop.test", "A"] == (("198.18.0.13",), 5)
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.SET_ASIDE, State.DECOMMISSIONING])
+def test_a_primary_that_is_not_there_leaves_the_name_as_it_is(state):
+    assert answers(changed(REDUNDANT, "db1", state=state))["db-primary.shop.test", "A"] is None
 
 
 def test_the_replica_name_leads_to_the_primary_while_there_is_no_replica():

@@ -9,7 +9,7 @@ from site_world import FRONT_END, REDUNDANT, changed
 
 from relaunch.errors import NotFound
 from relaunch.servers.deployments import DatabaseSpec, SiteSpec
-from relaunch.servers.lifecycle import State
+from relaunch.servers.lifecycle import ENROLLED, State
 from relaunch.sites.view import view_for
 
 HERE = Path(__file__).parent
@@ -99,7 +99,7 @@ def test_an_instance_that_is_gone_is_no_peer():
     assert [peer["name"] for peer in view_for(gone, "front1")["peers"]] == ["front1", "front2", "db1"]
 
 
-@pytest.mark.parametrize("state", [State.BOOTING, State.OPERATIONAL])
+@pytest.mark.parametrize("state", ENROLLED)
 def test_the_primary_is_told_from_its_enrolment_on(state):
     view = view_for(changed(REDUNDANT, "db1", state=state, tags={}), "db2")
 
@@ -125,6 +125,18 @@ def test_the_stored_primary_counts_not_the_files():
     assert (listener(view, "db-primary"), listener(view, "db-replica")) == (["db2"], ["db1"])
 
 
+def test_a_replica_whose_boot_scripts_gave_up_leads_all_the_same_once_it_is_the_stored_primary():
+    world = replace(REDUNDANT, database=replace(REDUNDANT.database, primary="db2", epoch=2))
+    world = changed(changed(world, "db1", state=State.SET_ASIDE), "db2", state=State.STRANDED)
+
+    for name in ("front1", "db1"):
+        view = view_for(world, name)
+        assert view["database"]["primary"] == {"name": "db2", "address": "198.18.0.14", "state": "stranded"}
+        assert [each["name"] for each in view["database"]["members"]] == ["db2"]
+    front = view_for(world, "front1")
+    assert (listener(front, "db-primary"), listener(front, "db-replica")) == (["db2"], ["db2"])
+
+
 def test_before_a_primary_is_stored_the_files_is_told():
     world = replace(REDUNDANT, database=None)
 
@@ -134,7 +146,7 @@ def test_before_a_primary_is_stored_the_files_is_told():
     assert (view["database"]["group"], view["database"]["epoch"], view["database"]["initialised"]) == ("shop", 0, False)
 
 
-@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"tags": {}}], ids=str)
+@pytest.mark.parametrize("values", [{"state": State.BOOTING}, {"state": State.STRANDED}, {"tags": {}}], ids=str)
 def test_reads_go_to_the_primary_while_no_replica_answers(values):
     assert listener(view_for(changed(REDUNDANT, "db2", **values), "front1"), "db-replica") == ["db1"]
 
