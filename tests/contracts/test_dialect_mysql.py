@@ -14,7 +14,7 @@ import pytest
 from mysql_lab import MySQLLab, Server, TestSession, mysql_lab, until
 
 from relaunch.databases.dialect import Dialect, ServerState
-from relaunch.databases.mysql import PROMPT_TAG, MySQL
+from relaunch.databases.mysql import PROMPT_TAG, WRITES, WRITES_AND_FOLLOWS, MySQL
 from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -509,6 +509,39 @@ def test_a_former_primary_that_follows_and_its_prompts_are_no_writes_of_its_own(
         group.sessions[0].run("COMMIT")
         group.sessions[0].run("SET SESSION gtid_next = AUTOMATIC")
         assert parted(group.state(1), group.state(0)) is is_own
+
+
+def test_what_a_former_primary_sent_to_another_one_alone_parts_that_one_from_the_new_primary(group: Group) -> None:
+    group.in_step(1, 2)
+    group.write(0, "before").result(timeout=5)
+    assert group.dialect.wait_applied(group.sessions[1], group.state(0).executed, seconds=5)
+    group.dialect.stop_receiving(group.sessions[1])
+    group.write(0, "to one alone").result(timeout=5)
+    position = group.state(0).executed
+    assert group.dialect.wait_applied(group.sessions[2], position, seconds=5)
+    group.fence(0)
+    group.promote(1, required=False)
+    group.follow(2, 1)
+    group.write(1, "after").result(timeout=5)
+    assert group.dialect.wait_applied(group.sessions[2], group.state(1).executed, seconds=5)
+
+    assert group.written(1) == {"before", "after"} and group.written(2) == {"before", "to one alone", "after"}
+    assert parted(group.state(1), group.state(2))
+
+
+def test_a_primary_that_follows_somebody_by_a_channel_with_a_name_says_so(group: Group) -> None:
+    """Its replica may have got from it what it had not when it was last asked."""
+    group.in_step(1)
+    uuid = group.state(0).history.split()[0]
+    assert group.state(0).history == f"{uuid} {WRITES}"
+    group.sessions[0].run("CHANGE REPLICATION SOURCE TO SOURCE_HOST = '192.0.2.1' FOR CHANNEL 'another'")
+    try:
+        state = group.state(0)
+        assert (state.history, state.source) == (f"{uuid} {WRITES_AND_FOLLOWS}", "")
+        group.fence(0)
+        assert group.state(0).history == uuid
+    finally:
+        group.sessions[0].run("RESET REPLICA ALL FOR CHANNEL 'another'")
 
 
 def test_what_was_received_survives_a_kill_of_the_replica_that_has_it(group: Group) -> None:

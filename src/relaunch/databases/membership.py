@@ -121,7 +121,7 @@ def settled(case: Case) -> bool:
 
 
 def parted_from_primary(case: Case) -> frozenset[str]:
-    """Replicas with a write of their own that the primary has passed by without: they will never be the same again."""
+    """Replicas with a write that the primary has passed by without: they will never be the same again."""
     primary = living_primary(case)
     if primary is None or case.group.change is not None:
         return frozenset()
@@ -344,8 +344,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(
         name="replica lost",
-        why="A member of the sync set lost for `degrade_after`, not to lead, or with writes of its own that the"
-        " primary lacks, is told to acknowledge no more. Was it the last one: `available` goes on asynchronously,"
+        why="A member of the sync set lost for `degrade_after`, not to lead, or with writes that the primary"
+        " lacks, is told to acknowledge no more. Was it the last one: `available` goes on asynchronously,"
         " stored before the primary is told; `strict` waits.",
         made=_let_go,
     ),
@@ -396,8 +396,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(
         name="replica given up",
-        why="A replica outside of the sync set, lost for `replace_after` or with writes of its own that the primary"
-        " lacks, is fenced; a fresh one takes its place.",
+        why="A replica outside of the sync set, lost for `replace_after` or with writes that the primary lacks, is"
+        " fenced; a fresh one takes its place.",
         made=_give_up,
     ),
     Transition(

@@ -39,7 +39,8 @@ FILTERS = (
     *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Rewrite_DB", "Replicate_Ignore_Server_Ids"),
 )
 PROMPT_TAG = "relaunch_prompt"
-WRITES = "writes"  # after its uuid in the history of one that follows nobody and takes writes
+# After its uuid in the history of one that takes writes: follows nobody; follows somebody by a channel with a name.
+WRITES, WRITES_AND_FOLLOWS = "writes", "writes and follows"
 REQUIRED = {
     "rpl_semi_sync_source_timeout": str(FOREVER_MS),
     "rpl_semi_sync_source_wait_for_replica_count": "1",
@@ -70,11 +71,15 @@ def _from_table(session: Session, table: str, names: Sequence[str]) -> Dict[str,
     return {row["name"].lower(): row["value"] for row in session.rows(statement, *names)}
 
 
-def _channel(session: Session) -> Optional[Dict[str, Any]]:
-    """The row of the unnamed channel, by which a server follows its primary; None when it follows nobody."""
+def _channels(session: Session) -> Dict[str, Dict[str, Any]]:
+    """By name, those by which a server follows somebody; its primary by the unnamed one."""
     rows = session.rows("SHOW REPLICA STATUS")
-    row = next((row for row in rows if row.get("Channel_Name", "") == ""), None)
-    return row if row and row["Source_Host"] else None
+    return {row.get("Channel_Name", ""): row for row in rows if row["Source_Host"]}
+
+
+def _channel(session: Session) -> Optional[Dict[str, Any]]:
+    """The row of the unnamed channel; None when it follows no primary."""
+    return _channels(session).get("")
 
 
 def _required(values: Mapping[str, str]) -> bool:
@@ -107,15 +112,16 @@ def _takes_no_writes(values: Mapping[str, str]) -> bool:
 
 
 def _state(session: Session) -> ServerState:
-    values, channel = _values(session), _channel(session)
-    executed = "".join(values["gtid_executed"].split())
+    values, channels = _values(session), _channels(session)
+    channel, executed = channels.get(""), "".join(values["gtid_executed"].split())
     read_only, uuid = _takes_no_writes(values), values["server_uuid"].lower()
+    writes = WRITES_AND_FOLLOWS if channels else WRITES
     state = ServerState(
         version=values["version"],
         server_id=int(values["server_id"]),
         read_only=read_only,
         executed=executed,
-        history=uuid if read_only or channel is not None else f"{uuid} {WRITES}",
+        history=uuid if read_only or channel is not None else f"{uuid} {writes}",
         received=executed,
         required=_required(values),
         acknowledgers=_acknowledgers(session, values),
@@ -267,16 +273,18 @@ class MySQL:
         return without(other, position) == ""
 
     def parted(self, executed: str, history: str, other: str, other_history: str) -> bool:
-        """By what the other one wrote itself, without our prompts. A leader that takes no writes may have started again
-        and lack what the other wrote when it led: then only if it has something that the other lacks, too."""
+        """By what the other one has and the leader lacks, without our prompts. A leader that takes writes and follows
+        nobody can get no more of what others wrote; of any other leader only that counts which the other one wrote
+        itself. One that takes no writes may have started again and lack what the other wrote when it led: then only if
+        it has something that the other lacks, too."""
         leader, _, does = history.partition(" ")
         follower = other_history.partition(" ")[0]
         if "" in (leader, follower) or leader == follower:
             return False
-        lacks = gtid_set(without(other, executed))
-        if not any(uuid == follower and tag != PROMPT_TAG for uuid, tag in lacks):
-            return False
-        return does == WRITES or not self.covers(other, executed)
+        writers = {uuid for uuid, tag in gtid_set(without(other, executed)) if tag != PROMPT_TAG}
+        if does == WRITES:
+            return bool(writers - {leader})
+        return follower in writers and (does == WRITES_AND_FOLLOWS or not self.covers(other, executed))
 
     def state(self, session: Session) -> ServerState:
         return _state(session)

@@ -1,4 +1,4 @@
-"""A replica of MySQL with transactions of its own: it leaves and is replaced, and nobody else ever is."""
+"""A replica of MySQL with transactions its primary never had: it leaves and is replaced, and nobody else ever is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from looks import REFUSED, SYNC, look, member, obeyed
+from looks import LOSS_ALLOWED, REFUSED, SYNC, look, member, obeyed
 
 from relaunch.databases.case import Case
 from relaunch.databases.evidence import gather
 from relaunch.databases.failover import decide
-from relaunch.databases.group import Decision, Group, Seen, Step, Windows
+from relaunch.databases.group import Decision, Group, Mode, Seen, Step, Windows
 from relaunch.databases.positions import covers, parted
 from relaunch.databases.rules import LOST_WRITES, judged
 
-UUID = {number: f"0000000{number}-71ca-11e1-9e33-c80aa9429562" for number in (1, 2, 3)}
+UUID = {number: f"0000000{number}-71ca-11e1-9e33-c80aa9429562" for number in (1, 2, 3, 4)}
 OWN = f"{UUID[3]}:1"
 NUMBERS = [(90, 90), (90, 80), (90, 95)]  # up to which of the primary's own writes it, and db3, say that they have
 
@@ -78,6 +78,61 @@ def test_it_does_not_join_again():
     group = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"})
     for primary, replica in NUMBERS:
         assert decided(of_mysql(primary, replica, OWN), group).group.sync_set == {"s2"}
+
+
+def of_former(number: int, own: str = "", **said: Any) -> dict[str, Any]:
+    """Up to which of the writes of a primary that is no more one says that it has them; `own`: of those since."""
+    position = f"{UUID[4]}:1-{number}{f',{own}' if own else ''}"
+    return {"dialect": "mysql", "executed": position, "received": position, **said}
+
+
+ASYNC = replace(SYNC, durability="available", mode=Mode.ASYNC, required=False, sync_set=frozenset(), starts={})
+
+
+def settled(seen: Seen, group: Group) -> tuple[Group, set[str]]:
+    """After all has been decided and obeyed; who was in the sync set on the way."""
+    joined: set[str] = set()
+    for _ in range(12):
+        group = decided(seen, group).group
+        seen, joined = obeyed(group, seen), joined | group.sync_set
+    return group, joined
+
+
+@pytest.mark.parametrize("own", [9, 8, 12])
+def test_one_with_what_only_a_former_primary_had_does_not_join_and_is_replaced(own: int):
+    """db3 was away when db1 was chosen, and has what db4, whose instance is gone, had sent to it alone."""
+    leads = {"history": f"{UUID[1]} writes", "required": False, "acknowledgers": []}
+    seen = look(
+        member("s1", **of_former(100, f"{UUID[1]}:1-9", **leads)),
+        member("s2", **of_former(100, f"{UUID[1]}:1-9", history=UUID[2], acknowledging=False)),
+        member("s3", **of_former(105, f"{UUID[1]}:1-{own}", history=UUID[3], acknowledging=False)),
+    )
+    assert "divergence" in {page.rule for page in decided(seen, ASYNC).pages}
+
+    group, joined = settled(seen, ASYNC)
+
+    assert joined == {"s2"} and group.fenced == {"s3"}
+    assert decided(obeyed(group, seen), group).replace == {"s3"}
+
+
+@pytest.mark.parametrize(("number", "is_whole"), [(100, True), (95, True), (105, False)])
+def test_one_that_was_not_heard_while_a_loss_was_allowed_is_judged_by_what_it_has(number: int, is_whole: bool):
+    """It is not fenced unheard: one copy less, when there are few."""
+    heir = member("s2", **of_former(100, history=UUID[2], receiving=False, received_seconds=0.6))
+    away = member("s3", **of_former(number, history=UUID[3]), age=9.0, connected=False)
+    dead = member("s1", **of_former(105, history=UUID[1], answers=False, trouble="stopped"), cut_off=True)
+    seen = look(dead, heir, away, **REFUSED)
+    begun = decided(seen, replace(ASYNC, **LOSS_ALLOWED)).group
+    promoted = decided(obeyed(begun, seen, "s2"), begun).group
+    assert promoted.primary == "s2" and promoted.fenced == {"s1"}
+
+    new = {"role": "primary", "read_only": False, "history": f"{UUID[2]} writes", "source": "", "receiving": False}
+    leads = member("s2", **of_former(100, f"{UUID[2]}:1-9", **new, epoch=promoted.epoch, write_seconds=0.3))
+    back = member("s3", **of_former(number, f"{UUID[2]}:1-9", history=UUID[3], source="@s2", epoch=promoted.epoch))
+    group, joined = settled(look(dead, leads, back), promoted)
+
+    assert group.change is None and group.loss_allowed == ""
+    assert (joined, group.fenced) == (({"s3"}, {"s1"}) if is_whole else (set(), {"s1", "s3"}))
 
 
 def test_the_primary_that_starts_again_goes_on_unless_it_may_have_lost_writes():

@@ -136,17 +136,28 @@ PARTED = {
     "under a tag": (PRIMARY, (f"{A}:1-100,{B}:backup:1", B)),
     "in the middle of what it wrote when it led": ((f"{A}:1-9,{B}:1-3:5", f"{A} writes"), (f"{A}:1-9,{B}:1-5", B)),
     "an old primary with what nobody got": ((f"{A}:1-9,{B}:1-50", f"{A} writes"), (f"{A}:1-5,{B}:1-51", B)),
+    "what a former primary sent to nobody else": ((f"{A}:1-9,{C}:1-100", f"{A} writes"), (f"{A}:1-9,{C}:1-105", B)),
+    "that, and it is ahead of the word of its primary":
+        ((f"{A}:1-9,{C}:1-100", f"{A} writes"), (f"{A}:1-12,{C}:1-105", B)),
+    "a replica that wrote itself, and its primary follows somebody, too":
+        ((f"{A}:1-100,{C}:1-5", f"{A} writes and follows"), (f"{A}:1-110,{B}:1,{C}:1-7", B)),
     "each has what the other lacks, none takes writes": (FENCED, (f"{A}:1-99,{B}:1", B)),
-}
+}  # fmt: skip
 SAME = {
     "a replica behind": (PRIMARY, (f"{A}:1-90", B)),
     "a replica ahead of the word of its primary": (PRIMARY, (f"{A}:1-110", B)),
     "one with gaps, ahead of that word": (PRIMARY, (f"{A}:1-90:92-110", B)),
     "one just begun": (PRIMARY, ("", B)),
+    "what a former primary wrote, and it is behind": ((f"{A}:1-9,{C}:1-100", f"{A} writes"), (f"{C}:1-90", B)),
     "an old primary that follows": ((f"{A}:1-9,{B}:1-50", f"{A} writes"), (f"{A}:1-5,{B}:1-50", B)),
     "an old primary whose prompt nobody got": ((f"{A}:1-9,{B}:1-50", f"{A} writes"),
         (f"{A}:1-9,{B}:1-50:relaunch_prompt:1-3", B)),
-    "what somebody else wrote, and comes over a channel of the primary's": (PRIMARY, (f"{A}:1-100,{C}:1-7", B)),
+    "what somebody else wrote, and comes over a channel of the primary's":
+        ((f"{A}:1-100,{C}:1-5", f"{A} writes and follows"), (f"{A}:1-100,{C}:1-7", B)),
+    "a primary that started again with less than what somebody wrote when he led":
+        ((f"{A}:1-9,{C}:1-100", A), (f"{A}:1-9,{C}:1-105", B)),
+    "the prompt of a former primary": ((f"{A}:1-9,{C}:1-5", f"{A} writes"),
+        (f"{A}:1-9,{C}:1-5:relaunch_prompt:1", B)),
     "a primary that started again with less than what its replica wrote when it led":
         ((f"{A}:1-9,{B}:1-50", A), (f"{A}:1-9,{B}:1-51", B)),
     "two servers of one uuid": (PRIMARY, (f"{A}:1-101", A)),
