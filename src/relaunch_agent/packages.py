@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import textwrap
 from typing import Dict, List, Sequence
+
+NAMED_CHARACTERS = 1000  # of the packages in what a failure says; the output has them all
 
 INSTALL = """
 set -eu
@@ -35,4 +38,5 @@ async def not_installed(packages: Sequence[str]) -> List[str]:
 
 def installation(packages: Sequence[str]) -> Dict[str, object]:
     """The command the runner carries out before the first script."""
-    return {"what": f"installing {', '.join(packages)}", "argv": ["/bin/sh", "-c", INSTALL, "packages", *packages]}
+    named = textwrap.shorten(", ".join(packages), NAMED_CHARACTERS, break_on_hyphens=False, placeholder=" …")
+    return {"what": f"installing {named}", "argv": ["/bin/sh", "-c", INSTALL, "packages", *packages]}

@@ -29,6 +29,8 @@ PACKAGES_SECONDS = 1800.0
 QUIET_SECONDS = 0.05  # after the exit, no output for so long: what still holds the pipe is a daemon
 DRAIN_SECONDS = 0.5
 LATE_SECONDS = 600.0
+RESULT_BYTES = 4096  # more than any result has: its detail is a name or two, or NAMED_CHARACTERS of packages
+DISK_SECONDS = 1.0  # until a full disk is tried again
 # What Python ignores or handles, and a script expects as the system has it.
 RESET = (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ)
 
@@ -203,7 +205,32 @@ def _why_not_started(program: str, number: int) -> str:
     return f"cannot be executed: {os.strerror(number)}"
 
 
+def _reserve(file: Path) -> None:
+    """Room for the result that no script can fill; OSError when there is none.
+
+    Allocated, not written: the first write into that needs no more room on a file system that copies on write either.
+    """
+    with file.open("wb") as reserved:
+        os.posix_fallocate(reserved.fileno(), 0, RESULT_BYTES)
+
+
+def _store(result: Dict[str, Any], reserved: Path, file: Path) -> None:
+    """In place, for which a full disk has room. When it has not, the job counts as running until it has."""
+    while True:
+        try:
+            with reserved.open("r+") as room:
+                room.write(json.dumps(result).ljust(RESULT_BYTES))
+            reserved.replace(file)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        time.sleep(DISK_SECONDS)
+
+
 def run_job(folder: Path, job: Dict[str, Any], told: int) -> None:
+    reserved = folder / ".result"
+    _reserve(reserved)
     log_file = Path(job["log"])
     log = LogWriter(log_file, job["secrets"])
     execution = Execution(job, log)
@@ -226,8 +253,7 @@ def run_job(folder: Path, job: Dict[str, Any], told: int) -> None:
         "state": state, "exit_status": status, "detail": why, "output_bytes": log.total,
         "seconds": round(time.monotonic() - script_started, 3),
     }  # fmt: skip
-    (folder / ".result").write_text(json.dumps(result))
-    (folder / ".result").replace(folder / "result.json")
+    _store(result, reserved, folder / "result.json")
     os.close(told)
     shutil.rmtree(job["work_folder"], ignore_errors=True)
     if not execution.output_ended:

@@ -6,8 +6,9 @@ import asyncio
 import errno
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from relaunch_agent.blobs import BlobStore
 from relaunch_agent.disk import append_record, last_record
 from relaunch_agent.journal import Journal
 from relaunch_agent.link import Link
+from relaunch_agent.packages import installation
 from relaunch_agent.runs import Runs
 
 BOOT = "boot-1"
@@ -176,3 +178,88 @@ async def test_scripts_and_agent_have_sigterm_as_it_was(tmp_path: Path) -> None:
 
     assert (tmp_path / "blocked").read_text().split() == ["SigBlk:", "0" * 16]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+async def test_a_script_that_fills_the_disk_and_succeeds_is_told_as_that(small_disk: Path) -> None:
+    controller = Controller()
+    fill = f"#!/bin/sh\nif cat /dev/zero >{small_disk}/big; then exit 1; fi\necho worked\n"
+    ran = runs_of(small_disk, fill, controller)
+    reporting = asyncio.ensure_future(ran.report_for_ever())
+    ran.begin(order("r1"))
+    await until(lambda: not ran.running and controller.told)
+
+    assert ran.state_of("r1").results[0].state == "succeeded"
+    assert controller.told[-1][0] == "succeeded"
+    reporting.cancel()
+
+
+async def test_a_script_has_the_room_for_its_result_reserved(tmp_path: Path) -> None:
+    ran = runs_of(tmp_path, f"#!/bin/sh\nstat -c '%i %s %b' ../.result >{tmp_path}/reserved\n", Controller())
+    ran.begin(order("r1"))
+    await until(lambda: not ran.running)
+
+    inode, size, blocks = map(int, (tmp_path / "reserved").read_text().split())
+    written = (tmp_path / "runs/r1/0/result.json").stat()
+    assert size == runner.RESULT_BYTES <= blocks * 512
+    assert (written.st_ino, written.st_size) == (inode, size)
+
+
+async def test_a_result_that_the_full_disk_does_not_take_is_waited_for_also_by_an_agent_that_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "DISK_SECONDS", 0.05)
+    job = tmp_path / "runs/r1/0"
+    before = runs_of(tmp_path, "#!/bin/sh\nln -sf /dev/full ../.result\n", Controller())
+    before.begin(order("r1"))
+    await until((job / ".result").is_symlink)
+    await asyncio.sleep(0.7)
+    assert before.state_of("r1").state == "running"
+
+    for task in before._tasks:
+        task.cancel()
+    controller = Controller()
+    ran = runs_of(tmp_path, "", controller)
+    ran.load()
+    reporting = asyncio.ensure_future(ran.report_for_ever())
+    await asyncio.sleep(0.7)
+    assert ran.state_of("r1").state == "running"
+
+    (tmp_path / "room").touch()
+    (tmp_path / "room").replace(job / ".result")
+    await until(lambda: controller.told and controller.told[-1][0] != "running")
+    assert controller.told[-1][0] == ran.state_of("r1").state == "succeeded"
+    reporting.cancel()
+
+
+async def test_a_result_that_cannot_be_stored_for_another_reason_is_a_failure(tmp_path: Path) -> None:
+    ran = runs_of(tmp_path, "#!/bin/sh\nrm ../.result\nmkdir ../.result\n", Controller())
+    ran.begin(order("r1"))
+    await until(lambda: not ran.running)
+
+    assert ran.state_of("r1").state == "failed"
+    assert ran.state_of("r1").detail.startswith("script: the process that watched over the script is gone")
+
+
+async def test_the_longest_result_fits_into_the_room_reserved(tmp_path: Path) -> None:
+    """Each character of a name that is unknown here takes six in JSON."""
+    interpreter = "/" + "\x01" * 250
+    ran = runs_of(tmp_path, f"#!{interpreter}\n", Controller())
+    ran.begin(order("r1"))
+    await until(lambda: not ran.running)
+    assert "\x01" * 100 in ran.state_of("r1").detail
+    assert (tmp_path / "runs/r1/0/result.json").stat().st_size == runner.RESULT_BYTES
+
+    what = str(installation([f"package-{number}" for number in range(10_000)])["what"])
+    assert what.startswith("installing package-0, package-1, ") and what.endswith(", …")
+    assert len(what) < runner.RESULT_BYTES / 3
+    assert installation(["apache2", "php-fpm"])["what"] == "installing apache2, php-fpm"
