@@ -178,6 +178,17 @@ async def test_what_is_due_is_made_of_the_primary_while_no_replica_applies(
     assert str(world.workflows.tasks.get(task)["title"]).endswith(f"/{whose}")
 
 
+async def test_a_primary_whose_boot_scripts_gave_up_is_backed_up(world: World) -> None:
+    await backed_up(world, "shop")
+    for name in ("one", "two"):
+        world.store.change_instance(world.instance(f"shop/{name}")["id"], state="stranded")
+
+    task = await keeper(world).back_up("shop", kind="full", side=None, who="ann")
+
+    assert str(world.workflows.tasks.get(task)["title"]).endswith("/two")
+    await world.succeeds(task)
+
+
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -372,14 +372,15 @@ class BackupKeeper:
         return [(server, rows[str(server.instance_id)]) for server in servers]
 
     def _members(self, deployment: str) -> list[tuple[ServerRow, Row, str]]:
-        """Operational members that can be told what to do: server, instance, the role it has now."""
+        """Members that can be told what to do: server, instance, the role it has now. Operational ones, and the
+        primary, which may lead though its boot scripts gave up."""
         stored = GroupStore(self._ports.database).group(deployment)
         group = stored.group if stored is not None else None
         return [
             (server, row, role)
             for server, row in self._rows(deployment)
-            if row["state"] == State.OPERATIONAL
-            and (role := role_now(group, row["id"], str(row["tags"].get("database", ""))))
+            if (role := role_now(group, row["id"], str(row["tags"].get("database", ""))))
+            and (row["state"] == State.OPERATIONAL or (role == "primary" and row["state"] == State.STRANDED))
             and self._ports.agents.connected(row["id"])
         ]
 

@@ -485,7 +485,7 @@ def test_a_candidate_that_does_not_receive_all_in_time_sends_it_back():
         ("not a member", SYNC, look(), "s9"),
         ("primary already", SYNC, look(), "s1"),
         ("under way", begun(), look(), "s2"),
-        ("maintenance", SYNC, look(maintenance=True), "s2"),
+        ("is being rebooted or started", SYNC, look(maintenance=True), "s2"),
         ("no data", replace(SYNC, initialised=False), look(), "s2"),
         ("fenced", replace(SYNC, fenced=frozenset({"s2"})), look(), "s2"),
         ("no case for a switchover", SYNC, look(STOPPED), "s2"),
