@@ -39,6 +39,11 @@ LOCK_SECONDS = 3.0
 SILENT_SECONDS = 60.0  # a taker that takes nothing for so long is gone
 FRAME = 1 << 20
 YOUNG_BYTES = 2 << 20  # of binary log, some 6,000 small transactions: applied one by one in the time of a copy
+FILTERS = (  # what they leave out counts as applied, so that positions do not tell that it is missing
+    *("Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table"),
+    *("Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Do_Domain_Ids"),
+    *("Replicate_Ignore_Domain_Ids", "Replicate_Ignore_Server_Ids", "Replicate_Rewrite_DB"),
+)
 
 
 def sql(statement):
@@ -100,6 +105,7 @@ def offer():
         "lag_seconds": int(follows["Seconds_Behind_Master"])
         if works and follows["Seconds_Behind_Master"].isdigit()
         else None,
+        "filtered": int(follows.get("SQL_Delay") or 0) > 0 or any(follows.get(name) for name in FILTERS),
         "acknowledges": acknowledges and works,
         "acknowledgers": clients,
         "young": not follows and young(),

@@ -93,6 +93,8 @@ def candidates(primary, replicas, offers, mine):
             good.append((2, 0, name))
         elif offer["source"] != primary[1] or offer["lag_seconds"] is None:
             said.append(f"{name} does not follow {primary[0]}")
+        elif offer.get("filtered", True):  # one whose giver is older does not say
+            said.append(f"{name} filters or delays what it applies, or does not say: it may lack data")
         elif offer["lag_seconds"] > MOST_LAG_SECONDS:
             said.append(f"{name} lags {offer['lag_seconds']} s behind")
         elif offer["acknowledges"] and others < 2:

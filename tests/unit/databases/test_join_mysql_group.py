@@ -1,0 +1,43 @@
+"""From whom a new MySQL replica is cloned."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_join_logins import SCRIPTS, function
+
+STUBS = """
+  set -euo pipefail
+  relaunch-local() { echo '[{"name": "db3", "address": "10.0.0.3"}, {"name": "db2", "address": "10.0.0.2"}]'; }
+  mysql() {
+    case "$*" in
+      *WAIT_FOR_EXECUTED*) echo 0 ;;
+      *REPLICA*) printf '%40s: %s\\n' Source_Host 10.0.0.1 Replicate_Do_DB '' Replicate_Do_Table "$filter"; $answers ;;
+      *) echo "" ;;
+    esac
+  }
+  me=db3 primary=db1 primary_address=10.0.0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("filtered", "answers", "source"),
+    [("", "true", "db2 10.0.0.2"), ("shop.log", "true", "db1 10.0.0.1"), ("", "false", "db1 10.0.0.1")],
+    ids=["whole", "filters", "does not say"],
+)
+def test_a_replica_that_may_lack_data_is_not_cloned(tmp_path: Path, filtered: str, answers: str, source: str) -> None:
+    text = (SCRIPTS / "join_mysql_group.sh").read_text()
+    at = next(line for line in text.splitlines() if line.startswith("at() "))
+    position = next(line for line in text.splitlines() if line.startswith("primary_position() "))
+    parts = [function(text, name) for name in ("has_filters", "choose_source") if f"\n{name}() {{" in text]
+
+    done = subprocess.run(
+        ["bash", "-c", "\n".join([STUBS, at, position, *parts, "choose_source"])],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "filter": filtered, "answers": answers},
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.strip() == source
+    assert ("filters what it applies" in done.stderr) == source.startswith("db1")
