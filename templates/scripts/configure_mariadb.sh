@@ -65,6 +65,8 @@ log_bin = binlog
 log_slave_updates = ON
 binlog_format = ROW
 expire_logs_days = 7
+# Since 11.4 a server that nobody follows, as every replica, would keep all of them; what somebody reads is kept anyway.
+loose_slave_connections_needed_for_purge = 0
 relay_log = relay
 # The agent starts it, in the role the controller wants. It tries for ever to reach the source, once a second.
 skip_slave_start = ON

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -26,6 +27,7 @@ from relaunch_agent.database.session import LocalSession, Refusal
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 dialect = MariaDB()
+CONFIGURE = Path(__file__).parents[2] / "templates/scripts/configure_mariadb.sh"
 
 
 class Group:
@@ -526,3 +528,25 @@ def _run_until_it_ends(client: Any, statement: str) -> None:
 
 def doing(session: LocalSession) -> list[str]:
     return [each.state for each in dialect.processes(session)]
+
+
+@pytest.mark.parametrize("version", SUITES)
+def test_a_server_that_nobody_follows_expires_its_binary_logs(version: str) -> None:
+    """As every replica does: with the setting of the script that configures ours."""
+    ours = re.findall(r"^\w*slave_connections_needed_for_purge = \w+$", CONFIGURE.read_text(), re.M)
+    settings = (*("--" + line.replace(" ", "") for line in ours), "--binlog-expire-logs-seconds=1")
+    with folder_of(version) as (root, folder):
+        server = MariaDBServer(15, root, folder / "15", Authority(folder / "ca"), settings=settings)
+        try:
+            server.install()
+            server.start()
+            session = server.session()
+            for _ in range(4):
+                session.run("FLUSH BINARY LOGS")
+            assert len(session.rows("SHOW BINARY LOGS")) >= 4
+            time.sleep(2.5)
+            session.run("FLUSH BINARY LOGS")
+
+            assert len(session.rows("SHOW BINARY LOGS")) == 2  # the one just ended, and the one just begun
+        finally:
+            server.stop()

@@ -21,6 +21,16 @@ def test_a_row_that_fits_into_a_table_fits_into_a_statement_of_its_dump(script: 
     assert re.findall(r"^max_allowed_packet = (.*)$", settings, re.M) == ["1G"]
 
 
+def test_a_replica_expires_its_binary_logs() -> None:
+    """MariaDB 11.4 and later; 10.11 does not know the setting, and must start with it. Tried in test_dialects.py."""
+    text = (SCRIPTS / "configure_mariadb.sh").read_text()
+
+    assert re.findall(r"^(.*slave_connections_needed_for_purge) = (.*)$", text, re.M) == [
+        ("loose_slave_connections_needed_for_purge", "0")
+    ]
+    assert re.findall(r"^expire_logs_days = (.*)$", text, re.M) == ["7"]
+
+
 def test_who_dumps_and_who_loads_takes_such_a_statement() -> None:
     for script, words in (
         (
