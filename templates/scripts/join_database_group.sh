@@ -41,6 +41,7 @@ set -euo pipefail
 data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
 joined=$data/relaunch-group   # in the data directory: it lives and dies with the data
 seeded=$data/relaunch-seed    # whose files these are, and at which position
+half=$data/relaunch-rows      # a copy of rows has begun, and has not ended
 copying=$data-seeding   # beside the data: putting it in place is a rename
 me=$(relaunch-local get server.name)
 relaunch-local primary --wait 120 >/dev/null
@@ -153,10 +154,11 @@ refuse_another_version() {
   fi
 }
 
-# Files first, from whoever can give them best; is there nobody who can, rows.
+# Files first, from whoever can give them best; do they not come now, they are waited for. Rows only where the primary
+# has never opened the port they come from, and nobody else gives them. Status 2: in vain, now and later.
 copy_data() {
   local replicas status=0 empty=()
-  if [ ! -e "$seeded" ] && systemctl is-active --quiet mariadb &&
+  if [ ! -e "$seeded" ] && [ ! -e "$half" ] && systemctl is-active --quiet mariadb &&
     [ "$(mariadb -N -e "SELECT @@gtid_slave_pos = '' AND @@gtid_binlog_pos = ''")" = 1 ]; then
     empty=(--empty)
   fi
@@ -168,6 +170,7 @@ copy_data() {
     0) put_in_place ;;
     1) copy_rows ;;
     3) return ;;
+    2) exit 2 ;;
     *) exit 1 ;;
   esac
 }
@@ -240,6 +243,7 @@ take_back_unacknowledged() {
 
 copy_rows() {
   local schemas history
+  rm -rf "$copying"
   if ! systemctl is-active --quiet mariadb; then
     find "$data" -mindepth 1 -delete
     mariadb-install-db --user=mysql --auth-root-authentication-method=socket --skip-test-db --force --skip-name-resolve >/dev/null
@@ -249,6 +253,7 @@ copy_rows() {
     ('mysql', 'sys', 'information_schema', 'performance_schema', 'relaunch_trial')" | tr '\n' ' ')
   history=$(history_words "table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')" "" at_primary mariadb -N -e)
   echo "Copying row by row from $primary: accounts, $schemas"
+  touch "$half"
   # Nothing of this goes into our own binary log: its history is the primary's.
   {
     echo "SET SESSION sql_log_bin = 0;"
@@ -256,9 +261,11 @@ copy_rows() {
     at_primary mariadb-dump --single-transaction --master-data=1 --gtid --routines --events --triggers --hex-blob $history \
       --max-allowed-packet=1G --add-drop-database --system=users --insert-ignore --databases $schemas
   } | mariadb --max-allowed-packet=1G
+  rm "$half"
 }
 
 seed() {
+  local status
   install -m 600 /dev/stdin seed.cnf <<FILE
 [client]
 host = $primary_address
@@ -267,9 +274,24 @@ password = $(in_file "$REPLICATION_PASSWORD")
 ssl-ca = /etc/relaunch/tls/ca.crt
 ssl-verify-server-cert = ON
 FILE
-  wait_for_primary
-  refuse_another_version
-  [ -e "$joined" ] || copy_data
+  for _ in $(seq 5); do
+    wait_for_primary
+    refuse_another_version
+    [ ! -e "$joined" ] || return 0
+    # Of its own shell, so that the first command that fails ends this turn, and no more than that.
+    set +e
+    (set -e; copy_data)
+    status=$?
+    set -e
+    case $status in
+      0) return ;;
+      2) exit 1 ;;
+    esac
+    echo "The group's data is not here yet. Once more in 10 s."
+    sleep 10
+  done
+  echo "The group's data could not be copied. Run this again: it begins anew." >&2
+  exit 1
 }
 
 take_role() {

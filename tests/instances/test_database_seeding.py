@@ -167,7 +167,7 @@ def test_one_that_is_not_a_member_gets_nothing(stand: None) -> None:
     DB1.run("cat >/root/fake", text="#!/bin/sh\necho '{\"members\": []}'\n")
     DB1.run(f"mv {local} /root/kept; install -m 755 /root/fake {local}")
     try:
-        said = DB2.run(f"{TAKE} /var/lib/trial /root/r.json db1={DB1.address}", status=1)
+        said = DB2.run(f"{TAKE} /var/lib/trial /root/r.json db1={DB1.address}", status=4)
     finally:
         DB1.run(f"rm {local}; mv /root/kept {local}")
 
@@ -198,7 +198,7 @@ def test_another_version_is_refused(stand: None) -> None:
     fake = "#!/bin/sh\necho mariadbd Ver 10.11.6-MariaDB\n"
     DB2.run("mkdir -p /root/fake-bin; cat >/root/fake-bin/mariadbd; chmod 755 /root/fake-bin/mariadbd", text=fake)
 
-    said = DB2.run(f"PATH=/root/fake-bin:$PATH {TAKE} /var/lib/trial /root/r.json db1={DB1.address}", status=1)
+    said = DB2.run(f"PATH=/root/fake-bin:$PATH {TAKE} /var/lib/trial /root/r.json db1={DB1.address}", status=4)
 
     assert "its files cannot be used here" in said
 

@@ -4,9 +4,10 @@
     take_seed.py [--empty] FOLDER RESULT PRIMARY=ADDRESS [REPLICA=ADDRESS…]
 
 FOLDER is made anew; RESULT is JSON: {"server", "address", "gtid", "bytes", "seconds"}, gtid null where it is in
-the data alone. The other side is give_seed.py, which says what is spoken. Exit status: 1 nobody could give it, 2 it
-must not be taken here, 3 (with --empty: MariaDB runs here and holds nothing) the primary is so young that following
-it from the start is as good, and minds no migration running meanwhile.
+the data alone. The other side is give_seed.py, which says what is spoken. Exit status: 1 the primary's port cannot be
+reached and nobody else can give it, 2 it must not be taken here, 3 (with --empty: MariaDB runs here and holds nothing)
+the primary is so young that following it from the start is as good, and minds no migration running meanwhile, 4 it
+could not be given now: later it may. Of what came in vain nothing is left.
 """
 
 import contextlib
@@ -37,6 +38,10 @@ class Failed(Exception):
     pass
 
 
+class Unreached(Failed):
+    """Nobody listens there."""
+
+
 class Refused(Exception):
     """It would be as wrong from any other server."""
 
@@ -48,7 +53,10 @@ class Young(Exception):
 def connect(address):
     context = ssl.create_default_context(cafile=TLS + "/ca.crt")
     context.load_cert_chain(TLS + "/server.crt", TLS + "/server.key")
-    plain = socket.create_connection((address, PORT), timeout=ANSWER_SECONDS)
+    try:
+        plain = socket.create_connection((address, PORT), timeout=ANSWER_SECONDS)
+    except OSError as error:
+        raise Unreached(str(error)) from None
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     return context.wrap_socket(plain, server_hostname=address)
 
@@ -64,13 +72,13 @@ def answer(stream):
 
 
 def asked(address):
-    """The server's offer, or the reason why there is none."""
+    """The server's offer, or the error because of which there is none."""
     try:
         with connect(address) as connection:
             connection.sendall(b"offer\n")
             return answer(connection.makefile("rb"))
     except (OSError, ValueError, Failed) as error:
-        return str(error) or type(error).__name__
+        return error
 
 
 def series(version):
@@ -84,8 +92,8 @@ def candidates(primary, replicas, offers, mine):
     others = first["acknowledgers"] if isinstance(first, dict) else 0
     for name, address in [*replicas, primary]:
         offer = offers[name]
-        if isinstance(offer, str):
-            said.append(f"{name} gives nothing: {offer}")
+        if isinstance(offer, Exception):
+            said.append(f"{name} gives nothing: {str(offer) or type(offer).__name__}")
         elif series(offer["version"]) != series(mine):
             said.append(f"{name} runs MariaDB {offer['version']}, this server {mine}: its files cannot be used here")
         elif (name, address) == primary:
@@ -227,12 +235,15 @@ def taken(folder, servers, empty):
             except (OSError, ValueError, Failed) as error:
                 print(f"{name}: {error or type(error).__name__}", flush=True)
                 failed += 1
+                shutil.rmtree(folder, ignore_errors=True)
                 continue
             if result:
                 return result
             print(f"{name} is busy with another new replica", flush=True)
+        if not order and not failed and isinstance(first, Unreached):
+            raise Unreached("Nobody can give the data's files.")
         if not order or failed >= TRIES or time.monotonic() > deadline:
-            raise Failed("Nobody could give the data.")
+            raise Failed("Nobody could give the data now.")
         time.sleep(2)
 
 
@@ -244,7 +255,7 @@ def main():
         told = taken(folder, servers, empty)
     except Failed as failed:
         print(failed)
-        raise SystemExit(1) from None
+        raise SystemExit(1 if isinstance(failed, Unreached) else 4) from None
     except Refused as refused:
         print(refused)
         raise SystemExit(2) from None

@@ -63,7 +63,7 @@ def test_a_schemas_backup_has_history(tmp_path: Path) -> None:
     assert "--dump-history" in done.stdout and "--max-allowed-packet=1G" in done.stdout
 
 
-def test_a_copy_by_rows_has_history() -> None:
+def test_a_copy_by_rows_has_history(tmp_path: Path) -> None:
     text = (SCRIPTS / "join_database_group.sh").read_text()
     copy = text[text.index("\ncopy_rows() {") : text.index("\n}\n", text.index("\ncopy_rows() {")) + 3]
 
@@ -72,7 +72,7 @@ def test_a_copy_by_rows_has_history() -> None:
         systemctl() {{ :; }}
         mariadb() {{ echo "mariadb $*"; cat; }}
         at_primary() {{ case "$*" in *schema_name*) echo shop ;; mariadb-dump*) echo "$*" ;; *) echo 2106 ;; esac; }}
-        primary=one data=; copy_rows"""
+        primary=one data= copying={tmp_path}/copying half={tmp_path}/half; copy_rows"""
     )
 
     dump = next(line for line in done.stdout.splitlines() if line.startswith("mariadb-dump"))

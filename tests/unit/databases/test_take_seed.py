@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -100,3 +103,82 @@ def test_a_giver_says_whether_it_filters(tmp_path: Path, column: str, value: str
     )  # fmt: skip
 
     assert f"'filtered': {filtered}" in done.stdout
+
+
+def test_what_came_in_vain_is_not_left(take_seed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The primary gives up at its lock each time: later it may not."""
+    offer = {"version": "11.8.6-MariaDB", "bytes": 1, "acknowledgers": 0, "young": False}
+    folder, begun = tmp_path / "copying", []
+
+    def gives_up(name: str, address: str, into: str) -> None:
+        begun.append(name)
+        Path(into).mkdir()
+        (Path(into) / "ibdata1").write_bytes(b"x")
+        raise take_seed.Failed("commits would have waited for it longer than 3 s: given up")
+
+    status = ended(take_seed, monkeypatch, folder, {"one": offer}, gives_up)
+
+    assert status == 4 and begun == ["one"] * take_seed.TRIES
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("reached", "replica", "status"),
+    [(False, False, 1), (False, True, 0), (True, False, 4)],
+    ids=["nobody listens", "a replica gives", "the primary does not give now"],
+)
+def test_rows_are_for_those_whose_port_was_never_opened(
+    take_seed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: bool, replica: bool, status: int
+) -> None:
+    error = take_seed.Failed("not now") if reached else take_seed.Unreached("Connection refused")
+    two = FOLLOWS | {"filtered": False, "acknowledges": False} if replica else take_seed.Unreached("timed out")
+
+    given = ended(
+        take_seed, monkeypatch, tmp_path / "copying", {"one": error, "two": two}, lambda *_: {"gtid": "1-1-1"}
+    )
+
+    assert given == status
+
+
+def ended(
+    take_seed: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    offers: dict[str, Any],
+    take: Callable[..., Any],
+) -> int:
+    """The exit status; servers answer by their names, the first one is the primary, at 10.0.0.1."""
+    addresses = {f"10.0.0.{number}": name for number, name in enumerate(offers, 1)}
+    monkeypatch.setattr(take_seed, "asked", lambda address: offers[addresses[address]])
+    monkeypatch.setattr(take_seed, "take", take)
+    monkeypatch.setattr(take_seed.time, "sleep", lambda seconds: None)
+    said = subprocess.CompletedProcess([], 0, "mariadbd  Ver 11.8.6-MariaDB for Linux", "")
+    monkeypatch.setattr(take_seed.subprocess, "run", lambda *_, **__: said)
+    words = [f"{name}={address}" for address, name in addresses.items()]
+    monkeypatch.setattr(sys, "argv", ["take_seed.py", str(folder), str(folder.parent / "seed.json"), *words])
+    try:
+        take_seed.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_a_connection_that_nobody_takes_is_told_from_an_answer(
+    take_seed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(take_seed, "PORT", server.getsockname()[1])
+        monkeypatch.setattr(take_seed.ssl, "create_default_context", lambda **_: Anything())
+        assert type(take_seed.asked("127.0.0.1")) is ValueError
+    assert type(take_seed.asked("127.0.0.1")) is take_seed.Unreached
+
+
+class Anything:
+    """A TLS context that hands no connection out."""
+
+    def load_cert_chain(self, *_: str) -> None:
+        pass
+
+    def wrap_socket(self, plain: socket.socket, **_: str) -> None:
+        plain.close()
+        raise ValueError
