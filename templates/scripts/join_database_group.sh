@@ -44,11 +44,18 @@ seeded=$data/relaunch-seed    # whose files these are, and at which position
 half=$data/relaunch-rows      # a copy of rows has begun, and has not ended
 copying=$data-seeding   # beside the data: putting it in place is a rename
 me=$(relaunch-local get server.name)
+
+look_again() {  # who leads may change while this script waits
+  local view
+  view=$(relaunch-local get database) || return
+  database=$view
+  group=$(jq -r .group <<<"$view")
+  primary=$(jq -r .primary.name <<<"$view")
+  primary_address=$(jq -r .primary.address <<<"$view")
+}
+
 relaunch-local primary --wait 120 >/dev/null
-database=$(relaunch-local get database)
-group=$(jq -r .group <<<"$database")
-primary=$(jq -r .primary.name <<<"$database")
-primary_address=$(jq -r .primary.address <<<"$database")
+look_again
 
 quoted() {  # a string for SQL
   local value=${1//\\/\\\\}
@@ -126,13 +133,28 @@ refuse_to_start_empty() {
 at_primary() {  # PROGRAM ARGUMENTS…: a client of MariaDB, logged in at the primary over checked TLS
   local program=$1
   shift
-  "$program" --defaults-extra-file=seed.cnf "$@"
+  "$program" --defaults-extra-file=seed.cnf --host="$primary_address" "$@"
+}
+
+log_in() {
+  install -m 600 /dev/stdin seed.cnf <<FILE
+[client]
+user = seed
+password = $(in_file "$REPLICATION_PASSWORD")
+ssl-ca = /etc/relaunch/tls/ca.crt
+ssl-verify-server-cert = ON
+# Not of mariadb-dump, which does not know it.
+[mariadb-client]
+connect-timeout = 5
+FILE
 }
 
 wait_for_primary() {
-  local said
-  echo "Waiting until $primary takes writes"
-  for _ in $(seq 240); do
+  local said end=$((SECONDS + 120)) waited=""
+  while [ "$SECONDS" -lt "$end" ]; do
+    look_again || true
+    [ "$waited" = "$primary" ] || echo "Waiting until $primary takes writes"
+    waited=$primary
     said=$(at_primary mariadb -N -e "SELECT @@read_only" 2>&1) || true
     [ "$said" != 0 ] || return 0
     sleep 0.5
@@ -266,14 +288,7 @@ copy_rows() {
 
 seed() {
   local status
-  install -m 600 /dev/stdin seed.cnf <<FILE
-[client]
-host = $primary_address
-user = seed
-password = $(in_file "$REPLICATION_PASSWORD")
-ssl-ca = /etc/relaunch/tls/ca.crt
-ssl-verify-server-cert = ON
-FILE
+  log_in
   for _ in $(seq 5); do
     wait_for_primary
     refuse_another_version
@@ -317,15 +332,23 @@ take_role() {
 }
 
 wait_until_caught_up() {
-  local position
+  local position="" of="" end=$((SECONDS + 300))
   if [ ! -e seed.cnf ]; then return; fi
-  position=$(at_primary mariadb -N -e "SELECT @@gtid_binlog_pos")
-  if [ "$(mariadb -N -e "SELECT MASTER_GTID_WAIT('$position', 300)")" != 0 ]; then
-    echo "Has not caught up with $primary within 300 s:" >&2
-    mariadb -e "SHOW SLAVE STATUS\G" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
-    exit 1
-  fi
-  echo "Follows $primary ($primary_address), caught up with $position"
+  while [ "$SECONDS" -lt "$end" ]; do
+    look_again || true
+    if [ "$of" != "$primary_address" ]; then  # what a former primary had, this one may never have
+      of=""
+      position=$(at_primary mariadb -N -e "SELECT @@gtid_binlog_pos") && of=$primary_address
+    fi
+    if [ -n "$of" ] && [ "$(mariadb -N -e "SELECT MASTER_GTID_WAIT('$position', 5)")" = 0 ]; then
+      echo "Follows $primary ($primary_address), caught up with $position"
+      return
+    fi
+    sleep 0.5
+  done
+  echo "Has not caught up with $primary within 300 s:" >&2
+  mariadb -e "SHOW SLAVE STATUS\G" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
+  exit 1
 }
 
 if [ "$me" = "$primary" ]; then refuse_to_start_empty; else seed; fi

@@ -123,9 +123,11 @@ FILE
 }
 
 wait_for_primary() {
-  local said
-  echo "Waiting until $primary takes writes"
-  for _ in $(seq 240); do
+  local said end=$((SECONDS + 120)) waited=""
+  while [ "$SECONDS" -lt "$end" ]; do
+    look_again || true
+    [ "$waited" = "$primary" ] || echo "Waiting until $primary takes writes"
+    waited=$primary
     said=$(at "$primary_address" "SELECT @@super_read_only OR @@offline_mode" 2>&1) || true
     [ "$said" != 0 ] || return 0
     sleep 0.5
@@ -174,7 +176,7 @@ has_filters() { # ADDRESS: also where it cannot be told
 # A replica with all that the primary has at this moment: the primary has enough to do.
 choose_source() {
   local position name address
-  position=$(primary_position)
+  position=$(primary_position) || return
   while read -r name address; do
     case $name in "$me" | "$primary") continue ;; esac
     if has_filters "$address"; then
@@ -224,8 +226,27 @@ put_in_place() {
   echo "The copy is in place, up to $(here "SELECT REPLACE(@@global.gtid_executed, '\n', '')")"
 }
 
+# After a failure another one may lead by now.
+clone_anew() {
+  local name address turn
+  for turn in $(seq 5); do
+    if [ "$turn" != 1 ]; then
+      echo "The group's data is not here yet. Once more in 10 s."
+      sleep 10
+      wait_for_primary
+    fi
+    read -r name address < <(choose_source) || continue
+    need_disk "$(at "$address" "$clone_bytes")" "$data"
+    if clone_from "$name" "$address"; then return; fi
+    if [ "$name" != "$primary" ]; then
+      need_disk "$(at "$primary_address" "$clone_bytes")" "$data"
+      if clone_from "$primary" "$primary_address"; then return; fi
+    fi
+  done
+  exit 1
+}
+
 seed() {
-  local name address
   log_in
   wait_for_primary
   if [ -e "$joined" ]; then return; fi
@@ -234,27 +255,29 @@ seed() {
     wait_for_server
     end_other_clones TRUE
     if history_is_short; then return; fi
-    read -r name address < <(choose_source)
-    need_disk "$(at "$address" "$clone_bytes")" "$data"
-    if ! clone_from "$name" "$address"; then
-      [ "$name" != "$primary" ] || exit 1
-      need_disk "$(at "$primary_address" "$clone_bytes")" "$data"
-      clone_from "$primary" "$primary_address" || exit 1
-    fi
+    clone_anew
   fi
   put_in_place
 }
 
 wait_until_caught_up() {
-  local position
+  local position="" of="" end=$((SECONDS + 300))
   if [ ! -e seed.cnf ]; then return; fi
-  position=$(primary_position)
-  if [ "$(here "SELECT WAIT_FOR_EXECUTED_GTID_SET('$position', 300)")" != 0 ]; then
-    echo "Has not caught up with $primary within 300 s:" >&2
-    mysql -E -e "SHOW REPLICA STATUS" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
-    exit 1
-  fi
-  echo "Follows $primary ($primary_address), caught up with $position"
+  while [ "$SECONDS" -lt "$end" ]; do
+    look_again || true
+    if [ "$of" != "$primary_address" ]; then  # what a former primary had, this one may never have
+      of=""
+      position=$(primary_position) && of=$primary_address
+    fi
+    if [ -n "$of" ] && [ "$(here "SELECT WAIT_FOR_EXECUTED_GTID_SET('$position', 5)")" = 0 ]; then
+      echo "Follows $primary ($primary_address), caught up with $position"
+      return
+    fi
+    sleep 0.5
+  done
+  echo "Has not caught up with $primary within 300 s:" >&2
+  mysql -E -e "SHOW REPLICA STATUS" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
+  exit 1
 }
 
 if [ "$me" = "$primary" ]; then refuse_to_start_empty; else seed; fi

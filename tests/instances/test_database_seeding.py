@@ -267,3 +267,26 @@ def test_a_fresh_replica_is_seeded_past_commits_that_wait_for_one(stand: None) -
     assert "MB copied from db1" in DB2.log()
     same_rows(DB1, DB2)
     assert DB2.sql("SELECT COUNT(*) FROM shop.story WHERE a LIKE 'waits %'") == "3"
+
+
+def test_a_source_that_is_cut_off_half_way_is_left_for_whoever_leads_by_then(stand: None) -> None:
+    """The last test: db1 leads no more. The fresh db3 copies from it when its cable is pulled."""
+    apply("db2, db3")
+    in_step("db2", "db3")
+    DB1.run("sed -i 's/^Environment=SEED_BANDWIDTH=.*/Environment=SEED_BANDWIDTH=2000000/'"
+            " /etc/systemd/system/relaunch-give-seed@.service && systemctl daemon-reload")  # fmt: skip
+    old = DB3.address
+    asked = [sys.executable, "-m", "relaunch.cli.main", "server", "relaunch", "sown/db3", "--yes"]
+    relaunched = subprocess.Popen(asked, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: DB3.address not in ("", "None", old), "another instance")
+        until(lambda: "Copying the data of db1" in relaunch("server", "log", "sown/db3", check=False), "a copy")
+        relaunch("server", "cut-off", "sown/db1")
+
+        until(lambda: database()["primary"] == "db2", "db2 to lead")
+        until(lambda: "db3" in map(str, database()["sync_set"]), "db3 in step", 400)  # type: ignore[call-overload]
+    finally:
+        relaunched.wait(timeout=400)
+
+    assert "MB copied from db2" in DB3.log()
+    same_rows(DB2, DB3)

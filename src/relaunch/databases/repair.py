@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,11 +15,12 @@ from relaunch.bus.messages import Retire, TakeRole
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.databases.extra_transactions import start_reading
 from relaunch.databases.group import Page
-from relaunch.databases.store import GroupStore, StoredGroup
+from relaunch.databases.store import GroupStore, StoredGroup, StoredMember
 from relaunch.errors import RelaunchError
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
 from relaunch.servers.relaunch import start_launch, succeeded
+from relaunch.servers.server_orders import retry_args
 from relaunch.servers.store import Store, new_id
 from relaunch.servers.terminate import refuse_leader
 from relaunch.workflows.durable import Run, Workflows, workflow
@@ -56,17 +57,49 @@ async def launch_missing(workflows: Workflows, stored: StoredGroup, now: datetim
             await workflows.start_workflow(asked, task, {"server": server, "instance": new_id()})
 
 
-def unlaunched(workflows: Workflows, stored: StoredGroup) -> tuple[Page, ...]:
-    """A page for each server that has none because its launch has failed too often to be tried again at once."""
+async def retry_unjoined(
+    workflows: Workflows, ports: Ports, stored: StoredGroup, heard: Collection[str], now: datetime
+) -> None:
+    """A member that stranded before it had the group's data: its boot scripts again, as often as launch_missing."""
+    for member in _unjoined(stored, heard):
+        if not ports.agents.connected(member.id):  # it would be waited for
+            continue
+        if not stored.group.initialised or workflows.tasks.running_on(f"server:{member.server}") is not None:
+            continue
+        if workflows.tasks.running_on(f"deployment:{stored.deployment}") is not None:
+            continue
+        task = _next_try(workflows, _rejoin(member), now)
+        if task is not None:
+            subject = f"server:{member.server}"
+            asked = Asked(kind="retry", title=f"let {member.server} join again", subject=subject, who=WHO)
+            args = retry_args(Store(ports.database, ports.clock), member.server, member.id)
+            await workflows.start_workflow(asked, task, args)
+
+
+def _unjoined(stored: StoredGroup, heard: Collection[str]) -> list[StoredMember]:
+    """Stranded, and never one of the group: the agent of one that is reports its database. `heard`: ids of those."""
+    group = stored.group
+    joined = {*heard, *group.sync_set, *group.leaving, *group.left, *group.fenced, group.primary}
+    return [each for each in stored.members.values() if each.state is State.STRANDED and each.id not in joined]
+
+
+def unlaunched(workflows: Workflows, stored: StoredGroup, heard: Collection[str]) -> tuple[Page, ...]:
+    """A page for each server that has none, or has no data, because that failed too often to be tried again at once."""
+    missing = [("not launched", "be launched", server, _refill(stored, server)) for server in stored.empty]
+    missing += [("not joined", "join", each.server, _rejoin(each)) for each in _unjoined(stored, heard)]
     found = []
-    for server in stored.empty:
-        tries = workflows.tasks.tries(_refill(stored, server))
+    for rule, what, server, tried in missing:
+        tries = workflows.tasks.tries(tried)
         if _failed_last(tries) < TRIES or tries[-1]["finished"] is None:
             continue
         every, task = int(AGAIN_AFTER.total_seconds() / 60), tries[-1]["id"]
-        text = f"{server} could not be launched: {tries[-1]['error']}. It is tried again every {every} minutes; {task}"
-        found.append(Page(rule="not launched", text=f"{text} tells more (relaunch task show)."))
+        text = f"{server} could not {what}: {tries[-1]['error']}. It is tried again every {every} minutes; {task}"
+        found.append(Page(rule=rule, text=f"{text} tells more (relaunch task show)."))
     return tuple(found)
+
+
+def _rejoin(member: StoredMember) -> str:
+    return f"rejoin-{member.id}"
 
 
 def _refill(stored: StoredGroup, server: str) -> str:

@@ -25,7 +25,13 @@ from relaunch.databases.group import PRESETS, Decision, Group, Page, Seen, Windo
 from relaunch.databases.looking import Heard, in_short, look
 from relaunch.databases.overtaken import OVERTAKEN
 from relaunch.databases.positions import covers, parted
-from relaunch.databases.repair import end_those_kept_long_enough, launch_missing, replace_member, unlaunched
+from relaunch.databases.repair import (
+    end_those_kept_long_enough,
+    launch_missing,
+    replace_member,
+    retry_unjoined,
+    unlaunched,
+)
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
 from relaunch.servers.ports import Ports
@@ -342,9 +348,11 @@ class DatabaseWatch:
         """The slow things, one at a time: members that are missing, instances kept aside long enough, findings."""
         now = self._ports.clock.now()
         found = findings(self._ports.database, stored, now)
-        self._findings[stored.deployment] = (*found, *unlaunched(self._workflows, stored))
+        heard = self._heard.reports.keys()
+        self._findings[stored.deployment] = (*found, *unlaunched(self._workflows, stored, heard))
         if not stored.group.paused:
             await launch_missing(self._workflows, stored, now)
+            await retry_unjoined(self._workflows, self._ports, stored, heard, now)
         await end_those_kept_long_enough(self._workflows, stored, now)
         await asyncio.sleep(TIDY_SECONDS)
 

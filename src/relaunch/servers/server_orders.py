@@ -14,7 +14,7 @@ from relaunch.servers.inputs import resolve_inputs
 from relaunch.servers.launch import refuse_empty_primary
 from relaunch.servers.lifecycle import Event, State, after
 from relaunch.servers.scripts import parse_script
-from relaunch.servers.store import Args, Row, ServerRow, new_id
+from relaunch.servers.store import Args, Row, ServerRow, Store, new_id
 from relaunch.servers.templates import find_template
 from relaunch.servers.values import parse_value
 
@@ -132,20 +132,23 @@ def retry(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
     """From the script that failed; from the first with `from_start`."""
     row = _instance(orders, server)
     after(State(row["state"]), Event.RETRY)
-    last = next((run for run in orders.store.runs(instance_id=row["id"]) if run["phase"] == "boot"), None)
+    args = retry_args(orders.store, server.full_name, row["id"])
+    return Prepared(args={**args, "start_at": 0} if body.get("from_start") else args)
+
+
+def retry_args(store: Store, server: str, instance: str) -> Args:
+    last = next((run for run in store.runs(instance_id=instance) if run["phase"] == "boot"), None)
     failed_at, rebooted = 0, False
     if last is not None:
         failed_at = next((each["index"] for each in last["results"] if each["state"] not in _PASSED), 0)
         rebooted = bool(last["order"].get("reboot"))
-    return Prepared(
-        args={
-            "server": server.full_name,
-            "instance": row["id"],
-            "run_id": f"{row['id']}-retry-{new_id()}",
-            "start_at": 0 if body.get("from_start") else failed_at,
-            "reboot": rebooted,
-        }
-    )
+    return {
+        "server": server,
+        "instance": instance,
+        "run_id": f"{instance}-retry-{new_id()}",
+        "start_at": failed_at,
+        "reboot": rebooted,
+    }
 
 
 _PASSED = ("succeeded", "skipped")

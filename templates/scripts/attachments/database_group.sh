@@ -10,11 +10,18 @@ set -euo pipefail
 
 joined=/var/lib/mysql/relaunch-group   # in the data directory: it lives and dies with the data
 me=$(relaunch-local get server.name)
+
+look_again() {  # who leads may change while this script waits
+  local view
+  view=$(relaunch-local get database) || return
+  database=$view
+  group=$(jq -r .group <<<"$view")
+  primary=$(jq -r .primary.name <<<"$view")
+  primary_address=$(jq -r .primary.address <<<"$view")
+}
+
 relaunch-local primary --wait 120 >/dev/null
-database=$(relaunch-local get database)
-group=$(jq -r .group <<<"$database")
-primary=$(jq -r .primary.name <<<"$database")
-primary_address=$(jq -r .primary.address <<<"$database")
+look_again
 
 quoted() {  # a string for SQL
   local value=${1//\\/\\\\}

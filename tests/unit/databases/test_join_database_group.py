@@ -1,4 +1,4 @@
-"""How a MariaDB replica comes to the group's data: what it does when that does not come at once."""
+"""How a replica comes to the group's data: what it does when that does not come at once, or the primary changes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from test_join_logins import SCRIPTS, function
 
-SCRIPT = (SCRIPTS / "join_database_group.sh").read_text()
+MARIADB = (SCRIPTS / "join_database_group.sh").read_text()
+MYSQL = (SCRIPTS / "join_mysql_group.sh").read_text() + (SCRIPTS / "attachments/database_group.sh").read_text()
+DIALECTS = pytest.mark.parametrize("script", [MARIADB, MYSQL], ids=["mariadb", "mysql"])
 
 
-def run(folder: Path, stubs: str, *names: str, end: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, stubs: str, *names: str, end: str, script: str = MARIADB) -> subprocess.CompletedProcess[str]:
     """`end` with these functions of the script; `stubs` come after them."""
-    source = "".join(["set -euo pipefail\n", *(function(SCRIPT, name) for name in names), stubs, "\n", end])
+    source = "".join(["set -euo pipefail\n", *(function(script, name) for name in names), stubs, "\n", end])
     return subprocess.run(
         ["bash", "-c", source], cwd=folder, env={"PATH": "/usr/bin:/bin", "REPLICATION_PASSWORD": "secret"},
         capture_output=True, text=True, timeout=30, check=False,
@@ -45,8 +47,8 @@ def test_an_unfinished_copy_of_files_is_gone_before_rows_come(tmp_path: Path) ->
 )
 def test_what_could_not_be_copied_now_is_tried_again(tmp_path: Path, ends: str, turns: int, status: int) -> None:
     stubs = f"""
-      joined=joined primary_address=10.0.0.1
-      install() {{ cat >/dev/null; }}
+      joined=joined
+      log_in() {{ :; }}
       wait_for_primary() {{ echo "waits"; }}
       refuse_another_version() {{ :; }}
       sleep() {{ :; }}
@@ -54,7 +56,78 @@ def test_what_could_not_be_copied_now_is_tried_again(tmp_path: Path, ends: str, 
       copy_data() {{ local turn=$(cat turn 2>/dev/null || echo 0); echo $((turn + 1)) >turn; (exit ${{ends[$turn]}}); }}
     """
 
-    done = run(tmp_path, stubs, "in_file", "seed", end="seed; echo goes on")
+    done = run(tmp_path, stubs, "seed", end="seed; echo goes on")
 
     assert done.returncode == status, done.stderr
     assert done.stdout.count("waits") == turns and ("goes on" in done.stdout) == (status == 0)
+
+
+# db1 dies at the second look, and db2 leads; each is asked by its address, and what is said of this server is `here`.
+FAILS_OVER = """
+  relaunch-local() {
+    echo look >>looks
+    local leads=1
+    [ "$(wc -l <looks)" -lt 2 ] || leads=2
+    jq -n --arg n "$leads" '{group: "shop", primary: {name: ("db" + $n), address: ("10.0.0." + $n)}}'
+  }
+  there() {  # ADDRESS: nobody answers at the old one after a while
+    echo "$1" >>asked
+    [ "$1" = 10.0.0.2 ] || [ "$(wc -l <looks)" -lt "$dies" ] || return 1
+  }
+  at() { there "$1" && answer "$2"; }
+  at_primary() { there "$primary_address" && answer "$*"; }
+  mariadb() { waits "$*"; }
+  here() { waits "$*"; }
+  mysql() { :; }
+  sleep() { :; }
+  primary_position() { at "$primary_address" position; }
+"""
+
+
+@DIALECTS
+def test_the_one_that_leads_by_then_is_waited_for(tmp_path: Path, script: str) -> None:
+    answer = "dies=1; answer() { echo 0; }\n"
+
+    done = run(tmp_path, FAILS_OVER + answer, "look_again", "wait_for_primary", end="wait_for_primary", script=script)
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text().split() == ["10.0.0.1", "10.0.0.2"]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["db1", "db2"]
+
+
+@DIALECTS
+def test_what_only_a_former_primary_had_is_not_waited_for(tmp_path: Path, script: str) -> None:
+    """db1's last position never comes here; db2's does."""
+    (tmp_path / "seed.cnf").touch()
+    answer = """
+      dies=2
+      answer() { [ "$(wc -l <looks)" -lt 2 ] && echo lost || echo kept; }
+      waits() { case "$1" in *"'kept'"*) echo 0 ;; *) echo 1 ;; esac; }
+    """
+
+    done = run(
+        tmp_path, FAILS_OVER + answer, "look_again", "wait_until_caught_up", end="wait_until_caught_up", script=script
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "Follows db2 (10.0.0.2), caught up with kept"
+
+
+def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: Path) -> None:
+    stubs = """
+      data=. clone_bytes= primary=db1 primary_address=10.0.0.1
+      at() { echo 1; }
+      need_disk() { :; }
+      sleep() { :; }
+      wait_for_primary() { primary=db2 primary_address=10.0.0.2; }
+      choose_source() { echo "$primary $primary_address"; }
+      clone_from() { echo "clone of $1 $2"; [ "$1" = db2 ]; }
+    """
+
+    done = run(tmp_path, stubs, "clone_anew", end="clone_anew; echo goes on", script=MYSQL)
+
+    assert [line for line in done.stdout.splitlines() if "Once more" not in line] == [
+        "clone of db1 10.0.0.1",
+        "clone of db2 10.0.0.2",
+        "goes on",
+    ]

@@ -11,9 +11,6 @@ SCRIPTS = Path(__file__).parents[3] / "templates/scripts"
 STUBS = """
   set -euo pipefail
   install() { cat >seed.cnf; }
-  wait_for_primary() { :; }
-  refuse_another_version() { :; }
-  primary_address=10.0.0.1 joined=/
 """
 
 
@@ -23,10 +20,10 @@ def function(script: str, name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("script", "writes", "escapes"),
+    ("script", "escapes"),
     [
-        ("join_database_group.sh", "seed", "join_database_group.sh"),
-        ("join_mysql_group.sh", "log_in", "attachments/mysql_logins.sh"),
+        ("join_database_group.sh", "join_database_group.sh"),
+        ("join_mysql_group.sh", "attachments/mysql_logins.sh"),
     ],
 )
 @pytest.mark.parametrize(
@@ -38,12 +35,10 @@ def function(script: str, name: str) -> str:
         ("it's $HOME `id`", '"it\'s $HOME `id`"'),
     ],
 )
-def test_a_password_may_have_any_sign(
-    tmp_path: Path, script: str, writes: str, escapes: str, password: str, written: str
-) -> None:
+def test_a_password_may_have_any_sign(tmp_path: Path, script: str, escapes: str, password: str, written: str) -> None:
     text, helper = (SCRIPTS / script).read_text(), (SCRIPTS / escapes).read_text()
     parts = [function(helper, "in_file")] if "\nin_file() {" in helper else []
-    source = "".join([STUBS, *parts, function(text, writes), f"\n{writes}\n"])
+    source = "".join([STUBS, *parts, function(text, "log_in"), "\nlog_in\n"])
 
     subprocess.run(
         ["bash", "-c", source],
@@ -51,3 +46,10 @@ def test_a_password_may_have_any_sign(
     )  # fmt: skip
 
     assert f"\npassword = {written}\n" in (tmp_path / "seed.cnf").read_text()
+
+
+def test_a_primary_that_is_silent_is_given_up_soon_and_a_dump_is_not_told_what_it_does_not_know() -> None:
+    text = function((SCRIPTS / "join_database_group.sh").read_text(), "log_in")
+    client, own = text.split("\n[mariadb-client]\n")
+
+    assert "connect-timeout = 5" in own and "connect-timeout" not in client
