@@ -181,7 +181,7 @@ async def test_what_is_due_is_made_of_the_primary_while_no_replica_applies(
 async def test_a_primary_whose_boot_scripts_gave_up_is_backed_up(world: World) -> None:
     await backed_up(world, "shop")
     for name in ("one", "two"):
-        world.store.change_instance(world.instance(f"shop/{name}")["id"], state="stranded")
+        world.store.change_instance(world.instance(f"shop/{name}")["id"], state="stranded", tags={"lineage": LINEAGE})
 
     task = await keeper(world).back_up("shop", kind="full", side=None, who="ann")
 

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from relaunch.databases.store import GroupStore
 from relaunch.errors import Unavailable
 from relaunch.servers.reconcile import ServerWatch
 from relaunch.servers.terminate import end_unless_up
 
-from .scenarios import backed_up, is_proven, prove, prove_schemas, schemas_are_proven
+from .scenarios import backed_up, is_proven, prove, prove_schemas, schemas_are_proven, two_is_primary
 from .test_reconcile import eventually
 from .world import SHOP, World
 
@@ -80,3 +81,22 @@ async def test_what_has_come_up_is_not_ended_by_the_undo_of_its_launch(world: Wo
 
     assert world.running() == [up]
     world.check_invariant()
+
+
+@pytest.mark.parametrize("name", ["two", "one"])
+async def test_nor_is_what_boots_still_and_leads_or_may_acknowledge_by_now(world: World, name: str) -> None:
+    await two_is_primary(world, "shop")
+    one = world.instance("shop/one")["id"]
+    GroupStore(world.ports.database).change("shop", sync_set=frozenset({one}))
+    instance = world.instance(f"shop/{name}")["id"]
+    world.store.change_instance(instance, state="booting")
+    no_ending(world)
+
+    assert await end_unless_up(world.ports, instance) == "kept: it is stranded"
+
+    assert "after it had joined shop" in world.instance(f"shop/{name}")["stranded_why"]
+    assert instance in world.running()
+    GroupStore(world.ports.database).change("shop", sync_set=frozenset())
+    world.store.change_instance(one, state="booting")
+    world.cloud._fail_next.clear()
+    assert await end_unless_up(world.ports, one) == "gone"

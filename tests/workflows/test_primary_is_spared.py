@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -109,3 +109,47 @@ async def test_what_was_set_aside_and_could_not_be_ended_is_ended_later(
     assert (await world.ended(f"end-aside-{instance}-2"))["state"] == "succeeded"
     assert stored(world).asides == ()
     world.check_invariant()
+
+
+async def test_what_was_set_aside_is_not_ended_while_it_is_read_and_is_kept_a_day_from_then_on(world: World) -> None:
+    await two_is_primary(world, D)
+    instance, began = world.instance(f"{D}/one")["id"], world.ports.clock.now()
+    later = began + timedelta(days=2)
+
+    async def look(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "replace" and name == "end its agent":
+            await repair.end_those_kept_long_enough(world.workflows, stored(world), later)  # after a day without us
+
+    world.after_effect = look
+    asked = Asked(kind="replace", title="replace it", subject=f"server:{D}/one", who="relaunch")
+    await world.succeeds(await started(world, asked, {"server": f"{D}/one", "old": instance, "instance": new_id()}))
+    world.after_effect = None
+    assert world.workflows.tasks.count(f"end-aside-{instance}") == 0
+
+    reading = Asked(kind="run", title="read it", subject=f"instance:{instance}", who="relaunch")
+    world.workflows.tasks.begin("reading", reading)
+    await repair.end_those_kept_long_enough(world.workflows, stored(world), later)
+    assert world.workflows.tasks.count(f"end-aside-{instance}") == 0
+    world.workflows.tasks.end("reading", reading, "succeeded")
+    (aside,) = stored(world).asides
+    assert aside.until is not None and datetime.fromisoformat(aside.until) >= began + timedelta(days=1)
+
+    await repair.end_those_kept_long_enough(world.workflows, stored(world), later)
+    assert (await world.ended(f"end-aside-{instance}"))["state"] == "succeeded"
+
+
+async def test_it_is_kept_from_when_it_was_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await two_is_primary(world, D)
+    instance, clock = world.instance(f"{D}/one")["id"], world.ports.clock
+    later = clock.now() + timedelta(days=2)
+
+    async def pass_days(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "replace" and name == "wait for that":
+            monkeypatch.setattr(type(clock), "now", lambda _: later)
+
+    world.after_effect = pass_days
+    asked = Asked(kind="replace", title="replace it", subject=f"server:{D}/one", who="relaunch")
+    await world.succeeds(await started(world, asked, {"server": f"{D}/one", "old": instance, "instance": new_id()}))
+
+    (aside,) = stored(world).asides
+    assert aside.until is not None and datetime.fromisoformat(aside.until) > later

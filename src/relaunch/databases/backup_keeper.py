@@ -66,6 +66,13 @@ def role_now(group: Group | None, instance: str, joined_as: str) -> str:
     return "primary" if group.primary == instance else "replica"
 
 
+def _role_of(group: Group | None, row: Row) -> str:
+    """As `role_now`; a primary whose boot scripts gave up leads though its tag does not say so."""
+    if row["state"] == State.STRANDED:
+        return "primary" if group is not None and group.initialised and group.primary == row["id"] else ""
+    return role_now(group, row["id"], str(row["tags"].get("database", ""))) if row["state"] == State.OPERATIONAL else ""
+
+
 class BackupKeeper:
     """Looks at every deployment with a database; what people order goes through here, too.
 
@@ -379,9 +386,7 @@ class BackupKeeper:
         return [
             (server, row, role)
             for server, row in self._rows(deployment)
-            if (role := role_now(group, row["id"], str(row["tags"].get("database", ""))))
-            and (row["state"] == State.OPERATIONAL or (role == "primary" and row["state"] == State.STRANDED))
-            and self._ports.agents.connected(row["id"])
+            if (role := _role_of(group, row)) and self._ports.agents.connected(row["id"])
         ]
 
     async def _look_again_and_again(self) -> None:

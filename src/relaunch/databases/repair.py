@@ -187,7 +187,9 @@ async def _let_be_inspected(ports: Ports, args: dict[str, Any]) -> bool:
 
 
 async def _retire(ports: Ports, instance: str) -> str:
-    """Its agent is gone for good: no order of later reaches what it was."""
+    """Its agent is gone for good: no order of later reaches what it was. The time that it is kept begins now, as it may
+    have been read for long, or the controller been away."""
+    GroupStore(ports.database).set_aside_until(instance, ports.clock.now() + KEPT_ASIDE)
     try:
         await ports.agents.order(instance, Retire(reason="set aside"))
     except RelaunchError as error:
@@ -211,11 +213,11 @@ def _keep(ports: Ports, instance: str) -> None:
 def next_ending(workflows: Workflows, instance: str, now: datetime) -> str | None:
     """The id of the next try to end it; None while one is under way or has just failed."""
     first = f"end-aside-{instance}"
+    if workflows.tasks.running_on(f"instance:{instance}") is not None:
+        return None  # as the reading of what it alone has
     tried = workflows.tasks.count(first)
     if not tried:
         return first
-    if workflows.tasks.running_on(f"instance:{instance}") is not None:
-        return None
     last = workflows.tasks.get(first if tried == 1 else f"{first}-{tried}")
     finished = last["finished"]
     if finished is None or now.astimezone(UTC) - datetime.fromisoformat(finished) < AGAIN_AFTER:
@@ -229,7 +231,8 @@ async def end_those_kept_long_enough(workflows: Workflows, stored: StoredGroup, 
         if aside.until is None or datetime.fromisoformat(aside.until) > now.astimezone(UTC):
             continue
         task = next_ending(workflows, aside.id, now)
-        if task is None:
+        on_its_server = workflows.tasks.running_on(f"server:{aside.server}")
+        if task is None or (on_its_server is not None and on_its_server["kind"] == "replace"):
             continue
         title = f"terminate what was {aside.server}"
         asked = Asked(kind="terminate", title=title, subject=f"instance:{aside.id}", who=WHO)

@@ -157,6 +157,15 @@ class Store:
         with self._database.connect() as connection:
             return connection.scalar(select(table.c.name).where(*leads))
 
+    def group_that_needs(self, instance_id: str) -> str | None:
+        """The name of the group that holds data and counts on this instance: it leads, or may acknowledge writes."""
+        table = schema.database_groups
+        with self._database.connect() as connection:
+            for group in _rows(connection, select(table).where(table.c.initialised.is_(True))):
+                if instance_id in (group["primary_instance_id"], *group["state"].get("sync_set", ())):
+                    return str(group["name"])
+        return None
+
     def set_initialised(self, server_id: str) -> bool:
         """The group whose primary this server is holds data from now on; True when that is news."""
         with self._database.begin() as connection:

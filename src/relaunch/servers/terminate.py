@@ -118,9 +118,15 @@ async def undo_launch(run: Run, instance: str, run_id: str) -> None:
 
 
 async def end_unless_up(ports: Ports, instance: str) -> str:
-    """One that has come up may serve by now, or lead a group: whatever went wrong after that, it is kept."""
+    """One that has come up may serve by now, and one that boots still may lead a group, or hold what it counts on:
+    whatever went wrong after that, it is kept."""
+    store = Store(ports.database, ports.clock)
     with contextlib.suppress(NotFound):
-        state = Store(ports.database, ports.clock).instance(instance)["state"]
+        state = store.instance(instance)["state"]
+        group = store.group_that_needs(instance) if state == State.BOOTING else None
+        if group is not None:
+            why = f"its launch was broken off after it had joined {group}"
+            state = store.move(instance, Event.SCRIPT_FAILED, stranded_why=why)
         if state in (State.OPERATIONAL, State.STRANDED):
             return f"kept: it is {state}"
     return await end_unused(ports, instance, "never booted")
