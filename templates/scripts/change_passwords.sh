@@ -112,8 +112,11 @@ log_in_again() {  # the receiver; what it received is applied first, as changing
     sql "START SLAVE IO_THREAD"
     return 1
   fi
-  # If the agent starts it before the change, that is refused, and tried again.
-  sql "STOP SLAVE; CHANGE MASTER TO MASTER_PASSWORD = $(quoted "$NEXT_REPLICATION_LOGIN"); START SLAVE"
+  # The receiver is not stopped once more: if the agent has started it, the change is refused, and tried again.
+  if ! sql "STOP SLAVE SQL_THREAD; CHANGE MASTER TO MASTER_PASSWORD = $(quoted "$NEXT_REPLICATION_LOGIN"); START SLAVE"; then
+    sql "START SLAVE SQL_THREAD"
+    return 1
+  fi
 }
 
 receives() {  # and acknowledges, if it is to

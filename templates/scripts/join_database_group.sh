@@ -42,6 +42,7 @@ data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volum
 joined=$data/relaunch-group   # in the data directory: it lives and dies with the data
 seeded=$data/relaunch-seed    # whose files these are, and at which position
 half=$data/relaunch-rows      # a copy of rows has begun, and has not ended
+IN_VAIN=64  # a status that no program here ends with: no use to try again
 copying=$data-seeding   # beside the data: putting it in place is a rename
 me=$(relaunch-local get server.name)
 
@@ -177,7 +178,7 @@ refuse_another_version() {
 }
 
 # Files first, from whoever can give them best; do they not come now, they are waited for. Rows only where the primary
-# has never opened the port they come from, and nobody else gives them. Status 2: in vain, now and later.
+# has never opened the port they come from, and nobody else gives them. Status IN_VAIN: now and later.
 copy_data() {
   local replicas status=0 empty=()
   if [ ! -e "$seeded" ] && [ ! -e "$half" ] && systemctl is-active --quiet mariadb &&
@@ -192,7 +193,7 @@ copy_data() {
     0) put_in_place ;;
     1) copy_rows ;;
     3) return ;;
-    2) exit 2 ;;
+    2) exit $IN_VAIN ;;
     *) exit 1 ;;
   esac
 }
@@ -293,6 +294,8 @@ seed() {
     wait_for_primary
     refuse_another_version
     [ ! -e "$joined" ] || return 0
+    # What a turn before has put in place, and was not come to its end with, takes room.
+    if [ -e "$seeded" ] && ! systemctl is-active --quiet mariadb; then find "$data" -mindepth 1 -delete; fi
     # Of its own shell, so that the first command that fails ends this turn, and no more than that.
     set +e
     (set -e; copy_data)
@@ -300,7 +303,7 @@ seed() {
     set -e
     case $status in
       0) return ;;
-      2) exit 1 ;;
+      "$IN_VAIN") exit 1 ;;
     esac
     echo "The group's data is not here yet. Once more in 10 s."
     sleep 10

@@ -160,10 +160,12 @@ refuse_another_version() {
 }
 
 # Nothing has been purged: following from the start copies everything, and costs the source less than a clone.
-history_is_short() {
-  [ -z "$(here "SELECT @@global.gtid_executed")" ] &&
-    [ -z "$(at "$primary_address" "SELECT @@global.gtid_purged")" ] &&
-    [ "$(at "$primary_address" "SHOW BINARY LOGS" | awk '{bytes += $2} END {print (bytes < 8 * 1024 * 1024)}')" = 1 ]
+history_is_short() { # also false where it cannot be told
+  local executed purged logs
+  executed=$(here "SELECT @@global.gtid_executed") && [ -z "$executed" ] &&
+    purged=$(at "$primary_address" "SELECT @@global.gtid_purged") && [ -z "$purged" ] &&
+    logs=$(at "$primary_address" "SHOW BINARY LOGS") &&
+    [ "$(awk '{bytes += $2} END {print (bytes < 8 * 1024 * 1024)}' <<<"$logs")" = 1 ]
 }
 
 # What a filter leaves out counts as executed: positions do not tell that it is missing.
@@ -235,6 +237,7 @@ clone_anew() {
       sleep 10
       wait_for_primary
     fi
+    rm -rf "$copy" # one that was broken off takes room
     read -r name address < <(choose_source) || continue
     need_disk "$(at "$address" "$clone_bytes")" "$data"
     if clone_from "$name" "$address"; then return; fi

@@ -293,13 +293,13 @@ def _block(case: Case) -> Group | None:
 
 
 def _name_what_is_left(case: Case) -> Group | None:
-    """Async and single differ in name only: whether there is another member at all."""
+    """Async and single differ in name only: whether there is another member at all. `since` stays."""
     group = case.group
     others = case.seen.members.keys() - group.fenced - {group.primary}
     if group.mode is Mode.ASYNC and not others and not group.required:
-        return _in_mode(case, Mode.SINGLE, "no other member")
+        return replace(group, mode=Mode.SINGLE, reason="no other member")
     if group.mode is Mode.SINGLE and others:
-        return _in_mode(case, Mode.ASYNC, f"{case.names(others)} is not in step yet")
+        return replace(group, mode=Mode.ASYNC, reason=f"{case.names(others)} is not in step yet")
     return None
 
 

@@ -49,7 +49,8 @@ def _on_one_copy(case: Case, group: Group) -> bool:
     """For longer than it takes to notice, or than a fresh replica of little data needs."""
     if group.mode is Mode.FORMING:
         return bool(group.reason) and case.elapsed(group.since) >= case.windows.degrade_after
-    return group.mode is Mode.ASYNC and case.elapsed(group.since) >= ALONE_SECONDS
+    others = group.mode is Mode.ASYNC or (group.mode is Mode.SINGLE and group.fenced & case.seen.members.keys())
+    return bool(others) and case.elapsed(group.since) >= ALONE_SECONDS
 
 
 def _strangers(case: Case, group: Group) -> set[str]:

@@ -86,6 +86,8 @@ def _unjoined(stored: StoredGroup, heard: Collection[str]) -> list[StoredMember]
 def unlaunched(workflows: Workflows, stored: StoredGroup, heard: Collection[str]) -> tuple[Page, ...]:
     """A page for each server that has none, or has no data, because that failed too often to be tried again at once."""
     missing = [("not launched", "be launched", server, _refill(stored, server)) for server in stored.empty]
+    fenced = [each for each in stored.members.values() if each.id in stored.group.fenced]
+    missing += [("not replaced", "be replaced", each.server, f"replace-{each.id}") for each in fenced]
     missing += [("not joined", "join", each.server, _rejoin(each)) for each in _unjoined(stored, heard)]
     found = []
     for rule, what, server, tried in missing:

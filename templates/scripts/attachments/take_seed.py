@@ -174,8 +174,8 @@ def take(name, address, folder):
         offer = answer(stream)
         if "busy" in offer:
             return None
+        shutil.rmtree(folder, ignore_errors=True)  # what came in vain before takes room
         enough_room(folder, offer)
-        shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder, mode=0o700)
         connection.settimeout(SILENT_SECONDS)
         connection.sendall(b"go\n")

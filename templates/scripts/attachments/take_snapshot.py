@@ -219,9 +219,11 @@ def main():
         with open(os.path.join(volume.records, "lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             act(volume, told)
-        tell(told.way, failing=False)
+        with contextlib.suppress(OSError):  # a full disk of the system's: it is told later
+            tell(told.way, failing=False)
     except (VolumeError, SqlError, OSError) as error:
-        tell(told.way, failing=True)
+        with contextlib.suppress(OSError):
+            tell(told.way, failing=True)
         sys.exit(f"take_snapshot: {error}")
 
 

@@ -590,3 +590,31 @@ def test_that_writes_are_on_the_primary_alone_for_a_minute_is_a_page(seconds: fl
 
     assert ("one copy only" in pages) is told
     assert not told or "on the primary alone" in pages["one copy only"]
+
+
+@pytest.mark.parametrize(("fenced", "told"), [({"s2"}, True), (set(), False)])
+def test_so_is_that_the_only_other_one_is_fenced_and_not_replaced(fenced: set[str], told: bool) -> None:
+    group = replace(
+        SYNC, durability="available", mode=Mode.SINGLE, reason="no other member", required=False,
+        sync_set=frozenset(), fenced=frozenset(fenced), since=NOW - 61,
+    )  # fmt: skip
+    seen = look(member("s1", executed="3"))
+    seen = replace(seen, members={id: each for id, each in seen.members.items() if id in {"s1", *fenced}})
+
+    decision = decided(seen, group)
+
+    assert decision.group.mode is Mode.SINGLE and decision.group.since == group.since
+    assert ("one copy only" in {page.rule for page in decision.pages}) is told
+
+
+def test_a_group_on_one_copy_is_so_since_it_began_whatever_that_is_called() -> None:
+    group = replace(
+        SYNC, durability="available", mode=Mode.ASYNC, reason="", required=False, sync_set=frozenset(),
+        fenced=frozenset({"s2"}), since=NOW - 40,
+    )  # fmt: skip
+    seen = look()
+    seen = replace(seen, members={id: each for id, each in seen.members.items() if id != "s3"})
+
+    renamed = decided(seen, group).group
+
+    assert (renamed.mode, renamed.since) == (Mode.SINGLE, NOW - 40)

@@ -42,12 +42,12 @@ def test_an_unfinished_copy_of_files_is_gone_before_rows_come(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("ends", "turns", "status"),
-    [("0", 1, 0), ("1 0", 2, 0), ("1 1 1 1 1 0", 5, 1), ("2 0", 1, 1)],
-    ids=["at once", "the second time", "never", "refused"],
+    [("0", 1, 0), ("1 0", 2, 0), ("2 1 2 1 2 0", 5, 1), ("64 0", 1, 1)],
+    ids=["at once", "the second time", "never, whatever a client ends with", "refused"],
 )
 def test_what_could_not_be_copied_now_is_tried_again(tmp_path: Path, ends: str, turns: int, status: int) -> None:
     stubs = f"""
-      joined=joined
+      joined=joined seeded=seeded IN_VAIN=64
       log_in() {{ :; }}
       wait_for_primary() {{ echo "waits"; }}
       refuse_another_version() {{ :; }}
@@ -60,6 +60,25 @@ def test_what_could_not_be_copied_now_is_tried_again(tmp_path: Path, ends: str, 
 
     assert done.returncode == status, done.stderr
     assert done.stdout.count("waits") == turns and ("goes on" in done.stdout) == (status == 0)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_files_that_were_put_in_place_and_do_not_start_make_room_for_the_next_try(tmp_path: Path, runs: bool) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/seeded").touch()
+    (tmp_path / "data/ibdata1").write_bytes(b"x")
+    stubs = f"""
+      joined=data/joined data=data seeded=data/seeded IN_VAIN=64
+      log_in() {{ :; }}
+      wait_for_primary() {{ :; }}
+      refuse_another_version() {{ :; }}
+      systemctl() {{ {"true" if runs else "false"}; }}
+      copy_data() {{ ls data; }}
+    """
+
+    done = run(tmp_path, stubs, "seed", end="seed")
+
+    assert done.stdout.split() == (["ibdata1", "seeded"] if runs else []), done.stderr
 
 
 # db1 dies at the second look, and db2 leads; each is asked by its address, and what is said of this server is `here`.
@@ -115,14 +134,15 @@ def test_what_only_a_former_primary_had_is_not_waited_for(tmp_path: Path, script
 
 def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: Path) -> None:
     stubs = """
-      data=. clone_bytes= primary=db1 primary_address=10.0.0.1
+      data=. copy=copy clone_bytes= primary=db1 primary_address=10.0.0.1
       at() { echo 1; }
-      need_disk() { :; }
+      need_disk() { [ ! -e copy ] || { echo "NOT ENOUGH DISK"; exit 1; }; }
       sleep() { :; }
       wait_for_primary() { primary=db2 primary_address=10.0.0.2; }
       choose_source() { echo "$primary $primary_address"; }
       clone_from() { echo "clone of $1 $2"; [ "$1" = db2 ]; }
     """
+    (tmp_path / "copy").mkdir()  # of a run that was killed
 
     done = run(tmp_path, stubs, "clone_anew", end="clone_anew; echo goes on", script=MYSQL)
 

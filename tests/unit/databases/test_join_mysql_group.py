@@ -41,3 +41,21 @@ def test_a_replica_that_may_lack_data_is_not_cloned(tmp_path: Path, filtered: st
 
     assert done.stdout.strip() == source
     assert ("filters what it applies" in done.stderr) == source.startswith("db1")
+
+
+@pytest.mark.parametrize(
+    ("answers", "short"),
+    [
+        pytest.param('case "$2" in *LOGS*) echo "binlog.000001 300" ;; *) echo ;; esac', True, id="short"),
+        pytest.param('case "$2" in *LOGS*) echo "binlog.000001 30000000" ;; *) echo ;; esac', False, id="long"),
+        pytest.param("return 1", False, id="cannot be told"),
+    ],
+)
+def test_a_primary_that_does_not_answer_has_no_short_history(answers: str, short: bool) -> None:
+    stubs = f"primary_address=10.0.0.1\nhere() {{ echo; }}\nat() {{ {answers}; }}\n"
+    body = function((SCRIPTS / "join_mysql_group.sh").read_text(), "history_is_short")
+    source = f"set -euo pipefail\n{body}{stubs}if history_is_short; then echo yes; fi"
+
+    done = subprocess.run(["bash", "-c", source], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (done.stdout, done.returncode) == ("yes\n" if short else "", 0), done.stderr

@@ -122,6 +122,39 @@ def test_what_came_in_vain_is_not_left(take_seed: ModuleType, tmp_path: Path, mo
     assert not folder.exists()
 
 
+def test_what_a_run_before_left_is_no_lack_of_room(
+    take_seed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = tmp_path / "copying", []
+    folder.mkdir()
+
+    class Connection:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def makefile(self, *_: object, **__: object) -> None:
+            pass
+
+        def sendall(self, _: bytes) -> None:
+            pass
+
+    def enough_room(into: str, _: object) -> None:
+        seen.append(Path(into).exists())
+        raise take_seed.Refused("that is all that this test wants to see")
+
+    monkeypatch.setattr(take_seed, "connect", lambda _: Connection())
+    monkeypatch.setattr(take_seed, "answer", lambda _: {"bytes": 1})
+    monkeypatch.setattr(take_seed, "enough_room", enough_room)
+
+    with pytest.raises(take_seed.Refused):
+        take_seed.take("one", "10.0.0.1", str(folder))
+
+    assert seen == [False]
+
+
 @pytest.mark.parametrize(
     ("reached", "replica", "status"),
     [(False, False, 1), (False, True, 0), (True, False, 4)],
