@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from relaunch.databases.repair import launch_missing
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Unavailable
 from relaunch.servers.reconcile import ServerWatch
 from relaunch.servers.terminate import end_unless_up
 
 from .scenarios import backed_up, is_proven, prove, prove_schemas, schemas_are_proven, two_is_primary
+from .test_primary_is_spared import D, stored
 from .test_reconcile import eventually
 from .world import SHOP, World
 
@@ -100,3 +102,65 @@ async def test_nor_is_what_boots_still_and_leads_or_may_acknowledge_by_now(world
     world.store.change_instance(one, state="booting")
     world.cloud._fail_next.clear()
     assert await end_unless_up(world.ports, one) == "gone"
+
+
+async def half_ended(world: World) -> str:
+    """The replica shop/one, whose relaunch could not end it; its instance."""
+    await two_is_primary(world, D)
+    old = world.instance(f"{D}/one")["id"]
+    GroupStore(world.ports.database).change(D, sync_set=frozenset({old}))
+    no_ending(world)
+    row = await world.ended(await world.orders.act(f"{D}/one", "relaunch", who="ann"))
+    assert row["state"] == "failed" and "the cloud does not answer" in row["error"]
+    assert world.state(f"{D}/one") == "decommissioning"
+    return old
+
+
+async def test_an_end_that_failed_half_way_is_gone_on_with_and_a_member_is_launched_again(world: World) -> None:
+    old = await half_ended(world)
+    watch = ServerWatch(world.ports, world.workflows)
+
+    await watch.look()
+    assert world.store.instance(old)["state"] == "decommissioning", "it runs, and may acknowledge"
+    assert old in stored(world).members and stored(world).empty == ()
+
+    world.cloud._fail_next.clear()
+    await watch.look()
+    assert (world.store.instance(old)["state"], world.store.instance(old)["ended_why"]) == ("terminated", "asked")
+    assert old not in world.running() and old not in stored(world).members
+    assert stored(world).empty == (f"{D}/one",)
+    await launch_missing(world.workflows, stored(world), world.ports.clock.now())
+    await world.succeeds(f"refill-{stored(world).deployment_id}-{D}/one-1")
+    world.check_invariant()
+
+
+async def test_an_end_that_is_under_way_is_left_to_its_task(world: World) -> None:
+    await world.apply()
+    instance = world.instance("shop/front1")["id"]
+    world.agents.hanging.add("leave")
+    task = await world.orders.act("shop/front1", "terminate", who="ann")
+    await eventually("its scripts run", lambda: any(name == "leave" for _, name in world.agents.executed), within=3)
+
+    await ServerWatch(world.ports, world.workflows).look()
+    assert world.store.instance(instance)["state"] == "decommissioning" and instance in world.running()
+
+    world.agents.hanging.clear()
+    await world.succeeds(task)
+    world.check_invariant()
+
+
+async def test_an_end_that_somebody_cancelled_waits_for_the_next_order(world: World) -> None:
+    await world.apply()
+    instance = world.instance("shop/front1")["id"]
+    world.agents.hanging.add("leave")
+    task = await world.orders.act("shop/front1", "terminate", who="ann")
+    await eventually("its scripts run", lambda: any(name == "leave" for _, name in world.agents.executed), within=3)
+    world.workflows.cancel(task, "ann")
+    world.agents.hanging.clear()
+    assert (await world.ended(task))["state"] == "cancelled"
+
+    await ServerWatch(world.ports, world.workflows).look()
+    assert world.store.instance(instance)["state"] == "decommissioning" and instance in world.running()
+
+    await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
+    world.check_invariant()

@@ -1,7 +1,8 @@
 """Reconcile: what instances do by themselves is noticed, and followed where there is one right answer.
 
 A reboot has its boot scripts run; a primary that says it holds data marks its group; an instance the cloud runs though
-it was terminated is ended. A lost instance is only marked: what to do about it is an operator's decision.
+it was terminated is ended, and so is one whose end failed half-way. A lost instance is only marked: what to do about it
+is an operator's decision.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from relaunch.servers.lifecycle import Event, State, after
 from relaunch.servers.ports import Ports
 from relaunch.servers.server_orders import reboot_args
 from relaunch.servers.store import Row, Store
-from relaunch.servers.terminate import end_in_cloud
+from relaunch.servers.terminate import end_in_cloud, record_end
 from relaunch.workflows.durable import Workflows
 from relaunch.workflows.tasks import Asked
 
@@ -137,6 +138,9 @@ class ServerWatch:
         ended = [found for token, found in in_cloud.items() if token not in living and _is_up(found)]
         for found in ended:
             await self._end_leftover(found)
+        for row in living.values():
+            if row["state"] == State.DECOMMISSIONING and not self._is_seen_to(row):
+                await self._go_on_ending(row["id"])
 
     def _why_lost(self, instance: str, found: Instance | None, present: float) -> str | None:
         if found is None or found.state is InstanceState.TERMINATED:
@@ -158,6 +162,27 @@ class ServerWatch:
                 await end_in_cloud(self._ports, found.client_token)
             except RelaunchError as error:  # the others are ended all the same, and this one at the next look
                 log.warning("instance %s could not be ended: %s", found.client_token, error)
+
+    def _is_seen_to(self, row: Row) -> bool:
+        """Whether a task ends it, or somebody cancelled that: then it is kept until its end is ordered again."""
+        subjects = [f"instance:{row['id']}"]
+        subjects += [each.subject for each in self._store.servers() if each.id == row["server_id"]]
+        tasks = self._workflows.tasks
+        if any(tasks.running_on(subject) is not None for subject in subjects):
+            return True
+        ended = [tasks.last_on(subject, "terminate") for subject in subjects]
+        return any(task is not None and task["state"] == "cancelled" for task in ended)
+
+    async def _go_on_ending(self, instance: str) -> None:
+        """It counts as ended only when the cloud has ended it: until then it may acknowledge."""
+        log.warning("the end of instance %s failed half-way: ended again", instance)
+        try:
+            await end_in_cloud(self._ports, instance)
+        except RelaunchError as error:  # the others are ended all the same, and this one at the next look
+            log.warning("instance %s could not be ended: %s", instance, error)
+            return
+        record_end(self._ports, instance, "asked")
+        self._workflows.changed()
 
 
 def _is_up(found: Instance) -> bool:

@@ -118,6 +118,13 @@ class TaskList:
             row = connection.execute(query.order_by(tasks.c.created)).mappings().first()
         return dict(row) if row else None
 
+    def last_on(self, subject: str, kind: str) -> dict[str, Any] | None:
+        """The newest task of this kind about this subject, ended or not."""
+        with self._database.connect() as connection:
+            query = select(tasks).where(tasks.c.subject == subject, tasks.c.kind == kind)
+            row = connection.execute(query.order_by(tasks.c.created.desc())).mappings().first()
+        return dict(row) if row else None
+
     def children(self, task: str) -> list[str]:
         with self._database.connect() as connection:
             return list(connection.scalars(select(tasks.c.id).where(tasks.c.parent_id == task)))
