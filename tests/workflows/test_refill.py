@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
 
+import pytest
+import pytest_asyncio
 from sqlalchemy import update
 
+from relaunch.bus.messages import Hello
+from relaunch.clouds.cloud import InstanceId
 from relaunch.databases.repair import TRIES, launch_missing, replace_member, retry_unjoined, unlaunched
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Failed
 from relaunch.records.schema import instances
+from relaunch.servers import boot, reconcile
+from relaunch.servers.reconcile import ServerWatch
 
 from .scenarios import two_is_primary
 from .test_primary_is_spared import D, stored
+from .test_reconcile import eventually
 from .world import World
 
 
@@ -93,6 +101,99 @@ async def test_one_that_has_joined_or_leads_or_is_not_there_is_left_alone(world:
     await tried(world, world.ports.clock.now())
 
     assert not any(world.workflows.tasks.tries(f"rejoin-{id}") for id in ids.values())
+
+
+@pytest_asyncio.fixture
+async def watch(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServerWatch]:
+    """In seconds what takes minutes."""
+    for module, name, seconds in (
+        (boot, "LOOK_AFTER_SECONDS", 0.02),
+        (boot, "LOST_SECONDS", 0.5),
+        (reconcile, "LOOK_SECONDS", 0.05),
+        (reconcile, "SILENT_SECONDS", 0.1),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    made = ServerWatch(world.ports, world.workflows)
+    made.start()
+    yield made
+    await made.stop()
+
+
+async def scripts_hang(world: World) -> None:
+    def begun() -> bool:
+        return any(name == "announce" for _, name in world.agents.executed)
+
+    await eventually("its boot scripts run", begun, within=3)
+
+
+async def refill_hangs(world: World) -> tuple[str, str]:
+    """The task that launches the missing replica, and the instance, whose boot scripts do not end."""
+    await two_is_primary(world, D)
+    await world.succeeds(await world.orders.act(f"{D}/one", "terminate", who="ann"))
+    world.agents.executed.clear()
+    world.agents.hanging.add("announce")
+    await launch_missing(world.workflows, stored(world), world.ports.clock.now())
+    await scripts_hang(world)
+    return f"refill-{stored(world).deployment_id}-{D}/one", world.instance(f"{D}/one")["id"]
+
+
+async def test_a_launch_whose_instance_is_lost_while_it_boots_is_undone_and_tried_again(
+    world: World, watch: ServerWatch
+) -> None:
+    prefix, fresh = await refill_hangs(world)
+    cloud_id = world.cloud_id(f"{D}/one")
+    for _ in range(2):  # back in time: nothing happens
+        await world.cloud.cut_off(cloud_id, True)
+        await eventually("it is lost", lambda: fresh in world.ports.lost)
+        await world.cloud.cut_off(cloud_id, False)
+        await eventually("it is back", lambda: fresh not in world.ports.lost)
+    await asyncio.sleep(0.6)
+    assert world.workflows.tasks.get(f"{prefix}-1")["state"] == "running", "and connected it may take its time"
+
+    await world.cloud.cut_off(cloud_id, True)
+
+    assert "has been lost for 0 s: its agent is not heard" in (await world.ended(f"{prefix}-1", within=5))["error"]
+    assert world.store.instance(fresh)["state"] == "terminated" and stored(world).empty == (f"{D}/one",)
+    world.agents.hanging.clear()
+    await launch_missing(world.workflows, stored(world), world.ports.clock.now())
+    await world.succeeds(f"{prefix}-2")
+    world.check_invariant()
+
+
+@pytest.mark.parametrize("how", ["acknowledges", "leads"])
+async def test_what_a_group_needs_by_then_is_kept(world: World, watch: ServerWatch, how: str) -> None:
+    """It was ended with all its data."""
+    prefix, fresh = await refill_hangs(world)
+    needed = {"primary": fresh} if how == "leads" else {"sync_set": frozenset({fresh})}
+    GroupStore(world.ports.database).change(D, **needed)
+
+    await world.cloud.cut_off(world.cloud_id(f"{D}/one"), True)
+
+    assert "has been lost" in (await world.ended(f"{prefix}-1", within=5))["error"]
+    assert world.state(f"{D}/one") == "stranded" and fresh in world.running()
+    assert "has been lost" in world.instance(f"{D}/one")["stranded_why"]
+    world.check_invariant()
+
+
+async def test_one_that_is_lost_while_it_boots_again_is_stranded_and_can_be_replaced(
+    world: World, watch: ServerWatch
+) -> None:
+    await two_is_primary(world, D)
+    old = world.instance(f"{D}/one")
+    world.agents.executed.clear()
+    world.agents.hanging.add("announce")
+    watch.hello(old["id"], Hello(agent_version="1", agent_sha256="", boot_id="boot-9", view_version=0))
+    await scripts_hang(world)
+
+    await world.cloud.cut_off(InstanceId(old["cloud_id"]), True)
+
+    assert "has been lost" in (await world.ended(f"reboot-{old['id']}-boot-9", within=5))["error"]
+    assert world.state(f"{D}/one") == "stranded"
+    world.agents.hanging.clear()
+    await replace_member(world.workflows, f"{D}/one", old["id"], world.ports.clock.now())
+    await world.succeeds(f"replace-{old['id']}-1")
+    assert world.state(f"{D}/one") == "operational" and world.store.instance(old["id"])["state"] == "set_aside"
+    world.check_invariant()
 
 
 async def tried(world: World, now: datetime, heard: Collection[str] = ()) -> None:

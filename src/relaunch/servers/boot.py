@@ -19,6 +19,7 @@ from relaunch.workflows.durable import Run
 CONNECT_SECONDS = 120.0
 LOOK_AFTER_SECONDS = 3.0  # how often the cloud is asked whether an instance that keeps us waiting still runs
 DECOMMISSION_SECONDS = 180.0
+LOST_SECONDS = 300.0  # a machine that reboots amid its boot scripts is back by then; until then nobody replaces it
 ASIDE_SECONDS = 30.0  # without an agent, of an instance that was set aside: it does not come back
 
 Answer = TypeVar("Answer")
@@ -38,10 +39,13 @@ async def wait_connected(ports: Ports, instance_id: str) -> None:
 
 
 async def boot(run: Run, instance_id: str, run_id: str, *, start_at: int = 0, reboot: bool = False) -> dict[str, Any]:
-    """Run its boot scripts; plain result {state, why, failed_at}. The same run_id twice is one run."""
+    """Run its boot scripts; plain result {state, why, failed_at}. The same run_id twice is one run.
+
+    Failed when the instance has been lost for LOST_SECONDS.
+    """
     ports: Ports = run.ports
     order = run_list.boot_order(ports, instance_id, run_id, start_at=start_at, reboot=reboot)
-    ended = await run_phase(ports, instance_id, order, task=run.task)
+    ended = await run_phase(ports, instance_id, order, task=run.task, lost_seconds=LOST_SECONDS)
     return outcome(ports, order, ended)
 
 

@@ -1,7 +1,7 @@
 """Launching a server: from a definition to an operational (or stranded) instance, or to nothing at all.
 
 A saga: each step may be done twice. A failing boot script leaves the instance stranded, to be looked into; whatever
-else goes wrong undoes the launch. So does cancelling it.
+else goes wrong undoes the launch, unless a group needs the instance by then. So does cancelling it.
 """
 
 from __future__ import annotations
