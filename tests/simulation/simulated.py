@@ -14,7 +14,7 @@ from simulated_server import Agent, Position, Server, Write, chance, covers, hol
 from relaunch.bus.messages import DatabaseReport, Probe, TakeRole
 from relaunch.databases.failover import decide
 from relaunch.databases.group import Decision, Group, Member, Mode, Observer, Seen, Step, Windows
-from relaunch.databases.looking import answers_since
+from relaunch.databases.looking import Heard, answers_since
 
 TICK = 0.1
 FRONT_ENDS = ("f1", "f2")
@@ -78,6 +78,7 @@ class World:
     sights: dict[tuple[str, str], Sight] = field(default_factory=dict)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
     answering: dict[str, float | None] = field(default_factory=dict)  # since when without a gap
+    heard: Heard = field(default_factory=Heard)  # only of who is away
     witnessed: dict[str, tuple[dict[str, Probe], float]] = field(default_factory=dict)
     given: dict[str, tuple[TakeRole, float]] = field(default_factory=dict)
     acked: Position = field(default_factory=dict)
@@ -242,11 +243,13 @@ class World:
         members = {}
         for id in sorted(self.members):
             report, said = self.reports.get(id, (None, self.began))
+            connected = report is not None and self.now - said < 2
             members[id] = Member(
                 id=id,
                 name=id,
                 address=f"@{id}",
-                connected=report is not None and self.now - said < 2,
+                connected=connected,
+                away_seconds=self.heard.away_seconds(id, connected, self.now),
                 report=report,
                 report_seconds=self.now - said,
                 answering_seconds=self.now - (self.answering.get(id) or self.now),
@@ -405,6 +408,7 @@ class World:
         self.controller_up = False
         self.reports.clear()
         self.answering.clear()
+        self.heard.away.clear()
         self.witnessed.clear()
         self.given.clear()
         self.crash_soon = False

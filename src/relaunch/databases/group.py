@@ -87,6 +87,7 @@ class Member:
     address: str
     zone: str = ""
     connected: bool = False  # its agent is connected to the controller
+    away_seconds: float = 0.0  # since when it is not, as far as this controller has seen
     report: DatabaseReport | None = None
     report_seconds: float = 0.0  # since its agent said so; since the controller began, when it has said nothing yet
     answering_seconds: float = 0.0  # for how long its agent has said without a gap that it answers

@@ -30,6 +30,7 @@ class Heard:
     began: float = field(default_factory=time.monotonic)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
     answering: dict[str, float | None] = field(default_factory=dict)  # since when without a gap
+    away: dict[str, float] = field(default_factory=dict)  # since when its agent is not connected
     witnessed: dict[str, tuple[Witnessed, float]] = field(default_factory=dict)
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
     cut_off: dict[str, float] = field(default_factory=dict)  # since when
@@ -64,8 +65,16 @@ class Heard:
             known = self.lags[instance] = said, lag(report, positions, said, covers_in(report.dialect))
         return report if known[1] == report.lag_seconds else replace(report, lag_seconds=known[1])
 
+    def away_seconds(self, instance: str, connected: bool, now: float) -> float:
+        """For how long its agent has not been connected, as of this look and those before."""
+        if connected:
+            self.away.pop(instance, None)
+            return 0.0
+        return now - self.away.setdefault(instance, now)
+
     def forget(self, living: set[str]) -> None:
-        for kept in (self.reports, self.answering, self.witnessed, self.running, self.written, self.lags, self.cut_off):
+        kept_ones = (self.reports, self.answering, self.away, self.witnessed, self.running, self.written, self.lags)
+        for kept in (*kept_ones, self.cut_off):
             for gone in set(kept) - living:
                 del kept[gone]
         self.held &= living
@@ -117,6 +126,7 @@ def look(
             address=each.address,
             zone=each.zone,
             connected=connected.get(each.id, False),
+            away_seconds=heard.away_seconds(each.id, connected.get(each.id, False), present),
             report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
             answering_seconds=present - (heard.answering.get(each.id) or present),

@@ -12,6 +12,7 @@ from relaunch.bus.messages import DatabaseReport
 from relaunch.databases.case import Case, raised
 from relaunch.databases.group import Group, Mode
 
+COMES_WITHIN_SECONDS = 600.0  # after the controller; a machine that takes longer to come up is replaced
 MOST_LAG_SECONDS = 2.0  # what is not applied yet is applied before a replica leads: the outage lasts longer by that
 
 
@@ -88,7 +89,8 @@ def lost_for_good(case: Case) -> set[str]:
 def _on_its_way(case: Case, id: str) -> bool:
     """One that has not been heard since this controller began, and may still come."""
     member = case.member(id)
-    return id not in case.group.sync_set and member.report is None and member.cloud_running is not False
+    may_come = member.cloud_running is not False and member.away_seconds < COMES_WITHIN_SECONDS
+    return id not in case.group.sync_set and member.report is None and may_come
 
 
 def _sees_enough(case: Case) -> bool:

@@ -159,6 +159,37 @@ def test_a_cut_off_replica_is_replaced_although_the_controller_restarted():
     assert decision.cut_off == {"s3"}
 
 
+def unheard(away: float, *, connected: bool = False) -> Seen:
+    """s3, ten hours after the controller began."""
+    return look(NO_ACK, member("s3", unheard=True, age=36_000.0, connected=connected, cloud=True, away=away))
+
+
+def test_one_never_heard_since_the_controller_began_may_come_for_ten_minutes_and_is_replaced_then():
+    """It was waited for for ever, and the group was healthy."""
+    out = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"})
+    assert decided(unheard(599.0), out).group == out and decided(unheard(599.0), out).cut_off == frozenset()
+
+    given_up = decided(unheard(601.0), out)
+    assert given_up.group.fenced == {"s3"} and given_up.cut_off == {"s3"} and given_up.replace == frozenset()
+    seen = unheard(601.0)
+    cut = replace(seen, members={**seen.members, "s3": replace(seen.members["s3"], cut_off=True)})
+    assert decided(cut, given_up.group).replace == {"s3"}
+
+
+def test_one_whose_agent_is_connected_may_take_its_time_to_say_something():
+    out = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"})
+
+    assert decided(unheard(0.0, connected=True), out).group == out
+
+
+@pytest.mark.parametrize("away", [599.0, 601.0])
+def test_one_of_the_sync_set_that_is_not_heard_leaves_that_first(away: float):
+    decision = decided(unheard(away))
+
+    assert decision.group.leaving == {"s3"} and decision.group.fenced == frozenset()
+    assert decision.cut_off == {"s3"} and decision.replace == frozenset()
+
+
 def test_a_whole_order_is_asked_for_by_each_difference():
     order = TakeRole(epoch=5, role="replica", source="@s1", acknowledge=True)
     report = member("s2").report

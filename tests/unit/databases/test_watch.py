@@ -19,6 +19,7 @@ from relaunch.databases.alarm import Alarm
 from relaunch.databases.api import Adoption, adopt
 from relaunch.databases.group import Mode
 from relaunch.databases.looking import Heard
+from relaunch.databases.looking import look as looked
 from relaunch.databases.store import GroupStore
 from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import Conflict, Unavailable
@@ -290,3 +291,21 @@ def test_how_long_one_answers_begins_anew_after_it_did_not_or_was_not_heard(monk
     assert since(104.0, answers=False) is None
     assert [since(moment) for moment in (104.5, 106.0)] == [104.5, 104.5]
     assert since(109.0) == 109.0
+
+
+def test_how_long_an_agent_is_away_counts_from_when_it_is_seen_to_be(world):
+    heard, stored = Heard(), world.groups.group("shop")
+    heard.began -= 36_000.0
+
+    def away(*gone: str) -> dict[str, int]:
+        connected = {id: id not in gone for id in stored.members}
+        seen = looked(stored, heard, now=0.0, connected=connected, maintenance=False, wanted_primary=None)
+        return {id: round(each.away_seconds) for id, each in seen.members.items()}
+
+    assert away("s3") == {"s1": 0, "s2": 0, "s3": 0}
+    heard.away["s3"] -= 100.0
+    assert away("s2", "s3") == {"s1": 0, "s2": 0, "s3": 100}
+    assert away() == away("s2", "s3") == {"s1": 0, "s2": 0, "s3": 0}, "it was back"
+
+    heard.forget({"s1", "s2"})
+    assert heard.away.keys() == {"s2"}
