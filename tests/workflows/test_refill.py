@@ -171,7 +171,7 @@ async def test_what_a_group_needs_by_then_is_kept(world: World, watch: ServerWat
 
     assert "has been lost" in (await world.ended(f"{prefix}-1", within=5))["error"]
     assert world.state(f"{D}/one") == "stranded" and fresh in world.running()
-    assert "has been lost" in world.instance(f"{D}/one")["stranded_why"]
+    assert "broken off after it had joined" in world.instance(f"{D}/one")["stranded_why"]
     world.check_invariant()
 
 
