@@ -334,16 +334,23 @@ def test_a_backup_with_an_expired_credential_fails_and_does_not_count(stand: Sta
 def test_a_schema_is_backed_up_from_no_replica_that_does_not_apply(stand: Stand) -> None:
     """Which stays a member: then it is backed up from the primary."""
     before = sorted(stand.bucket.glob("schemas/*/*/manifest.json"))
-    stand.replica.sql("STOP SLAVE SQL_THREAD")
+    running = "mariadb -E -e 'SHOW SLAVE STATUS' | grep -q 'Slave_SQL_Running: Yes'"
+    # A key that is there already stops it again, whoever starts it.
+    stand.replica.sql("SET sql_log_bin = 0; INSERT INTO shop.more VALUES (-77, 'here alone')")
+    stand.primary.sql("INSERT INTO shop.more VALUES (-77, 'of the group')")
     try:
+        until(lambda: stand.replica.run(running, check=False).status != 0, "the applier to stop")
         ended = stand.replica.script(
             "backup_schema.sh", check=False, BACKUP_SCHEMA="shop", BACKUP_MAX_LAG="2", BACKUP_CHECK_SECONDS="5"
         )
         assert ended.status != 0 and "Replication does not run here" in ended.output
         assert sorted(stand.bucket.glob("schemas/*/*/manifest.json")) == before
+        until(lambda: "does not apply" in relaunch("db", "status", "bak"), "the controller to know")
         relaunch("db", "backup", "bak", "--schema", "shop")
     finally:
-        stand.replica.sql("START SLAVE SQL_THREAD")
+        stand.replica.sql("SET sql_log_bin = 0; DELETE FROM shop.more WHERE a = -77; START SLAVE SQL_THREAD")
+        stand.primary.sql("DELETE FROM shop.more WHERE a = -77")
+    assert stand.replica.sql(f"SELECT MASTER_GTID_WAIT('{stand.position()}', 60)") == "0"
 
     (made,) = set(stand.bucket.glob("schemas/*/*/manifest.json")) - set(before)
     manifest = json.loads(made.read_text())

@@ -21,7 +21,7 @@ is_fenced() { [ "$(sql "$fenced")" != 0 ]; }
 
 # A server that applies nothing, or lags too far, has older data than a backup of it would say.
 find_role() { # find_role SECONDS: so long a replica may lag, and is waited for; sets role, lag
-  local longest=$1 status
+  local longest=$1 status good=0 end=$((SECONDS + $1))
   role=primary lag=0
   status=$(replica_status)
   if [ -z "$status" ]; then
@@ -29,11 +29,19 @@ find_role() { # find_role SECONDS: so long a replica may lag, and is waited for;
     return 0
   fi
   role=replica
-  for _ in $(seq 0 "$longest"); do
+  # Twice in a row: an applier that stops with an error is started again now and then, and runs for a moment.
+  while [ "$good" -lt 2 ]; do
     lag=$(replica_status | awk '$1 ~ /^Seconds_Behind_(Source|Master):$/ {print $2}')
-    if [ "$lag" != NULL ] && [ "$lag" -le "$longest" ]; then return 0; fi
+    if [ "$lag" != NULL ] && [ "$lag" -le "$longest" ]; then
+      good=$((good + 1))
+      sleep 0.5
+      continue
+    fi
+    good=0
+    [ "$SECONDS" -lt "$end" ] || break
     sleep 1
   done
+  [ "$good" -lt 2 ] || return 0
   [ "$lag" != NULL ] || stop_with "Replication does not run here: a backup would be older than it says."
   stop_with "This replica lags $lag s behind, more than $longest s."
 }

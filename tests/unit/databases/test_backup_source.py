@@ -60,6 +60,11 @@ def test_a_replica_is_waited_for_until_it_lags_little_enough(tmp_path: Path, cli
     ("lags", "read_only", "why"),
     [
         (("NULL",), "1", "Replication does not run here: a backup would be older than it says."),
+        (
+            ("NULL", "0", "NULL", "0", "NULL"),
+            "1",
+            "Replication does not run here",
+        ),  # the agent starts it again and again
         (("600",), "1", "This replica lags 600 s behind, more than 5 s."),
         (("",), "1", "lags"),
         ((), "1", "This server follows nobody and takes no writes"),
