@@ -764,6 +764,7 @@ def test_after_a_failover_to_a_seeded_replica_a_restore_has_what_the_group_had(s
     assert restored("--to", f"time:{second}") == then
     assert restored() == stories(replica) and len(stories(replica)) == len(before) + 8
     assert lab.sql(sums) == replica.sql(sums)
+    stand.bare = Server(address("lab/bare"))  # its deployment was made anew
     said = restored_by_hand(stand, replica, history)
     assert stand.bare.sql(sums) == replica.sql(sums), said[-3000:]
 
