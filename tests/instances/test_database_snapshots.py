@@ -169,6 +169,13 @@ def test_only_so_many_are_kept_and_none_where_room_is_short(stand: Stand) -> Non
     assert primary.run(f"btrfs subvolume list -o {VOLUME}") == ""
     primary.sql("INSERT INTO shop.slow VALUES (2)")
 
+    def is_red() -> bool:
+        return "snapshots of its volume fail" in relaunch("db", "backups", "snap", "--json", check=False)
+
+    until(is_red, "a person to be told")
+    primary.take("--keep 2")
+    until(lambda: not is_red(), "it to be over")
+
 
 def test_backups_of_snapshots_are_proven_and_restored_like_any_other(stand: Stand) -> None:
     stand.wait_whole()
