@@ -134,12 +134,18 @@ async def test_an_end_that_failed_half_way_is_gone_on_with_and_a_member_is_launc
     world.check_invariant()
 
 
-async def test_an_end_that_is_under_way_is_left_to_its_task(world: World) -> None:
+async def ending(world: World) -> tuple[str, str]:
+    """An instance whose decommission scripts run, and the task."""
     await world.apply()
     instance = world.instance("shop/front1")["id"]
     world.agents.hanging.add("leave")
     task = await world.orders.act("shop/front1", "terminate", who="ann")
     await eventually("its scripts run", lambda: any(name == "leave" for _, name in world.agents.executed), within=3)
+    return instance, task
+
+
+async def test_an_end_that_is_under_way_is_left_to_its_task(world: World) -> None:
+    instance, task = await ending(world)
 
     await ServerWatch(world.ports, world.workflows).look()
     assert world.store.instance(instance)["state"] == "decommissioning" and instance in world.running()
@@ -150,11 +156,7 @@ async def test_an_end_that_is_under_way_is_left_to_its_task(world: World) -> Non
 
 
 async def test_an_end_that_somebody_cancelled_waits_for_the_next_order(world: World) -> None:
-    await world.apply()
-    instance = world.instance("shop/front1")["id"]
-    world.agents.hanging.add("leave")
-    task = await world.orders.act("shop/front1", "terminate", who="ann")
-    await eventually("its scripts run", lambda: any(name == "leave" for _, name in world.agents.executed), within=3)
+    instance, task = await ending(world)
     world.workflows.cancel(task, "ann")
     world.agents.hanging.clear()
     assert (await world.ended(task))["state"] == "cancelled"
