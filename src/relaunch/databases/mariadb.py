@@ -37,7 +37,7 @@ BLOCKED = re.compile("Waiting for.*lock")
 FILTERS = (
     "Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table",
     "Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Do_Domain_Ids",
-    "Replicate_Ignore_Domain_Ids",
+    "Replicate_Ignore_Domain_Ids", "Replicate_Ignore_Server_Ids", "Replicate_Rewrite_DB",
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from relaunch.databases.mariadb import FILTERS
+
 FILE = Path(__file__).parents[3] / "templates/scripts/attachments/take_seed.py"
 MEGABYTE = b"x" * (1 << 20)
 
@@ -27,6 +29,15 @@ def take_seed() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_what_may_not_lead_for_its_filters_may_not_give_its_files_either() -> None:
+    spec = importlib.util.spec_from_file_location("give_seed", FILE.with_name("give_seed.py"))
+    assert spec and spec.loader
+    give_seed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(give_seed)
+
+    assert sorted(give_seed.FILTERS) == sorted(FILTERS)
 
 
 def test_large_files_are_written_on_while_more_comes(take_seed: ModuleType, tmp_path: Path) -> None:
