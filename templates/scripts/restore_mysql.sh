@@ -149,7 +149,8 @@ install -d -o mysql -g mysql "$sockets"
 # As much memory as the server itself may take, unless it runs just now and takes it.
 memory=$(my_print_defaults mysqld | sed -n 's/^--innodb[-_]buffer[-_]pool[-_]size=//p' | tail -n 1)
 if [ -z "$memory" ] || pgrep -x mysqld >/dev/null; then memory=128M; fi
-start_copy "$work/data" --innodb-buffer-pool-size="$memory"
+# What was just written is in the system's cache, where direct reads do not look.
+start_copy "$work/data" --innodb-buffer-pool-size="$memory" --innodb-flush-method=fsync
 ask_copy -e "SET sql_log_bin = 0; RESET REPLICA ALL"
 check_tables() { mysqlcheck --no-defaults --user=root --socket="$sockets/s" "$@"; }
 

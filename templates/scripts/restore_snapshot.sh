@@ -68,8 +68,8 @@ install -d -o mysql -g mysql "$sockets"
 record=$(python3 "$RS_ATTACH_DIR/take_snapshot.py" lay-out "$RESTORE_SNAPSHOT" "$work/data")
 { read -r id; read -r from; read -r redo; } < <(jq -r '.id, .lineage, .settings.innodb_redo_log_capacity' <<<"$record")
 options=(--innodb-buffer-pool-size=64M --innodb-doublewrite=ON) # a page may have been half written
-# Another size would have the redo log made anew.
-[ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$redo")
+# Another size would have the redo log made anew. What was just laid out is in the system's cache, where direct reads do not look.
+[ "$dialect" = mariadb ] || options+=(--innodb-redo-log-capacity="$redo" --innodb-flush-method=fsync)
 start_copy "$work/data" "${options[@]}"
 gtid=$(copy_position)
 echo "A server on a copy of the snapshot $id answers after $(seconds) s, at $gtid"
