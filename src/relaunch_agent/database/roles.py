@@ -196,7 +196,10 @@ class Roles:
             try:
                 if self._session is None:
                     self._session, self._dialect, self._followed = self._server.open(), None, 0.0
-                self._session.rows("SELECT 1")
+                elif until:
+                    self._session.rows("SELECT 1")
+                elif not self._session.is_open:
+                    raise Unavailable("the database server has closed the connection")
                 return self._session
             except Unavailable:
                 self._drop()

@@ -62,6 +62,12 @@ class LocalSession:
         return found
 
     @property
+    def is_open(self) -> bool:
+        """As far as the kernel knows; the server is not asked, and may not be answering."""
+        found = self.socket
+        return found is not None and is_silent(found)
+
+    @property
     def thread_id(self) -> int:
         return int(self._connection.thread_id())
 
@@ -94,6 +100,17 @@ class LocalSession:
         if isinstance(ours, Unavailable):
             self.close()
         return ours
+
+
+def is_silent(connection: socket.socket) -> bool:
+    """Whether the other side has neither closed it nor said something unasked: a server's last words."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _codec(name: str) -> Optional[codecs.CodecInfo]:

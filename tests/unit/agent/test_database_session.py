@@ -1,10 +1,11 @@
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
 from relaunch.errors import Unavailable
-from relaunch_agent.database.session import LENIENT, LocalSession
+from relaunch_agent.database.session import LENIENT, LocalSession, is_silent
 
 TRIES, MOST_SECONDS_A_TRY = 20, 0.01  # of the processor; it was 0.035 with the system's certificates read each time
 
@@ -24,3 +25,16 @@ def test_what_the_server_has_cut_within_a_letter_is_read_and_what_we_send_is_utf
     assert "Я🙂".encode(LENIENT) == "Я🙂".encode()
     with pytest.raises(UnicodeEncodeError):
         "\ud800".encode(LENIENT)
+
+
+def test_a_connection_that_the_server_has_ended_is_told_without_asking_the_server() -> None:
+    ours, server = socket.socketpair()
+    with ours, server:
+        assert is_silent(ours)
+        server.sendall(b"killed")
+        assert not is_silent(ours)
+        assert ours.recv(6) == b"killed", "nothing of it is taken away"
+        assert is_silent(ours)
+        server.close()
+        assert not is_silent(ours)
+    assert not is_silent(ours), "nor when we have closed it ourselves"
