@@ -123,7 +123,7 @@ class Client:
                     yield name, json.loads(data)
                     name, data = "message", ""
         except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from None
+            raise self._unreachable(error, sent=True) from None
         finally:
             self.close()
 
@@ -140,7 +140,7 @@ class Client:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise self._unreachable(error) from None
+            raise self._unreachable(error, sent=True) from None
         if response.status >= 400:
             raise _error(response, content, self.where)
         if "json" not in (response.headers.get_content_type() or ""):
@@ -168,14 +168,16 @@ class Client:
                 self.close()
             fresh = self._connection is None
             connection = self._connection = self._connection or self._connect()
+            sent = False
             try:
                 connection.request(method, path, content, headers)
+                sent = True
                 return connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 # A kept connection the controller has closed meanwhile says nothing; only reads are safe to send again.
                 if fresh or attempt == 2 or method != "GET":
-                    raise self._unreachable(error) from None
+                    raise self._unreachable(error, sent=sent) from None
         raise AssertionError("not reached")
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -192,11 +194,17 @@ class Client:
             ) from None
         return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=self._timeout, context=context)
 
-    def _unreachable(self, error: BaseException) -> RelaunchError:
+    def _unreachable(self, error: BaseException, *, sent: bool) -> RelaunchError:
+        """`sent`: the whole request was, so the controller may do what it says."""
         if isinstance(error, ssl.SSLCertVerificationError):
             return NotAllowed(
                 f"{self.where.url} shows a certificate that {self.where.ca or 'no known authority'} did not sign",
                 hint="set RELAUNCH_CA to the file ca/ca.crt of that controller",
+            )
+        if sent and isinstance(error, TimeoutError):
+            return Unavailable(
+                f"the controller at {self.where.url} has not answered for {self._timeout:.0f} s",
+                hint="what was asked may be under way: relaunch task list, relaunch audit",
             )
         why = str(error) or type(error).__name__
         return Unavailable(

@@ -21,10 +21,13 @@ TOKEN = "right-token"
 
 @dataclass
 class Api:
-    """`answers["GET /servers"]` is (status, body); a str body is sent as an event stream."""
+    """`answers["GET /servers"]` is (status, body); a str body is sent as an event stream. `late`: routes whose answer
+    waits for `released`."""
 
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
+    late: set[str] = field(default_factory=set)
+    released: threading.Event = field(default_factory=threading.Event)
     version: str = "0.1.0"
     url: str = ""
 
@@ -52,6 +55,8 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(length)) if length else None
             route = f"{self.command} {self.path.removeprefix('/api/v1')}"
             api.asked.append((route, body))
+            if route in api.late:
+                api.released.wait(10)
             status, told = (
                 api.answers.get(route) or api.answers.get(route.partition("?")[0]) or (404, refusal("not_found"))
             )
@@ -91,6 +96,7 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Api]:
     monkeypatch.setenv("RELAUNCH_TOKEN", TOKEN)
     monkeypatch.setenv("RELAUNCH_STATE", str(tmp_path / "state"))
     yield api
+    api.released.set()
     server.shutdown()
     server.server_close()
 

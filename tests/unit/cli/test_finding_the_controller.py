@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from relaunch.cli import here
 from relaunch.cli.client import Client, Where, find_controller
 from relaunch.errors import Unavailable
 
@@ -57,6 +59,21 @@ def test_a_controller_that_does_not_run_is_unavailable(
 
     assert ran.status == 7
     assert "controller start" in ran.err
+
+
+def test_an_order_that_is_not_answered_in_time_may_be_under_way(
+    api: Api, relaunch: Relaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = "POST /databases/shop/restore"
+    api.late.add(route)
+    monkeypatch.setattr(here, "Client", partial(Client, timeout_seconds=0.3))
+
+    ran = relaunch("db", "restore", "shop", "--confirm", "shop")
+
+    assert ran.status == 7
+    assert len(api.bodies(route)) == 1
+    assert "has not answered" in ran.err and "relaunch task list" in ran.err
+    assert "no controller answers" not in ran.err and "start it" not in ran.err
 
 
 def test_a_wrong_token_is_not_allowed(api: Api, relaunch: Relaunch, monkeypatch: pytest.MonkeyPatch) -> None:
