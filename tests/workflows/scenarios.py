@@ -27,6 +27,7 @@ from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, NotFound
 from relaunch.records.schema import audit
 from relaunch.servers.store import new_id
+from relaunch.storage.memory import MemoryStore
 from relaunch.workflows.tasks import Asked
 
 from . import import_scenarios as imports
@@ -292,6 +293,26 @@ async def to_import(world: World, d: str) -> None:
     imports.prepared(world, d)
 
 
+OLDER = "20261101T080000Z-91aa02"
+
+
+async def with_an_older_history(world: World, d: str, file: str = "") -> None:
+    await backed_up(world, d, file)
+    id = "20261101T080500Z-full-two"
+    older = {**MANIFEST, "id": id, "begun": "2026-11-01T08:05:00Z", "ended": "2026-11-01T08:05:01Z"}
+    await world.ports.objects.put(f"{d}/{OLDER}/backups/{id}/manifest.json", json.dumps(older))
+    await world.ports.objects.put(f"{d}/{OLDER}/binlogs/0000000001-1-two/binlog.000001-00/begins", "0-1-1")
+
+
+async def forget_backups(world: World, d: str) -> str:
+    return await keeper(world).forget(d, OLDER, who="ann")
+
+
+def only_the_present_history_is_left(world: World, d: str) -> bool:
+    assert isinstance(world.ports.objects, MemoryStore)
+    return {key.split("/")[1] for key in world.ports.objects._objects if key.startswith(f"{d}/")} == {LINEAGE}
+
+
 def schema_is_restored(world: World, d: str) -> bool:
     mine = {run["id"] for run in world.store.runs(instance_id=world.instance(f"{d}/two")["id"])}
     return any(name == "Restore one schema" and run in mine for run, name in world.agents.executed)
@@ -417,6 +438,7 @@ SCENARIOS: dict[str, Scenario] = {
     "prove-schemas": Scenario(backed_up, prove_schemas, schemas_are_proven),
     "restore-schema": Scenario(backed_up, restore_schema, schema_is_restored),
     "restore": Scenario(backed_up, restore, is_restored),
+    "forget-backups": Scenario(with_an_older_history, forget_backups, only_the_present_history_is_left),
     "switchover": Scenario(one_is_primary, switch_over, is_primary),
     "resize": Scenario(resizes.prepared, resizes.resize, resizes.is_resized),
     "checksum": Scenario(two_is_primary, check, replaced),

@@ -7,21 +7,33 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from relaunch.bus.messages import RunScripts, RunState
-from relaunch.databases import backup_keeper
+from relaunch.databases import backup_keeper, backups_api
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Failed
-from relaunch.records.schema import tasks
+from relaunch.records.schema import task_steps, tasks
 from relaunch.servers import run_list
 from relaunch.storage.objects import StoredObject
 
-from .scenarios import LINEAGE, MANIFEST, SCENARIOS, backed_up, keeper
+from .ann import app_of
+from .scenarios import (
+    LINEAGE,
+    MANIFEST,
+    OLDER,
+    SCENARIOS,
+    backed_up,
+    keeper,
+    only_the_present_history_is_left,
+    with_an_older_history,
+)
+from .test_reconcile import eventually
 from .world import World
 
 THREE = """deployment: shop
@@ -215,6 +227,50 @@ async def test_a_recipient_that_no_key_here_opens_is_red(world: World) -> None:
     world.vault.known[PUBLIC] = new_identity()[1]
 
     assert [each for each in (await keeper(world).shown("shop"))["reasons"] if why in each]
+
+
+async def test_an_older_history_is_forgotten_by_a_task_that_tells_how_far_it_is_and_may_be_ordered_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_an_older_history(world, "shop")
+    log, again = f"shop/{OLDER}/binlogs/0000000001-1-two/binlog.000002-00", asyncio.Event()
+    await world.ports.objects.put(f"{log}/begins", "0-1-9")
+    whole = world.ports.objects.list
+
+    async def slow(prefix: str) -> list[StoredObject]:
+        if prefix == log:
+            await again.wait()
+        return await whole(prefix)
+
+    monkeypatch.setattr(world.ports.objects, "list", slow)
+    app = app_of(backups_api.router, backups=keeper(world), workflows=world.workflows)
+    asked = {"lineage": OLDER, "confirm": OLDER}
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+
+        async def pressed() -> httpx.Response:
+            return await asyncio.wait_for(client.post("/databases/shop/forget-backups", json=asked), 5)
+
+        answer = await pressed()
+        assert answer.status_code == 202
+        task = answer.json()["task"]["id"]
+        await eventually("told", lambda: detail_of(world, task) == "2 objects are removed")
+        refused = await pressed()
+        assert (refused.status_code, task in refused.json()["error"]["message"]) == (409, True)
+        assert await keeper(world).back_up("shop", kind="full", side="primary", who="ann")
+        world.workflows.cancel(task, "ann")
+        await world.ended(task)
+        again.set()
+        task = (await pressed()).json()["task"]["id"]
+        await world.succeeds(task)
+
+    assert world.workflows.tasks.get(task)["result"] == {"removed": 1}
+    assert only_the_present_history_is_left(world, "shop")
+
+
+def detail_of(world: World, task: str) -> str | None:
+    with world.ports.database.connect() as connection:
+        return connection.scalar(select(task_steps.c.detail).where(task_steps.c.task_id == task))
 
 
 @pytest.mark.parametrize("kind", ["back-up", "prove", "prove-schemas", "restore", "restore-schema", "checksum"])

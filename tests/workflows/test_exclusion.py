@@ -25,7 +25,7 @@ from relaunch.workflows.tasks import Asked
 from .ann import app_of
 from .import_scenarios import know_the_source
 from .import_scenarios import prepared as imports_prepared
-from .scenarios import LINEAGE, backed_up, keeper
+from .scenarios import LINEAGE, OLDER, keeper, with_an_older_history
 from .world import World
 
 FILE = """deployment: shop
@@ -99,6 +99,7 @@ ORDERS: dict[str, Callable[[Stand], Awaitable[Any]]] = {
     "restore": post("restore", confirm="shop"),
     "restore a snapshot": post("restore", confirm="shop", snapshot="latest"),
     "restore a schema": post("restore-schema", of="shop"),
+    "forget a history": post("forget-backups", lineage=OLDER, confirm=OLDER),
     "import a dump": post("import/dump", sha256="0" * 64),
     "import from a server": import_server,
     "cut over": followed("import/cut-over"),
@@ -125,9 +126,11 @@ UNDER_WAY: dict[tuple[str, str], set[str]] = {
     ("prove", "backups:shop"): RESTORES | {"back up", "prove", "restore a schema"},
     ("prove-schemas", "backups:shop"): RESTORES | {"back up", "prove", "restore a schema"},
     ("restore", "backups:shop"): MEMBERS | RESTORES | IMPORTS | MOVES | LONG
-    | {"back up", "prove", "restore a schema", "cancel an import", "checksum"},
+    | {"back up", "prove", "restore a schema", "forget a history", "cancel an import", "checksum"},
     ("restore-schema", "backups:shop"): RESTORES | IMPORTS | MOVES
-    | {"reboot the primary", "destroy", "back up", "prove", "restore a schema", "cancel an import", "resize"},
+    | {"reboot the primary", "destroy", "back up", "prove", "restore a schema", "forget a history", "cancel an import",
+       "resize"},
+    ("forget-backups", f"backups:shop/{OLDER}"): RESTORES | {"restore a schema", "forget a history"},
     ("import-dump", "import:shop"): RESTORES | IMPORTS | MOVES | LONG
     | {"reboot the primary", "destroy", "restore a schema"},
     ("import-server", "import:shop"): RESTORES | IMPORTS | MOVES | LONG
@@ -158,7 +161,7 @@ UNDER_WAY: dict[tuple[str, str], set[str]] = {
 @pytest_asyncio.fixture
 async def stand(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stand]:
     """A group of three and a front end, where everything may be ordered."""
-    await backed_up(world, "shop", FILE)
+    await with_an_older_history(world, "shop", FILE)
     folder = world.folder / "templates/database"
     for file, name in (("passwords", "Change passwords"), ("checksum", "Checksum database")):
         (folder / f"scripts/{file}.sh").write_text(

@@ -147,13 +147,14 @@ def forget_backups(
     deployment: Annotated[str, typer.Argument(autocompletion=complete_deployment)],
     lineage: Annotated[str, typer.Argument(help="An older history, as `db backups` lists them.")],
     confirm: Annotated[str, typer.Option(help="The history's id once more.")] = "",
+    no_wait: NoWait = False,
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Remove every backup of an older history of a deployment's data, proven ones too; retention never does that."""
-    answer = controller().post(
-        f"/databases/{part(deployment)}/forget-backups", {"lineage": lineage, "confirm": confirm}
-    )
-    print_json(answer) if json else print(f"{len(answer['removed'])} objects are removed")
+    client = controller()
+    answer = client.post(f"/databases/{part(deployment)}/forget-backups", {"lineage": lineage, "confirm": confirm})
+    finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
 
 
 @app.command("backup-key")

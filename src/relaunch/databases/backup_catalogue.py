@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -39,8 +39,9 @@ LINEAGE = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 LOGS_SECONDS = 300.0  # old binary logs of a history are removed for so long at a time; the rest goes the next time
 
 
-def subject(deployment: str) -> str:
-    return f"backups:{deployment}"
+def subject(about: str) -> str:
+    """Of tasks about a deployment's backups, or those of DEPLOYMENT/HISTORY."""
+    return f"backups:{about}"
 
 
 def schedule_of(written: Mapping[str, str]) -> Schedule:
@@ -292,8 +293,8 @@ class Catalogue:
         for name in await self._objects.folders(stream):
             yield await self._objects.list(f"{stream}/{name}")
 
-    async def forget(self, lineage: str) -> list[str]:
-        """Delete everything of one history; the keys that went."""
+    async def forget(self, lineage: str, told: Callable[[str], None] = lambda _: None) -> list[str]:
+        """Delete everything of one history; the keys that went. `told` hears how far it is."""
         if not lineage:
             raise BadInput("a history without an id lies beside the others and cannot be told from them")
         base = self._base(lineage)
@@ -304,6 +305,7 @@ class Catalogue:
             async for objects in self._log_files(stream):
                 keys += (pieces := [each.key for each in objects])
                 await self._objects.delete(pieces)
+                told(f"{len(keys)} objects are removed")
         rest = [each.key for each in await self._objects.list(base)]
         await self._objects.delete(rest)
         self._keep(lineage, {})

@@ -341,8 +341,8 @@ class BackupKeeper:
         """Why old backups are still there."""
         return (self._unpruned[deployment],) if deployment in self._unpruned else ()
 
-    async def forget(self, deployment: str, lineage: str) -> list[str]:
-        """Remove everything of an older history, proven or not; the keys that went."""
+    async def forget(self, deployment: str, lineage: str, *, who: str) -> str:
+        """The task: everything of an older history is removed, proven or not. Backups of the present one go on."""
         catalogue = self.catalogue(deployment)
         if lineage == self.lineage(deployment):
             raise Conflict(f"{lineage} is the history {deployment} lives in now")
@@ -350,11 +350,14 @@ class BackupKeeper:
             raise NotFound(
                 f"no history {lineage} of {deployment} in the store", hint=f"relaunch db backups {deployment}"
             )
-        return await catalogue.forget(lineage)
+        title = f"forget the backups of {deployment} in its history {lineage}"
+        args = {"deployment": deployment, "lineage": lineage}
+        return await self._start("forget-backups", title, f"{deployment}/{lineage}", who, args)
 
-    async def _start(self, kind: str, title: str, deployment: str, who: str, args: dict[str, Any]) -> str:
-        self._refuse_beside(kind, deployment)
-        task, asked = f"{kind}-{new_id()}", Asked(kind=kind, title=title, subject=subject(deployment), who=who)
+    async def _start(self, kind: str, title: str, about: str, who: str, args: dict[str, Any]) -> str:
+        """`about`: a deployment, or DEPLOYMENT/HISTORY."""
+        self._refuse_beside(kind, args["deployment"])
+        task, asked = f"{kind}-{new_id()}", Asked(kind=kind, title=title, subject=subject(about), who=who)
         await self._workflows.start_workflow(asked, task, args)
         return task
 

@@ -1,4 +1,4 @@
-"""Making a backup, proving one on a throw-away instance: the workflows.
+"""Making a backup, proving one on a throw-away instance, forgetting those of an older history: the workflows.
 
 Sagas: each step may be done twice.
 """
@@ -67,6 +67,19 @@ async def prove(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     if error is not None:
         raise error
     return proven
+
+
+@workflow("forget-backups")
+async def forget_backups(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """args: deployment, lineage (an older history). What went before it was broken off does not matter."""
+    removed = await run.step(f"remove every backup of {args['lineage']}", _forget, run, args, waits=True)
+    return {"removed": removed}
+
+
+async def _forget(run: Run, args: dict[str, Any]) -> int:
+    """How many objects went."""
+    catalogue = Catalogue(run.ports.database, run.ports.objects, args["deployment"])
+    return len(await catalogue.forget(args["lineage"], run.note))
 
 
 async def _back_up(run: Run, args: dict[str, Any]) -> str:

@@ -146,14 +146,14 @@ async def prune(request: Request, deployment: str) -> dict[str, Any]:
     return {"removed": await _keeper(request).prune(deployment)}
 
 
-@router.post("/databases/{deployment}/forget-backups")
+@router.post("/databases/{deployment}/forget-backups", status_code=202)
 async def forget(request: Request, deployment: str, asked: ForgetAsked) -> dict[str, Any]:
     """Remove every backup of an older history of its data, the proven ones too."""
     if asked.confirm != asked.lineage:
         raise NeedsConfirmation(
             f"every backup of {asked.lineage} will be gone for good", hint="confirm by the history's id"
         )
-    return {"removed": await _keeper(request).forget(deployment, asked.lineage)}
+    return _task(request, await _keeper(request).forget(deployment, asked.lineage, who=request.state.who))
 
 
 @router.post("/databases/{deployment}/backup-key")

@@ -25,6 +25,7 @@ class Work(StrEnum):
     BACKUP = "a backup or a proof"
     RESTORE = "a restore of all data"
     SCHEMA = "a restore of one schema"
+    FORGET = "the removal of an older history of backups"
     IMPORT = "an import; one that only follows is no task"
     UNDO_IMPORT = "the end of an import, which unlocks the accounts of the other server"
     ROTATION = "new passwords"
@@ -39,6 +40,7 @@ KINDS: Mapping[str, Work] = {
     "prove-schemas": Work.BACKUP,
     "restore": Work.RESTORE,
     "restore-schema": Work.SCHEMA,
+    "forget-backups": Work.FORGET,
     "import-dump": Work.IMPORT,
     "import-server": Work.IMPORT,
     "import-cut-over": Work.IMPORT,
@@ -62,8 +64,9 @@ APART: Mapping[Work, frozenset[Work]] = {
     Work.BACKUP: frozenset({Work.BACKUP, Work.RESTORE, Work.SCHEMA}),
     Work.RESTORE: frozenset(Work) - {Work.OTHER, Work.WAY_OUT, Work.APPLY},
     Work.SCHEMA: frozenset(
-        {Work.SCHEMA, Work.IMPORT, Work.UNDO_IMPORT, Work.SWITCHOVER, Work.RESIZE, Work.PRIMARY}
+        {Work.SCHEMA, Work.FORGET, Work.IMPORT, Work.UNDO_IMPORT, Work.SWITCHOVER, Work.RESIZE, Work.PRIMARY}
     ),
+    Work.FORGET: frozenset({Work.FORGET}),
     Work.IMPORT: frozenset(
         {Work.IMPORT, Work.UNDO_IMPORT, Work.ROTATION, Work.SWITCHOVER, Work.RESIZE, Work.PRIMARY}
     ),
