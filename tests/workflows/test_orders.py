@@ -288,8 +288,11 @@ async def test_a_primary_that_says_so_marks_its_group_as_holding_data(world: Wor
     watch.tags_changed(world.instance("shop/front1")["id"])
 
     assert world.store.group(deployment["id"])["initialised"] is True
-    with pytest.raises(NeedsConfirmation, match="data"):
-        await world.orders.act("shop/front1", "terminate", who="ann")
+    with pytest.raises(Conflict, match="data be lost") as refused:
+        await world.orders.act("shop/front1", "terminate", who="ann", body={"yes": True})
+    assert "relaunch db switchover shop" in refused.value.hint
+    assert "relaunch deployment destroy shop" in refused.value.hint
+    assert "--yes" not in refused.value.hint
 
 
 async def test_what_the_cloud_runs_though_it_was_terminated_is_ended(world: World) -> None:

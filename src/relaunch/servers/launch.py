@@ -35,7 +35,8 @@ def refuse_empty_primary(store: Store, server: ServerRow) -> None:
         raise Conflict(
             f"{server.full_name} is the primary of a database that holds data: a new instance would start empty and "
             f"the data be lost",
-            hint="make another server the primary first (failover), or destroy the deployment if the data may go",
+            hint=f"another primary first: relaunch db switchover {server.deployment}; "
+            f"if the data may go: relaunch deployment destroy {server.deployment}",
         )
 
 

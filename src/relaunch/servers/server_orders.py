@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relaunch.errors import BadInput, Conflict, NeedsConfirmation, RelaunchError
+from relaunch.errors import BadInput, Conflict, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.inputs import resolve_inputs
 from relaunch.servers.launch import refuse_empty_primary
@@ -102,11 +102,7 @@ def terminate(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepar
     _unlocked(server)
     if row["state"] != State.DECOMMISSIONING:  # an end that failed half-way is ordered again
         after(State(row["state"]), Event.TERMINATE)
-    if not body.get("yes"):
-        try:
-            refuse_empty_primary(orders.store, server)
-        except Conflict as error:
-            raise NeedsConfirmation(error.message, hint="say --yes if the data may go") from None
+    refuse_empty_primary(orders.store, server)
     args = {"instance": row["id"], "why": "asked", "run_id": f"{row['id']}-down"}
     return Prepared(args=args)
 
