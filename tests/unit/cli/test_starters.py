@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from relaunch.cli.starters import APPS, ARCHITECTURES, starter
@@ -25,6 +28,15 @@ def test_redundant_has_two_of_each_in_two_zones() -> None:
 
     zones = {template: {s.zone for s in spec.servers if s.template == template} for template in ("front-end", "mysql")}
     assert zones == {"front-end": {"a", "b"}, "mysql": {"a", "b"}}
+
+
+def test_the_tutorial_names_the_demos_site() -> None:
+    tutorial = Path(__file__).parents[3] / "docs/learn/first-site.md"
+    demo, _, own = tutorial.read_text().partition("## 7.")
+    (site,) = read_deployment(starter("redundant", name="demo", app="redmine")).sites
+
+    assert own
+    assert set(re.findall(r"[a-z.]+\.test\b", demo)) == {site.canonical}
 
 
 def test_an_unknown_architecture_names_the_known() -> None:
