@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from relaunch.cli import follow
 
 from .conftest import Api, Ran, refusal, stream
 
@@ -94,6 +97,45 @@ def test_an_action_shows_its_steps_and_ends_well(api: Api, relaunch: Relaunch) -
 
     assert ran.status == 0
     assert ran.out == "  … shop/front1: boot scripts\n  ✓ shop/front1: boot scripts  1.2 s\napply shop: done\n"
+
+
+def far(step: dict[str, Any], *details: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return tuple(("step", step | {"state": "running", "detail": detail}) for detail in details)
+
+
+def test_how_far_a_running_step_is_stands_on_lines_now_and_then(
+    api: Api, relaunch: Relaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"task_id": "t1", "number": 1, "name": "compare", "server": "shop/db1"}
+    ended = ("step", step | {"state": "succeeded", "seconds": 9.0, "detail": ""})
+    a_task_that(api, "succeeded", steps=(*far(step, "", "1 of 3 tables", "2 of 3 tables"), ended))
+    first, last = "  … shop/db1: compare\n  … shop/db1: compare: 1 of 3 tables\n", "  ✓ shop/db1: compare  9.0 s\n"
+
+    rarely = relaunch("task", "follow", "t1")
+    monkeypatch.setattr(follow, "DETAIL_SECONDS", 0.0)
+    each = relaunch("task", "follow", "t1")
+
+    assert rarely.out == first + last + "apply shop: done\n"
+    assert each.out == first + "  … shop/db1: compare: 2 of 3 tables\n" + last + "apply shop: done\n"
+
+
+def test_how_far_a_running_step_is_is_rewritten_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    printed = follow.Printed(quiet=False, verbose=True)
+    step = {"task_id": "t1", "number": 1, "name": "compare", "server": "shop/db1"}
+
+    for name, data in far(step, "", "1 of 3", "2 of 3 tables, 5 s to go"):
+        printed.event(name, data)
+    printed.event("output", {"server": "shop/db1", "script": "sum", "text": "half"})
+    printed.event("step", step | {"state": "succeeded"})
+
+    assert capsys.readouterr().out == (
+        "  … shop/db1: compare\n\r  … shop/db1: compare: 1 of 3\x1b[K\r  … shop/db1: compare: 2 of 3\x1b[K"
+        "\r\x1b[K── shop/db1 · sum\nhalf\n  ✓ shop/db1: compare\n"
+    )
 
 
 def test_output_is_shown_only_when_asked_for(api: Api, relaunch: Relaunch) -> None:
