@@ -95,16 +95,17 @@ to_store() { # to_store NAME: standard input, compressed and encrypted, as objec
     SHELL=/bin/bash split -b 512M -d -a 5 --filter='upload "$FILE"' - "$1."
 }
 
-show_progress() { # every 10 s: how much, how fast, how long still
-  local began=$SECONDS bytes
-  while sleep 10; do
-    bytes=$(tr '\r' '\n' <"$work/progress" | awk '/bytes/ {n = $1} END {print n + 0}')
+# Every 2 s: how much, how fast, how long still. Of an incremental nobody knows how much there will be.
+show_progress() {
+  local began=$SECONDS bytes took of left
+  while sleep 2; do
+    bytes=$(tail -c 300 "$work/progress" | tr '\r' '\n' | awk '/bytes/ {n = $1} END {print n + 0}')
     [ "$bytes" -gt 0 ] || continue
-    local took=$((SECONDS - began)) left=""
+    took=$((SECONDS - began)) of='' left=''
     if [ "$kind" = full ] && [ "$bytes" -lt "$data_bytes" ]; then
-      left=", about $(((data_bytes - bytes) * took / bytes)) s to go"
+      of=" of $((data_bytes / 1000000))" left=", about $(((data_bytes - bytes) * took / bytes)) s to go"
     fi
-    echo "$((bytes / 1000000)) MB read, $((bytes / took / 1000000)) MB/s$left"
+    echo "… $((bytes / 1000000))$of MB, $((bytes / took / 1000000)) MB/s$left"
   done
 }
 
@@ -113,6 +114,7 @@ find_objects() { # a line of JSON each in $work/objects: what is in the store, a
     echo "$name $size $(<"$work/$name.sha256")"
   done | jq -Rc 'split(" ") | {name: .[0], size_bytes: (.[1] | tonumber), sha256: .[2]}' >"$work/objects"
   [ "$(wc -l <"$work/objects")" = "$(find "$work" -name '*.sha256' | wc -l)" ] || stop_with "Objects are missing in the store."
+  echo "… all data is in the store"
 }
 
 warn() { # warn WHY: a line of JSON each in $work/warnings; WHY is what is wrong with a table that is not InnoDB's

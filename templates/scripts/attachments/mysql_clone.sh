@@ -34,7 +34,7 @@ end_other_clones() { # end_other_clones CONDITION: of a run that was killed
 
 show_clone() {
   here "SELECT CONCAT(LOWER(STAGE), ': ', ROUND(DATA / 1e6), ' of ', ROUND(ESTIMATE / 1e6), ' MB, ', ROUND(DATA_SPEED / 1e6), ' MB/s')
-    FROM performance_schema.clone_progress WHERE STATE = 'In Progress'" 2>/dev/null || true
+    FROM performance_schema.clone_progress WHERE STATE = 'In Progress'" 2>/dev/null | sed 's/^/… /' || true
 }
 
 # MySQL makes one clone at a time; another one is waited for. What is said of a failure is in the file clone.said.

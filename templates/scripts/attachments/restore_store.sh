@@ -127,13 +127,16 @@ fetch() { # fetch ID COMMAND…: which gets what was backed up on its standard i
   shift
   mkdir -p "$notes"
   local -x GOGC=400 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=268435456
-  { python3 "$RS_ATTACH_DIR/fetch_objects.py" "$BACKUP_ROOT/backups/$id" <"$(manifest "$id")" 2>"$notes/objects" || touch "$notes/damaged"; } |
-    age -d -i "$secret/key" 2>"$notes/age" | zstd -q -d | "$@" 2>"$notes/unpacking" || status=$?
+  {
+    { python3 "$RS_ATTACH_DIR/fetch_objects.py" "$BACKUP_ROOT/backups/$id" 3 <"$(manifest "$id")" 2>"$notes/objects" || touch "$notes/damaged"; } |
+      age -d -i "$secret/key" 2>"$notes/age" | zstd -q -d | "$@" 2>"$notes/unpacking"
+  } 3>&1 || status=$? # there it says how far it is
   if grep -q "no identity matched" "$notes/age"; then
     stop_with "WRONG KEY: $id is encrypted to $(jq -r .recipient "$(manifest "$id")"), which this key does not open."
   fi
   [ ! -e "$notes/damaged" ] || stop_with "The backup $id cannot be used. $(cat "$notes/objects")"
   [ "$status" = 0 ] || stop_with "The backup $id cannot be unpacked: $(tail -q -n 3 "$notes"/{age,objects,unpacking})"
+  echo "… $id is fetched"
 }
 
 # What was unpacked goes to the disk while more of it comes, and not all of it at the end.

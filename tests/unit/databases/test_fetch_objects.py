@@ -36,7 +36,7 @@ def noted(folder: Path) -> str:
 
 def fetched(folder: Path, manifest: str, *, read_by: str = "cat") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        ["bash", "-c", f'"{sys.executable}" "{SCRIPT}" "{folder}" | {read_by}; exit "${{PIPESTATUS[0]}}"'],
+        ["bash", "-c", f'"{sys.executable}" "{SCRIPT}" "{folder}" 2 | {read_by}; exit "${{PIPESTATUS[0]}}"'],
         input=manifest.encode(), capture_output=True, check=False, timeout=30,
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
     )  # fmt: skip

@@ -1,14 +1,44 @@
-"""How a restore stops the server whose data it replaces."""
+"""How a restore fetches a backup, and how it stops the server whose data it replaces."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ATTACHMENT = Path(__file__).parents[3] / "templates/scripts/attachments/restore_store.sh"
+
+
+def test_a_backup_that_is_fetched_says_how_far_it_is_and_how_long_it_takes(tmp_path: Path) -> None:
+    id, content = "20261128T073541Z-full-db2", os.urandom(3_000_000)
+    slow = "head -c 2000000 $2; sleep 2.2; tail -c 1000000 $2"
+    for name, does in {"rclone": slow, "age": "exec cat", "zstd": "exec cat"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    stored, secret = tmp_path / "backups" / id, tmp_path / "secret"
+    stored.mkdir(parents=True)
+    (stored / "data.00000").write_bytes(content)
+    (secret / "manifests" / id).mkdir(parents=True)
+    each = {"name": "data.00000", "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (secret / "manifests" / id / "manifest.json").write_text(json.dumps({"id": id, "objects": [each]}))
+
+    done = subprocess.run(
+        ["bash", "-c", f"secret={secret}; . {ATTACHMENT}; fetch {id} dd of={tmp_path}/got status=none"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "BACKUP_ROOT": str(tmp_path),
+             "RS_ATTACH_DIR": str(ATTACHMENT.parent)},
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+
+    assert (tmp_path / "got").read_bytes() == content
+    assert done.stderr == ""
+    far, end = done.stdout.splitlines()
+    assert re.fullmatch(rf"… {id}: [23] of 3 MB, 1 MB/s, about \d s to go", far)
+    assert end == f"… {id} is fetched"
 
 
 @pytest.mark.parametrize(
