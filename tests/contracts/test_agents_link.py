@@ -22,7 +22,8 @@ from relaunch.bus.messages import (
     RunState,
     Stored,
 )
-from relaunch.controller.agents import AgentEvent, AgentLost
+from relaunch.controller import agents
+from relaunch.controller.agents import HELLO_SECONDS, AgentEvent, AgentLost, HelloSaid
 from relaunch.errors import BadInput
 from relaunch.records.schema import instances
 from relaunch_agent.enrolment import Credential
@@ -87,6 +88,41 @@ async def test_one_that_is_refused_first_is_connected_soon_after_it_is_known(tmp
         at_work.add_deployment()
 
         await at_work.hub.wait_connected("front1", timeout_seconds=4)
+        keeping.cancel()
+
+
+async def test_agents_whose_connections_went_on_while_the_controllers_own_broke_are_taken_back(tmp_path: Path) -> None:
+    async with controller_at_work(tmp_path) as at_work:
+        at_work.add_deployment()
+        keeping = asyncio.create_task(front1(at_work, obey_nothing).keep())
+        await at_work.hub.wait_connected("front1", timeout_seconds=5)
+        await asyncio.sleep(HELLO_SECONDS)
+
+        await at_work.bus.disconnect(at_work.bus.connection.client_id)
+        await until(lambda: not at_work.hub.connected("front1"), "the loss is noticed")
+
+        await at_work.hub.wait_connected("front1", timeout_seconds=5)
+        keeping.cancel()
+
+
+async def test_one_that_was_silent_for_a_while_is_taken_back_when_it_speaks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with controller_at_work(tmp_path) as at_work:
+        at_work.add_deployment()
+        events: list[AgentEvent] = []
+        at_work.hub.subscribe(events.append)
+        keeping = asyncio.create_task(front1(at_work, obey_nothing).keep())
+        await at_work.hub.wait_connected("front1", timeout_seconds=5)
+
+        with monkeypatch.context() as impatient:
+            impatient.setattr(agents, "SILENT_SECONDS", 0.5)
+            await until(lambda: not at_work.hub.connected("front1"), "it is found silent")
+
+        await at_work.hub.wait_connected("front1", timeout_seconds=5)
+        await asyncio.sleep(2 * HELLO_SECONDS)
+        assert at_work.hub.connected("front1")
+        assert [type(event) for event in events] == [HelloSaid, AgentLost, HelloSaid]
         keeping.cancel()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ log = logging.getLogger("relaunch.agents")
 EVERYTHING = "v1.agent.*.*"  # one subscription, so that an agent's output and reports keep their order
 PENDING_BYTES = 32_000_000  # what may wait here unread; output beyond is lost, reports are sent again
 SILENT_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+HELLO_SECONDS = 2.0  # a connection that speaks without having said hello in this time is closed
 HEARTBEAT_SECONDS = 2.0
 WRITE_SEEN_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 10.0
@@ -110,10 +112,11 @@ class AgentHub:
         self._version = version
         self._links: dict[str, _Link] = {}
         self._admitted: dict[str, int] = {}  # the newest connection of each agent
+        self._hello_due: dict[str, float] = {}  # until when that one may speak without a hello
         self._waiters = Waiters()
         self._listeners: list[Callable[[AgentEvent], None]] = []
         self._clock_task: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._beginnings = GroupCommit(records.begin_runs, settle_seconds=0.0)
         self._reports = GroupCommit(self._store_reports, settle_seconds=REPORTS_SETTLE_SECONDS)
@@ -129,7 +132,7 @@ class AgentHub:
         self._clock_task = asyncio.create_task(self._tick(), name="agents seen")
 
     async def stop(self) -> None:
-        for task in (self._clock_task, *self._retiring):
+        for task in (self._clock_task, *self._closing):
             if task:
                 task.cancel()
         self._reports.flush()
@@ -243,16 +246,20 @@ class AgentHub:
 
     def agent_admitted(self, agent: str, connection: int) -> None:
         self._admitted[agent] = connection
+        self._hello_due[agent] = time.monotonic() + HELLO_SECONDS
 
     def agent_gone(self, agent: str, connection: int) -> None:
         """Only the newest connection counts: an old one may be found dead after the agent has come back."""
         if self._admitted.get(agent) == connection:
             self._admitted.pop(agent, None)
+            self._hello_due.pop(agent, None)
             self._lose(agent)
 
     def bus_lost(self) -> None:
-        """The bus itself ended: every agent has to come again."""
-        self._admitted.clear()
+        """Our own connection ended, perhaps with the bus: every agent has to say hello again.
+
+        Those whose connections go on are made to when they speak: what the bus calls them is still needed.
+        """
         for agent in list(self._links):
             self._lose(agent)
 
@@ -283,6 +290,8 @@ class AgentHub:
         link = self._links.get(agent)
         if link is not None:
             link.heard, link.seen_written = time.monotonic(), False
+        elif not isinstance(message, Hello):
+            self._ask_for_hello(agent)
         match message:
             case Alive():
                 return None
@@ -318,10 +327,22 @@ class AgentHub:
         self._tell(HelloSaid(instance=agent, hello=hello))
         return Welcome(controller_version=self._version, heartbeat_seconds=HEARTBEAT_SECONDS)
 
+    def _ask_for_hello(self, agent: str) -> None:
+        """It counts as lost though its connection goes on, and says hello only on a new one: close this one."""
+        connection, present = self._admitted.get(agent), time.monotonic()
+        if connection is None or present < self._hello_due[agent]:
+            return
+        self._hello_due[agent] = present + HELLO_SECONDS
+        log.info("%s has to connect again: it was taken for lost", self._records.called(agent))
+        self._close(self._bus.disconnect(connection), f"disconnect {agent}")
+
     def _retire(self, agent: str) -> None:
-        task = asyncio.create_task(self.retire(agent, "this instance is terminated"), name=f"retire {agent}")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._close(self.retire(agent, "this instance is terminated"), f"retire {agent}")
+
+    def _close(self, closing: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(closing, name=name)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def retire(self, instance: str, reason: str) -> None:
         """Tell the agent, if it listens, to stop for good; then close its connection."""
@@ -359,14 +380,19 @@ class AgentHub:
             except Exception:  # a listener's fault must not become the agent's
                 log.exception("a listener failed on %s", event)
 
+    def _lose_silent(self, now: float) -> None:
+        for agent in [a for a, link in self._links.items() if now - link.heard > SILENT_SECONDS]:
+            self._lose(agent)
+
     async def _tick(self) -> None:
         written = time.monotonic()
         while True:
-            await asyncio.sleep(1.0)
+            due = time.monotonic() + LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
             try:
-                for agent in [a for a, link in self._links.items() if now - link.heard > SILENT_SECONDS]:
-                    self._lose(agent)
+                if now - due < LOOK_SECONDS:  # else we stood still: what agents said is not read yet
+                    self._lose_silent(now)
                 if now - written >= WRITE_SEEN_SECONDS:
                     written = now
                     self._write_seen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from relaunch.clouds.local import cloud as local_cloud
 from relaunch.clouds.local.cloud import LocalCloud
-from relaunch.controller import main
+from relaunch.controller import agents, main
 from relaunch.controller.agents import AgentHub, AgentLost, _Link
 
 FULL = OSError(28, "No space left on device")
@@ -65,6 +66,26 @@ async def test_agents_are_found_lost_after_an_error_of_the_database() -> None:
     await asyncio.gather(another(), for_a_while(hub._tick(), 2.5))
 
     assert lost == ["i-1", "i-2"]
+
+
+async def test_agents_are_not_taken_for_silent_while_the_controller_itself_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agents, "SILENT_SECONDS", 2.5)
+    lost: list[str] = []
+    records: Any = SimpleNamespace(called=str, begin_runs=None)
+    hub = AgentHub(None, records, None, version="1")  # type: ignore[arg-type]
+    hub.subscribe(lambda event: lost.append(event.instance) if isinstance(event, AgentLost) else None)
+    hub._links["i-1"] = _Link(connection=1, heard=time.monotonic())
+
+    def speak() -> None:
+        hub._links["i-1"].heard = time.monotonic()
+
+    asyncio.get_running_loop().call_later(0.5, time.sleep, 2.8)
+    asyncio.get_running_loop().call_later(3.4, speak)
+    await for_a_while(hub._tick(), 5.0)
+
+    assert lost == []
 
 
 async def test_the_local_cloud_keeps_house_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
