@@ -32,7 +32,7 @@ from relaunch.clouds.local.instances import Instances
 from relaunch.clouds.local.nspawn import Nspawn, interface
 from relaunch.clouds.local.records import ImageRecord, SnapshotRecord, VolumeRecord
 from relaunch.clouds.local.volumes import Volumes
-from relaunch.errors import BadInput, Conflict, NotFound
+from relaunch.errors import BadInput, Conflict, NotFound, RelaunchError
 
 log = logging.getLogger("relaunch.cloud")
 
@@ -129,8 +129,15 @@ class LocalCloud:
         await self._volumes.open()
         await self._put_up_wall()
         for image in unfinished:
-            await self._instances.finish_image(image)
+            await self._finish_image(image)
         await self._instances.recover()
+
+    async def _finish_image(self, image: ImageRecord) -> None:
+        """One that cannot be finished is tried again at the next start, and must not keep us from this one."""
+        try:
+            await self._instances.finish_image(image)
+        except (RelaunchError, OSError) as error:
+            log.error("the image %s could not be finished: %s", image.name, error)
 
     async def close(self) -> None:
         """Let go of the folder; instances run on."""

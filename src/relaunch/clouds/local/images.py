@@ -188,7 +188,7 @@ class Images:
         self._known[image.id] = image
 
     def forget(self, image: ImageRecord) -> None:
-        """Give up an image whose instance is gone."""
+        """Give up an image whose instance is ended."""
         remove_tree(self._folder / ".making" / image.id)
 
     def by_name(self, name: str) -> ImageRecord | None:

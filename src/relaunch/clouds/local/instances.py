@@ -285,7 +285,7 @@ class Instances:
     async def finish_image(self, image: ImageRecord) -> ImageRecord:
         """Every step from the note on; can be repeated."""
         record = self._known.get(image.builder or "")
-        if record is None:
+        if record is None or record.wanted is Wanted.TERMINATED:
             self._images.forget(image)
             return image
         with no_space_is_a_conflict(self._folder):
