@@ -17,6 +17,7 @@ from cloud_lab import LocalLab, until
 from conftest import NETWORK
 
 from relaunch.clouds.cloud import IngressRule, Instance
+from relaunch.clouds.local import firewall
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 
@@ -133,6 +134,19 @@ async def test_cut_off_drops_everything_silently_and_comes_back(local: LocalLab)
         await local.cloud.cut_off(app.id, False)
         link.settimeout(60)  # when, TCP decides: it tries again ever more seldom
         assert link.recv(10) == b"two\n", "as after a pulled cable, the connection goes on"
+
+
+async def test_a_cut_off_instance_is_silent_again_after_all_rules_were_flushed(local: LocalLab) -> None:
+    app = await local.launch_booted("app")
+    ping = f"ping -c1 -W1 {HOST} >/dev/null && echo yes || echo no"
+    await local.cloud.cut_off(app.id, True)
+    assert local.inside(app.id, ping) == "no"
+
+    await firewall.take_down(local.cloud._bridge)
+    assert local.inside(app.id, ping) == "yes", "nothing is left that keeps it silent"
+    await local.cloud._keep_wall()
+
+    assert local.inside(app.id, ping) == "no"
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -17,6 +20,32 @@ from relaunch.controller import agents, main
 from relaunch.controller.agents import AgentHub, AgentLost, _Link
 
 FULL = OSError(28, "No space left on device")
+
+
+FLUSHED = """
+import asyncio, subprocess, sys
+from ipaddress import IPv4Network
+from pathlib import Path
+from relaunch.clouds.local import cloud, firewall
+
+async def main():
+    folder = Path(sys.argv[1])
+    cloud.HOUSEKEEPING_SECONDS = 0.01
+    made = cloud.LocalCloud(folder, network=IPv4Network("198.18.0.0/24"), bridge="none", recipes=folder)
+    await made._put_up_wall()
+    print(await firewall.stands("none"))
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    print(await firewall.stands("none"))
+    keeping = asyncio.create_task(made._keep_house())
+    for _ in range(100):
+        await asyncio.sleep(0.1)
+        if await firewall.stands("none"):
+            break
+    print(await firewall.stands("none"))
+    keeping.cancel()
+
+asyncio.run(main())
+"""
 
 
 async def for_a_while(loop: Any, seconds: float) -> None:
@@ -90,15 +119,32 @@ async def test_agents_are_not_taken_for_silent_while_the_controller_itself_stood
 
 async def test_the_local_cloud_keeps_house_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud = LocalCloud(tmp_path, network=IPv4Network("198.18.0.0/24"), bridge="none", recipes=tmp_path)
-    times: list[int] = []
+    times: list[str] = []
+
+    async def keep_wall() -> None:
+        times.append("wall")
+        raise FULL
 
     def keep_house() -> None:
-        times.append(1)
+        times.append("house")
         raise FULL
 
     monkeypatch.setattr(local_cloud, "HOUSEKEEPING_SECONDS", 0.01)
+    monkeypatch.setattr(cloud, "_keep_wall", keep_wall)
     monkeypatch.setattr(cloud._instances, "keep_house", keep_house)
 
     await for_a_while(cloud._keep_house(), 0.2)
 
-    assert len(times) > 1
+    assert times[:4] == ["wall", "house", "wall", "house"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the kernel's rules")
+def test_the_local_clouds_rules_are_put_up_again_after_somebody_flushed_them(tmp_path: Path) -> None:
+    """In a network namespace of its own, with the real nft."""
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", FLUSHED, tmp_path], capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "False", "True"]
+    assert "the firewall rules of none are gone from the kernel" in done.stderr

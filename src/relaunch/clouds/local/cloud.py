@@ -174,8 +174,12 @@ class LocalCloud:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
-                self._instances.keep_house()
+                await self._keep_wall()
             except Exception:  # outermost frame of this loop: the next time may go well
+                log.exception("housekeeping: firewall")
+            try:
+                self._instances.keep_house()
+            except Exception:  # as above
                 log.exception("housekeeping")
 
     # firewall
@@ -192,6 +196,12 @@ class LocalCloud:
             write_text(self._folder / "firewall.nft", firewall.ruleset(wall))  # to be read: what is in force
             await firewall.put_up(wall)
             self._wall_is = covers
+
+    async def _keep_wall(self) -> None:
+        """Another program of the host may have flushed all rules, as a restart of its own firewall does."""
+        if not await firewall.stands(self._bridge):
+            log.warning("the firewall rules of %s are gone from the kernel: put up again", self._bridge)
+            await self._put_up_wall()
 
     def _wall(self) -> Wall:
         return Wall(

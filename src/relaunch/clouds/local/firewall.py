@@ -17,6 +17,7 @@ from relaunch.errors import BadInput, Failed
 from relaunch.shell import last_lines, run
 
 PROTOCOLS = ("tcp", "udp", "icmp", "all")
+FAMILIES = ("inet", "bridge")
 GROUP = "group:"
 CABLE = "vb-i-"  # how the host's end of every instance's cable begins
 
@@ -43,7 +44,12 @@ class Wall:
 
     @property
     def table(self) -> str:
-        return f"relaunch_{self.bridge.replace('-', '_')}"
+        return table_of(self.bridge)
+
+
+def table_of(bridge: str) -> str:
+    """The name of both tables of a bridge's rules."""
+    return f"relaunch_{bridge.replace('-', '_')}"
 
 
 def check_rule(rule: IngressRule) -> None:
@@ -202,8 +208,14 @@ async def put_up(wall: Wall) -> None:
 
 async def take_down(bridge: str) -> None:
     """Remove both tables of this bridge; gone already is no error."""
-    table = f"relaunch_{bridge.replace('-', '_')}"
-    for family in ("inet", "bridge"):
+    table = table_of(bridge)
+    for family in FAMILIES:
         done = await run("nft", "delete", "table", family, table, check=False)
         if done.status != 0 and "No such file" not in done.stderr:
             raise Failed(f"the nft table {family} {table} could not be deleted", hint=last_lines(done.stderr))
+
+
+async def stands(bridge: str) -> bool:
+    """Whether the kernel has both tables of this bridge; only names are read."""
+    listed = (await run("nft", "list", "tables")).stdout.splitlines()
+    return all(f"table {family} {table_of(bridge)}" in listed for family in FAMILIES)
