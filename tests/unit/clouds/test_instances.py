@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any, cast
 
 import pytest
 
+from relaunch.clouds.cloud import InstanceState
 from relaunch.clouds.local import cloud as local_cloud
 from relaunch.clouds.local import images
 from relaunch.clouds.local.cloud import LocalCloud
+from relaunch.clouds.local.firewall import Wall
 from relaunch.clouds.local.nspawn import Nspawn
-from relaunch.clouds.local.records import ImageRecord, InstanceRecord, Store, Wanted
+from relaunch.clouds.local.records import ImageRecord, InstanceRecord, Store, VolumeRecord, Wanted
 from relaunch.errors import Conflict, Failed
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -87,7 +90,7 @@ def lay_out(folder: Path, *records: InstanceRecord) -> None:
             (folder / "instances" / record.id / name).mkdir(parents=True)
 
 
-def full_disk(**_: Any) -> None:
+def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -134,3 +137,80 @@ async def test_an_image_that_cannot_be_finished_keeps_no_controller_from_startin
 
     assert sorted(image.name for image in await with_room.images()) == ["baked", "base"]
     await with_room.close()
+
+
+async def test_an_instance_is_not_said_to_be_terminated_before_its_end_has_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = replace(BUILDER, wanted=Wanted.RUNNING, groups=("web",), cut_off=True)
+    lay_out(tmp_path, running)
+    guests = Guests()
+    guests.running, guests.hanging = {"i-1"}, {"i-1"}
+    cloud = cloud_in(tmp_path, guests, monkeypatch)
+    await cloud.open()
+    walls: list[Wall] = []
+
+    async def put_up(wall: Wall) -> None:
+        walls.append(wall)
+
+    monkeypatch.setattr(local_cloud.firewall, "put_up", put_up)
+    (instance,) = await cloud.instances()
+
+    with pytest.raises(Failed, match="does not die"):
+        await cloud.terminate(instance.id)
+
+    assert (await cloud.instance(instance.id)).state is InstanceState.RUNNING
+    await cloud.set_security_group("web", [])
+    assert [(member.address, member.cut_off) for member in walls[-1].members] == [("198.18.0.2", True)]
+    with pytest.raises(Conflict, match="is in use by instance i-1"):
+        await cloud.delete_image(instance.image)
+    await cloud.delete_security_group("web")
+
+    guests.hanging.clear()
+    await cloud.terminate(instance.id)
+
+    assert (await cloud.instance(instance.id)).state is InstanceState.TERMINATED
+    assert walls[-1].members == []
+    await cloud.close()
+
+
+async def test_an_instance_whose_end_met_a_full_disk_is_ended_with_its_volume_by_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, BUILDER)
+    volume = VolumeRecord(
+        id="vol-1", client_token="v", size_bytes=1 << 20, zone="a", attached_to="i-1", device="/srv/data"
+    )
+    Store(tmp_path / "volumes" / "volumes", "volume.json").write(volume)
+    cloud = cloud_in(tmp_path, Guests(), monkeypatch)
+    await cloud.open()
+    (instance,) = await cloud.instances()
+    with monkeypatch.context() as full:
+        full.setattr(cloud._volumes, "_keep", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            await cloud.terminate(instance.id)
+
+    assert (await cloud.instance(instance.id)).state is InstanceState.STOPPED
+    await cloud.terminate(instance.id)
+
+    assert (await cloud.instance(instance.id)).state is InstanceState.TERMINATED
+    assert [each.attached_to for each in await cloud.volumes()] == [None]
+    await cloud.close()
+
+
+async def test_one_whose_processes_hang_keeps_no_controller_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lay_out(tmp_path, replace(BUILDER, wanted=Wanted.TERMINATED))
+    guests = Guests()
+    guests.running, guests.hanging = {"i-1", "i-unknown"}, {"i-1", "i-unknown"}
+    (tmp_path / "instances" / "i-unknown").mkdir()
+    cloud = cloud_in(tmp_path, guests, monkeypatch)
+
+    await cloud.open()
+
+    assert "instance i-unknown, which shall not run, could not be ended: i-unknown does not die" in caplog.text
+    assert (tmp_path / "instances" / "i-unknown").exists()
+    (instance,) = await cloud.instances()
+    assert instance.state is InstanceState.RUNNING
+    await cloud.close()

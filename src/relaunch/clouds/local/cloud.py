@@ -30,7 +30,7 @@ from relaunch.clouds.local.firewall import Member, Wall
 from relaunch.clouds.local.images import Images
 from relaunch.clouds.local.instances import Instances
 from relaunch.clouds.local.nspawn import Nspawn, interface
-from relaunch.clouds.local.records import ImageRecord, SnapshotRecord, VolumeRecord
+from relaunch.clouds.local.records import ImageRecord, SnapshotRecord, VolumeRecord, Wanted
 from relaunch.clouds.local.volumes import Volumes
 from relaunch.errors import BadInput, Conflict, NotFound, RelaunchError
 
@@ -307,7 +307,8 @@ class LocalCloud:
         return dict(self._groups)
 
     async def delete_security_group(self, name: str) -> None:
-        user = next((each for each in self._instances.present() if name in each.groups), None)
+        staying = (each for each in self._instances.present() if each.wanted is not Wanted.TERMINATED)
+        user = next((each for each in staying if name in each.groups), None)
         if user is not None:
             raise Conflict(
                 f"security group {name} is in use by {user.id}", hint="give that instance other groups first"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -23,6 +24,8 @@ from relaunch.clouds.local.records import ImageRecord, InstanceRecord, Store, Wa
 from relaunch.clouds.local.volumes import Volumes, check_device
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.shell import run
+
+log = logging.getLogger("relaunch.cloud")
 
 REBOOT_LOOKS_EACH = 0.05  # seconds
 LAUNCH_NEEDS_BYTES = 256 << 20
@@ -66,7 +69,8 @@ class Instances:
         return list(self._known.values())
 
     def present(self) -> list[InstanceRecord]:
-        return [record for record in self._known.values() if record.wanted is not Wanted.TERMINATED]
+        """All whose processes and disk may be there yet: also those whose end is under way, or has failed."""
+        return [record for record in self._known.values() if record.terminated is None]
 
     def get(self, id: str) -> InstanceRecord:
         if id not in self._known:
@@ -97,7 +101,7 @@ class Instances:
         )
 
     def _state(self, record: InstanceRecord) -> InstanceState:
-        if record.wanted is Wanted.TERMINATED:
+        if record.terminated is not None:
             return InstanceState.TERMINATED
         if self._nspawn.is_running(record.id):
             return InstanceState.RUNNING
@@ -231,6 +235,7 @@ class Instances:
             await self._bring_up(record)
 
     async def terminate(self, id: str) -> None:
+        """To be repeated when it fails: until it has succeeded the instance is not said to be terminated."""
         if id not in self._known:
             return
         async with self._lock(id), self.volume_lock:
@@ -240,9 +245,12 @@ class Instances:
             record = self._keep(replace(record, wanted=Wanted.TERMINATED, user_data=""))
             if self._volumes.binds(id):
                 await self._nspawn.stop(id)  # what it has on volumes outlives it: let it be written
-            await self._remove(record)
-            self._keep(replace(record, terminated=datetime.now(UTC), cut_off=False))
-            await self._put_up_wall()
+            await self._end(record)
+
+    async def _end(self, record: InstanceRecord) -> None:
+        await self._remove(record)
+        self._keep(replace(record, terminated=datetime.now(UTC), cut_off=False))
+        await self._put_up_wall()
 
     async def _remove(self, record: InstanceRecord) -> None:
         """Everything of it but its record and its console."""
@@ -339,14 +347,12 @@ class Instances:
     async def recover(self) -> None:
         """Make everything what its record says: after a kill, a reboot of the host, a launch cut short."""
         for entry in self._folder.iterdir():
-            if entry.name not in self._known:
-                if not entry.name.startswith("."):
-                    await self._nspawn.kill(entry.name)
+            if entry.name not in self._known and (entry.name.startswith(".") or await self._is_killed(entry.name)):
                 remove_tree(entry)
         wanted = {record.id for record in self._known.values() if record.wanted is Wanted.RUNNING}
         for id in await self._nspawn.running_groups():
             if id not in wanted:
-                await self._nspawn.kill(id)
+                await self._is_killed(id)
         for cable in Path("/sys/class/net", self._bridge, "brif").iterdir():
             if cable.name.removeprefix("vb-") not in wanted:
                 await run("ip", "link", "delete", cable.name, check=False)
@@ -354,13 +360,21 @@ class Instances:
         await asyncio.gather(*(self._heal(record) for record in self.all()), return_exceptions=True)
         self.keep_house()
 
+    async def _is_killed(self, id: str) -> bool:
+        """One whose processes hang must not keep the others, or the controller, from starting either."""
+        try:
+            await self._nspawn.kill(id)
+        except RelaunchError as error:
+            log.error("instance %s, which shall not run, could not be ended: %s", id, error)
+            return False
+        return True
+
     async def _heal(self, record: InstanceRecord) -> None:
         async with self._lock(record.id):
             if record.wanted is Wanted.STOPPED:
                 await self._nspawn.kill(record.id)
             elif record.wanted is Wanted.TERMINATED and record.terminated is None:
-                await self._remove(record)
-                self._keep(replace(record, terminated=datetime.now(UTC), cut_off=False))
+                await self._end(record)
             elif record.wanted is Wanted.RUNNING and not self._nspawn.is_running(record.id):
                 if self._nspawn.ended_by_itself(record.id):
                     self._keep(replace(record, wanted=Wanted.STOPPED))
