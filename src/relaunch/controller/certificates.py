@@ -18,7 +18,7 @@ from relaunch.clock import Clock
 from relaunch.servers.lifecycle import CERTIFICATE_LIFE
 
 AUTHORITY_LIFE = timedelta(days=3650)
-RENEW_BEFORE = timedelta(days=60)
+RENEW_BEFORE = timedelta(days=365)  # of the controller's own, at a start: so that any start in over a year renews it
 SKEW = timedelta(hours=1)  # clocks of instances may stand behind ours
 
 

@@ -27,6 +27,7 @@ from relaunch.controller.activity import Activity
 from relaunch.controller.agents import AgentEvent, AgentHub, AgentLost, DatabaseSeen, HelloSaid, TagsChanged
 from relaunch.controller.audit import Audit
 from relaunch.controller.bus import Bus
+from relaunch.controller.ending_certificates import watch_certificates
 from relaunch.controller.enrolments import EnrolmentDesk
 from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
 from relaunch.controller.http import Guards, create_app
@@ -188,7 +189,8 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     world = await open_world(settings, stack)
     objects = RcloneStore(await backup_store(stack, settings, base.vault, world.children))
 
-    bus = Bus(bus_place(settings), base.records.may_connect)
+    place = bus_place(settings)
+    bus = Bus(place, base.records.may_connect)
     hub = AgentHub(bus, base.records, base.output, version=__version__)
     desk = EnrolmentDesk(
         base.database,
@@ -222,6 +224,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows.subscribe(activity.changed)
     alarm = Alarm(Pager(settings.alert_command, base.clock).tell)
     in_background(stack, alarm.tell_for_ever(), "alarm")
+    in_background(stack, watch_certificates(place.certificate_file, base.database, base.clock, alarm), "certificates")
     upgrades = AgentUpgrades(hub, program, base.records.called, alarm)
     databases = await _start_acting(stack, bus, hub, ports, workflows, upgrades, base.audit, alarm)
 
@@ -260,7 +263,6 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
             **{name: getattr(base, name) for name in ("database", "tokens", "audit", "vault", "output", "blobs")},
         },
     )
-    place = bus_place(settings)
     server = HttpsServer(app, sockets, certificate=place.certificate_file, key=place.key_file)
     stack.push_async_callback(server.stop)
     stack.callback(activity.end)

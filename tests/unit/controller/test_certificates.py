@@ -82,3 +82,14 @@ def test_a_kept_certificate_is_made_anew_near_its_end_or_for_other_names_only(tm
     second = kept("localhost")
     clock.move(CERTIFICATE_LIFE - RENEW_BEFORE + timedelta(days=1))
     assert kept("localhost") != second
+
+
+def test_a_start_in_the_second_year_renews_the_controllers_certificate_long_before_its_end(tmp_path: Path) -> None:
+    clock = SetClock()
+    Authority.open(tmp_path, clock).keep_issued(tmp_path, "server", names=("localhost",), addresses=())
+    first = (tmp_path / "server.crt").read_text()
+
+    clock.move(timedelta(days=500))
+    Authority.open(tmp_path, clock).keep_issued(tmp_path, "server", names=("localhost",), addresses=())
+
+    assert (tmp_path / "server.crt").read_text() != first
