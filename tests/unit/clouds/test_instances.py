@@ -214,3 +214,21 @@ async def test_one_whose_processes_hang_keeps_no_controller_from_starting(
     (instance,) = await cloud.instances()
     assert instance.state is InstanceState.RUNNING
     await cloud.close()
+
+
+async def test_what_could_not_be_healed_at_the_start_is_named_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lay_out(tmp_path, BUILDER, replace(BUILDER, id="i-2", name="web", client_token="t-2", address="198.18.0.3"))
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "volumes" / "pool.btrfs").write_text("no file system")
+    guests = Guests()
+    guests.hanging = {"i-2"}
+    cloud = cloud_in(tmp_path, guests, monkeypatch)
+
+    await cloud.open()
+
+    assert "instance web (i-2) could not be made what it shall be: i-2 does not die" in caplog.text
+    assert "the volumes are not there: " in caplog.text
+    assert "bake" not in caplog.text
+    await cloud.close()

@@ -357,7 +357,15 @@ class Instances:
             if cable.name.removeprefix("vb-") not in wanted:
                 await run("ip", "link", "delete", cable.name, check=False)
         # One that cannot be healed must not keep the others, or the controller, from starting.
-        await asyncio.gather(*(self._heal(record) for record in self.all()), return_exceptions=True)
+        records = self.all()
+        healed = await asyncio.gather(*(self._heal(record) for record in records), return_exceptions=True)
+        for record, error in zip(records, healed, strict=True):
+            if error is not None:
+                log.error(
+                    "instance %s (%s) could not be made what it shall be: %s",
+                    *(record.name, record.id, error),
+                    exc_info=None if isinstance(error, RelaunchError) else error,
+                )
         self.keep_house()
 
     async def _is_killed(self, id: str) -> bool:

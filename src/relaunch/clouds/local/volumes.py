@@ -7,8 +7,8 @@ the space there is; a volume may outgrow it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +19,8 @@ from relaunch.clouds.local.files import need_space
 from relaunch.clouds.local.records import SnapshotRecord, Store, VolumeRecord
 from relaunch.errors import BadInput, Conflict, Failed, NotFound, RelaunchError
 from relaunch.shell import run
+
+log = logging.getLogger("relaunch.cloud")
 
 POOL_BYTES = 256 << 30  # sparse: it takes what is written to it
 SMALLEST_BYTES = 1 << 20
@@ -49,10 +51,11 @@ class Volumes:
         self.known = {volume.id: volume for volume in self._volumes.read(VolumeRecord)}
         self.known_snapshots = {each.id: each for each in self._snapshots.read(SnapshotRecord)}
         if self._file.exists():
-            # Without them every verb on a volume says why, and all that needs none goes on.
-            with contextlib.suppress(RelaunchError):
+            try:
                 await self._mount()
                 await self._remove_orphans()
+            except RelaunchError as error:  # every verb on a volume says why too, and all that needs none goes on
+                log.error("the volumes are not there: %s", error)
 
     async def _remove_orphans(self) -> None:
         """Subvolumes that a kill left without a record, and the reverse."""
