@@ -91,11 +91,10 @@ class ControllerProcess:
 
     def stop(self) -> bool:
         """End it in order, by force when that takes too long; False when none ran. Instances live on."""
-        if systemd_runs() and self._unit_active():
-            subprocess.run(["systemctl", "stop", self.unit], check=False, timeout=STOP_SECONDS * 2)
+        stopped = systemd_runs() and self._stop_unit()
         pid = self.pid()
         if pid is None:
-            return False
+            return stopped
         for sent in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.kill(pid, sent)
@@ -166,9 +165,10 @@ class ControllerProcess:
             hint=self.log_end(offset=log_offset),
         )
 
-    def _unit_active(self) -> bool:
-        words = ["systemctl", "is-active", "--quiet", self.unit]
-        return subprocess.run(words, check=False, timeout=30).returncode == 0
+    def _stop_unit(self) -> bool:
+        """Also one that has just failed and waits to be started again; False when systemd has no such unit."""
+        words = ["systemctl", "stop", self.unit]
+        return subprocess.run(words, check=False, capture_output=True, timeout=STOP_SECONDS * 2).returncode == 0
 
 
 def systemd_runs() -> bool:

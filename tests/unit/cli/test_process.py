@@ -69,6 +69,25 @@ def test_stop_ends_it_and_waits_for_its_end(tmp_path: Path) -> None:
     assert child.wait(timeout=5) == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_one_that_systemd_is_about_to_start_again_is_stopped_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: bool
+) -> None:
+    """Between two tries the unit is `activating`, and no process holds the folder."""
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.parent.mkdir()
+    answers = "is-active) exit 3;; stop) exit 0;;" if loaded else "is-active) exit 4;; stop) exit 5;;"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase $1 in {answers} esac\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(process, "systemd_runs", lambda: True)
+    controller = ControllerProcess(state=tmp_path)
+
+    assert controller.stop() is loaded
+
+    assert (tmp_path / "asked").read_text() == f"stop {controller.unit}\n"
+
+
 @needs_root
 def test_one_that_dies_at_its_start_fails_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [sys.executable, "-c", "raise SystemExit('the port is taken')"]
