@@ -165,6 +165,9 @@ async def test_an_instance_is_not_said_to_be_terminated_before_its_end_has_succe
     with pytest.raises(Conflict, match="is in use by instance i-1"):
         await cloud.delete_image(instance.image)
     await cloud.delete_security_group("web")
+    for cut in (False, True):
+        await cloud.cut_off(instance.id, cut)
+        assert [member.cut_off for member in walls[-1].members] == [cut]
 
     guests.hanging.clear()
     await cloud.terminate(instance.id)

@@ -264,7 +264,11 @@ class Instances:
                 entry.unlink()
 
     async def cut_off(self, id: str, cut: bool) -> None:
-        self._keep(replace(self._get_present(id), cut_off=cut))
+        """Also of one whose end is under way, or has failed: it may run still."""
+        record = self.get(id)
+        if record.terminated is not None:
+            raise Conflict(f"instance {id} is terminated")
+        self._keep(replace(record, cut_off=cut))
         await self._put_up_wall()
 
     async def set_groups(self, id: str, groups: tuple[str, ...]) -> None:
