@@ -17,11 +17,16 @@ MEMORY = 2 << 30
 WATCH_SECONDS, LOOK_SECONDS = 90.0, 0.1
 
 
-async def prepared(world: World, d: str) -> None:
+async def group_applied(world: World, d: str) -> None:
+    """A group of three with data, whose primary is two."""
     servers = "".join(f"  {name}: {{template: mysql, zone: a}}\n" for name in NAMES)
     await world.apply(f"deployment: {d}\nservers:\n{servers}database: {{primary: two, replicas: [one, three]}}\n")
     world.store.set_initialised(world.store.server(f"{d}/two").id)
     GroupStore(world.ports.database).change(d, primary=world.instance(f"{d}/two")["id"])
+
+
+async def prepared(world: World, d: str) -> None:
+    await group_applied(world, d)
     world.vault.known[f"{d}-instances"] = " ".join(ids(world, d))
     world.players.append(asyncio.create_task(plays_the_watch(world, d)))
     await asyncio.sleep(LOOK_SECONDS * 2)

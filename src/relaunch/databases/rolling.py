@@ -16,6 +16,7 @@ from relaunch.databases.resizing_file import with_memory
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed
 from relaunch.servers.exclusion import refuse_beside
+from relaunch.servers.launch import launchable
 from relaunch.servers.orders import Orders
 from relaunch.servers.relaunch import succeeded
 from relaunch.servers.store import Store, new_id
@@ -65,6 +66,9 @@ async def resize(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 async def _renew(run: Run, args: dict[str, Any], name: str) -> None:
     child = f"{run.task}-{name}"
+    server = f"{args['deployment']}/{name}"
+    # An image may take minutes to be baked: first, so that what is looked at before the end is still so at the end.
+    await launchable(run, {"server": server, "instance": args["fresh"][name], "inputs": {}})
     await run.step(f"replace {name} once it can be spared", _replace, run, args, name, child, waits=True)
     await run.step(f"wait until {name} is in step", _is_in_step, run, args, name, child, waits=True)
 
@@ -80,7 +84,7 @@ async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str
 
     said = await until(run, args["deployment"], goes, f"no replica but {name} is in step")
     old = store.server(server).instance_id
-    given = {"server": server, "old": old, "instance": args["fresh"][name], "inputs": {}}
+    given = {"server": server, "old": old, "instance": args["fresh"][name], "inputs": {}, "spare_last": True}
     await run.start_child("relaunch", child, given, title=f"relaunch {server}", subject=f"server:{server}")
     return said
 

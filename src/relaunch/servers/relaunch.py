@@ -13,7 +13,8 @@ from relaunch.workflows.durable import Run, workflow
 
 @workflow("relaunch")
 async def relaunch(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: server, old (its instance now, or None), instance (the new one's id), inputs."""
+    """args: server, old (its instance now, or None), instance (the new one's id), inputs, spare_last (optional: as of
+    terminate)."""
     server = args["server"]
     ending, starting = f"{run.task}-end", f"{run.task}-launch"
     if args["old"] is not None:
@@ -29,7 +30,8 @@ async def _end(run: Run, args: dict[str, Any], child: str) -> None:
     ports: Ports = run.ports
     row = Store(ports.database, ports.clock).instance(args["old"])
     why = "replaced" if row["operational"] else "never booted"
-    await start_terminate(run, child, args["server"], args["old"], why, spare_primary=True)
+    spare_last = args.get("spare_last", False)
+    await start_terminate(run, child, args["server"], args["old"], why, spare_primary=True, spare_last=spare_last)
 
 
 async def _start(run: Run, args: dict[str, Any], child: str) -> None:
@@ -49,12 +51,20 @@ async def start_launch(
 
 
 async def start_terminate(
-    run: Run, child: str, server: str, instance: str, why: str, *, spare_primary: bool = False
+    run: Run,
+    child: str,
+    server: str,
+    instance: str,
+    why: str,
+    *,
+    spare_primary: bool = False,
+    spare_last: bool = False,
 ) -> None:
+    args = {"instance": instance, "why": why, "run_id": f"{instance}-down"}
     await run.start_child(
         "terminate",
         child,
-        {"instance": instance, "why": why, "run_id": f"{instance}-down", "spare_primary": spare_primary},
+        {**args, "spare_primary": spare_primary, "spare_last": spare_last},
         title=f"terminate {server}",
         subject=f"server:{server}",
     )

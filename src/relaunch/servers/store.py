@@ -166,6 +166,19 @@ class Store:
                     return str(group["name"])
         return None
 
+    def group_that_cannot_spare(self, instance_id: str) -> str | None:
+        """The name of the group of this instance's server, unless another replica is in step there."""
+        table, servers = schema.database_groups, schema.servers
+        query = select(table).join(servers, servers.c.deployment_id == table.c.deployment_id)
+        with self._database.connect() as connection:
+            group = _row(connection, query.where(servers.c.instance_id == instance_id))
+        if group is None:
+            return None
+        state = group["state"] or {}
+        others = set(state.get("sync_set", ())) - {*state.get("leaving", ()), instance_id, group["primary_instance_id"]}
+        is_sync = state.get("mode") == "sync" and state.get("change") is None
+        return None if is_sync and others else str(group["name"])
+
     def set_initialised(self, server_id: str) -> bool:
         """The group whose primary this server is holds data from now on; True when that is news."""
         with self._database.begin() as connection:

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 @workflow("terminate")
 async def terminate(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: instance, why (see lifecycle.ENDED_WHY), run_id, spare_primary (optional: not one that leads by then)."""
+    """args: instance, why (see lifecycle.ENDED_WHY), run_id, spare_primary (optional: not one that leads by then),
+    spare_last (optional: not a replica when no other one is in step by then)."""
     ports: Ports = run.ports
     instance = args["instance"]
     had = await run.step("look at its state", _state, ports, instance)
@@ -143,8 +144,11 @@ def _record_end(ports: Ports, instance: str, why: str) -> None:
 def _leave_service(ports: Ports, args: dict[str, Any]) -> str:
     """From then on nobody lets it lead any more; what was asked may have waited long since it was looked at."""
     store, instance = Store(ports.database, ports.clock), args["instance"]
-    if args.get("spare_primary") and store.instance(instance)["state"] != State.DECOMMISSIONING:
-        refuse_leader(store, instance)
+    if store.instance(instance)["state"] != State.DECOMMISSIONING:
+        if args.get("spare_primary"):
+            refuse_leader(store, instance)
+        if args.get("spare_last"):
+            _refuse_last_in_step(store, instance)
     return store.move(instance, Event.TERMINATE)
 
 
@@ -155,6 +159,15 @@ def refuse_leader(store: Store, instance: str) -> None:
         raise Conflict(
             f"{instance} has become the primary of {group} meanwhile: it is left as it is",
             hint="relaunch db status; once another one leads, order it again",
+        )
+
+
+def _refuse_last_in_step(store: Store, instance: str) -> None:
+    group = store.group_that_cannot_spare(instance)
+    if group is not None:
+        raise Conflict(
+            f"no other replica of {group} is in step by now: {instance} is left as it is",
+            hint="relaunch db status; once another one is in step, order it again",
         )
 
 

@@ -1,0 +1,71 @@
+"""A resize ends a replica only while another one is in step, however long that was waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from relaunch.databases.group import Mode
+from relaunch.databases.rolling import order_resize
+from relaunch.databases.store import GroupStore
+
+from .resize_scenarios import MEMORY, NAMES, group_applied
+from .test_primary_is_spared import stored
+from .test_reconcile import eventually
+from .world import World
+
+D = "shop"
+
+
+async def all_in_step(world: World) -> dict[str, str]:
+    """A group whose primary is two; instances by name."""
+    await group_applied(world, D)
+    instances = {name: str(world.instance(f"{D}/{name}")["id"]) for name in NAMES}
+    GroupStore(world.ports.database).change(D, sync_set=frozenset(instances.values()), mode=Mode.SYNC)
+    return instances
+
+
+def once_its_image_is_there(world: World, kind: str, **values: Any) -> asyncio.Event:
+    """The group changes as the first task of that kind has its image; set once it has."""
+    over = asyncio.Event()
+
+    def changes(of: str, task: str, number: int, name: str) -> None:
+        if of == kind and name == "resolve inputs and image" and not over.is_set():
+            GroupStore(world.ports.database).change(D, **values)
+            over.set()
+
+    world.after_effect = changes
+    return over
+
+
+async def ordered(world: World) -> str:
+    return str((await order_resize(world.orders, stored(world), memory_bytes=MEMORY, who="ann"))["task"])
+
+
+async def test_it_waits_when_the_other_one_is_lost_while_the_image_is_baked(world: World) -> None:
+    instances = await all_in_step(world)
+    both = frozenset({instances["one"], instances["three"]})
+    over = once_its_image_is_there(world, "resize", sync_set=frozenset({instances["one"]}))
+
+    task = await ordered(world)
+    await asyncio.wait_for(over.wait(), 10)
+    await asyncio.sleep(0.7)
+    assert world.instance(f"{D}/one")["id"] == instances["one"] and world.state(f"{D}/one") == "operational"
+    assert world.workflows.tasks.count(f"{task}-one") == 0
+
+    GroupStore(world.ports.database).change(D, sync_set=both)
+    await eventually("it is replaced", lambda: world.workflows.tasks.count(f"{task}-one") == 1, within=5)
+    await world.succeeds(f"{task}-one")
+    assert world.instance(f"{D}/one")["id"] != instances["one"]
+    world.workflows.cancel(task, "ann")
+
+
+async def test_the_last_one_in_step_is_not_ended_though_that_was_begun(world: World) -> None:
+    instances = await all_in_step(world)
+    once_its_image_is_there(world, "relaunch", sync_set=frozenset({instances["one"]}))
+
+    row = await world.ended(await ordered(world))
+
+    assert row["state"] == "failed" and f"no other replica of {D} is in step by now" in row["error"]
+    assert world.instance(f"{D}/one")["id"] == instances["one"] and world.state(f"{D}/one") == "operational"
+    world.check_invariant()
