@@ -68,7 +68,7 @@ def extra_transactions(
     path = f"/databases/{part(name)}/extra-transactions"
     if again:
         for each in client.get(path)["readings"]:
-            if each["state"] != "succeeded":
+            if each["state"] != "succeeded" or each.get("unread"):
                 answer = client.post(path, {"instance": each["instance"]})
                 finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
     found = client.get(path)["readings"]
@@ -76,6 +76,9 @@ def extra_transactions(
         print_json(found)
         return
     print_table(found, ["server", "instance", "transactions=count", "state", "error", "until"], empty="none set aside")
+    for each in found:
+        if each.get("unread"):
+            print(f"! what was {each['server']} could not be read to its end: {each['unread']}")
     for each in found:
         if report and each.get("count"):
             print(f"\n# {each['count']} transactions of what was {each['server']}, instance {each['instance']}")

@@ -36,11 +36,13 @@ LOOK_SECONDS = 0.2
 
 
 async def order_reading(ports: Ports, workflows: Workflows, stored: StoredGroup, aside: Aside, *, who: str) -> str:
-    """The task: read it again, or for the first time when it did not run before; it is started for that."""
+    """The task: read it again, or for the first time when it did not run before; it is started for that. Conflict when
+    all of it was read."""
     running = workflows.tasks.running_on(f"instance:{aside.id}")
     if running is not None:
         raise Conflict(f"task {running['id']} is under way: {running['title']}", hint="wait for it, or cancel it")
-    if (last_reading(ports.database, aside.id) or {}).get("state") == "succeeded":
+    last = last_reading(ports.database, aside.id)
+    if last is not None and last["state"] == "succeeded" and not last.get("unread"):
         raise Conflict(f"what {aside.server} alone had was read already, and its agent is gone for good")
     task = f"{KIND}-{new_id()}"
     asked = Asked(kind=KIND, title=_title(aside.server), subject=f"instance:{aside.id}", who=who)
@@ -130,10 +132,12 @@ def _entry(ports: Ports, args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tell(run: Run, args: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """In the log and, once for this task, in the audit trail."""
-    if not found["count"]:
+    unread = found.get("unread")
+    if not found["count"] and not unread:
         return "nothing that others do not have"
     ports: Ports = run.ports
-    log.error("what was %s alone has %s transactions", args["server"], found["count"])
+    what = f"{found['count']} transactions" + (f", and cannot be read to its end: {unread}" if unread else "")
+    log.error("what was %s alone has %s", args["server"], what)
     action, subject = "extra transactions", f"database:{args['deployment']}"
     detail = {"task": run.task, "server": args["server"], "instance": args["instance"], **found}
     with ports.database.begin() as connection:
@@ -147,7 +151,7 @@ def _tell(run: Run, args: Mapping[str, Any], found: Mapping[str, Any]) -> str:
                     detail=detail,
                 )
             )  # fmt: skip
-    return f"{found['count']} transactions"
+    return what
 
 
 async def _retire(ports: Ports, instance: str) -> str:
@@ -159,11 +163,12 @@ async def _retire(ports: Ports, instance: str) -> str:
 
 
 def last_reading(database: Engine, instance: str) -> dict[str, Any] | None:
-    """How the last reading of that instance ended: state, error, at, and of one that succeeded what was found."""
+    """How the last reading of that instance ended: state, error, at, and of one that succeeded what was found. What was
+    found stays though another try fails."""
     query = (
         select(tasks.c.id, tasks.c.state, tasks.c.error, tasks.c.finished, tasks.c.result)
         .where(tasks.c.kind == KIND, tasks.c.subject == f"instance:{instance}", tasks.c.state.in_(ENDED))
-        .order_by(tasks.c.finished.desc())
+        .order_by((tasks.c.state == "succeeded").desc(), tasks.c.finished.desc())
         .limit(1)
     )
     with database.connect() as connection:
@@ -191,6 +196,12 @@ def extra_pages(database: Engine, stored: StoredGroup) -> tuple[Page, ...]:
         if each.get("count"):
             text = f"what was {each['server']} has {each['count']} transactions that nobody else has; read them: {how}"
             pages.append(Page(rule="extra transactions", text=text))
+        if each.get("unread"):
+            text = (
+                f"what was {each['server']} may have more transactions that nobody else has: its binary log cannot be"
+                f" read to its end ({each['unread']}); look into it there, or try again: {how} --again"
+            )
+            pages.append(Page(rule="extra transactions unknown", text=text))
         elif each["state"] == "failed":
             text = f"what {each['server']} alone has is not known: {each['error']}; try again: {how} --again"
             pages.append(Page(rule="extra transactions unknown", text=text))

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 FOLDER = "/var/lib/mysql"
 KEPT = "/var/lib/relaunch-extra"
@@ -69,25 +70,30 @@ def known_to_primary(text):
     return (KnownToMySQL if ":" in text else KnownToMariaDB)(text)
 
 
-def events(file):
-    """Lists of lines, one for each event; a log cut short ends where it ends."""
-    reader = subprocess.Popen(
-        [shutil.which("mariadb-binlog") or "mysqlbinlog", "--base64-output=decode-rows", "-v", file],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    event = []
-    for line in reader.stdout:
-        if AT.match(line) and event:
+def events(file, unread):
+    """Lists of lines, one for each event, up to where it can be read; when that is not its end, `unread` gets why."""
+    with tempfile.TemporaryFile() as said:
+        reader = subprocess.Popen(
+            [shutil.which("mariadb-binlog") or "mysqlbinlog", "--base64-output=decode-rows", "-v", file],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        event = []
+        for line in reader.stdout:
+            if AT.match(line) and event:
+                yield event
+                event = []
+            event.append(line)
+        if event:
             yield event
-            event = []
-        event.append(line)
-    if event:
-        yield event
-    reader.wait()
+        if reader.wait():
+            said.seek(0)
+            words = said.read().decode("utf-8", "replace").split("\n")
+            why = [line for line in words if line.strip()] or [f"exit status {reader.returncode}"]
+            unread.append(f"{os.path.basename(file)}: {why[-1]}")
 
 
 def begun_by(event):
@@ -98,10 +104,10 @@ def begun_by(event):
     return found and found[1]
 
 
-def look_into(file, known):
-    """[(GTID, lines)] of the transactions that are not known, oldest first; and whether one is."""
+def look_into(file, known, unread):
+    """[(GTID, lines)] of the transactions that are not known, oldest first; and whether one is. `unread`: as above."""
     found, lines, saw_known = [], None, False
-    for event in events(file):
+    for event in events(file, unread):
         gtid = begun_by(event)
         if gtid is not None:
             lines = None
@@ -126,9 +132,9 @@ def main():
     files = sorted(file for file in os.listdir(FOLDER) if NAME.match(file))
     if not files:
         sys.exit(f"There is no binary log in {FOLDER}.")
-    found, own = [], 0
+    found, unread, own = [], [], 0
     for file in reversed(files):
-        here, saw_known = look_into(os.path.join(FOLDER, file), known)
+        here, saw_known = look_into(os.path.join(FOLDER, file), known, unread)
         theirs = [(file, gtid, lines) for gtid, lines in here if not is_ours(gtid, lines)]
         own += len(here) - len(theirs)
         found[:0] = theirs
@@ -147,6 +153,7 @@ def main():
         print(f"… cut short: all {told} bytes are in {KEPT}/report.txt on this server")
     gtids = [gtid for _, gtid, _ in found]
     answer = {"count": len(gtids), "first": gtids[:1], "last": gtids[-1:], "bytes": told, "own": own}
+    answer["unread"] = "; ".join(unread)
     print("EXTRA " + json.dumps(answer))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -61,3 +63,44 @@ def test_only_rows_of_our_own_schema_are_ours(script: ModuleType) -> None:
     assert not script.is_ours("7-1-1", [beat, order])
     assert not script.is_ours("7-1-1", ["DROP TABLE shop.orders\n"])
     assert script.is_ours(f"{UUID}:relaunch_prompt:7", ["BEGIN\n"])
+
+
+CLIENT = """#!/bin/sh
+for file; do :; done
+cat "$file"
+case $file in *.000002) {ends} ;; esac
+"""
+DAMAGED = "echo 'first' >&2; echo 'ERROR: Could not read entry at offset 4: read error' >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+    ("ends", "unread"),
+    [
+        (DAMAGED, "binlog.000002: ERROR: Could not read entry at offset 4: read error"),
+        ("exit 3", "binlog.000002: exit status 3"),
+        ("echo 'a warning' >&2", ""),
+    ],
+)
+def test_a_log_that_cannot_be_read_to_its_end_is_told(
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends: str,
+    unread: str,
+) -> None:
+    client = tmp_path / "bin" / "mariadb-binlog"
+    client.parent.mkdir()
+    client.write_text(CLIENT.format(ends=ends))
+    client.chmod(0o755)
+    for number, gtid in ((1, "7-1-50"), (2, "7-1-100")):
+        (tmp_path / f"binlog.00000{number}").write_text(f"# at 256\n#26 server id 1 GTID {gtid} trans\n")
+    monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("KNOWN_POSITIONS", "7-1-100/")
+    monkeypatch.setattr(script, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(script, "KEPT", str(tmp_path / "kept"))
+
+    script.main()
+
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("EXTRA "))
+    assert (answer["count"], answer["unread"]) == (0, unread)
