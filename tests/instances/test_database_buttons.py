@@ -48,6 +48,8 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS rack.big (a INT, b VARCHAR(40), c TEXT, PRIMARY KEY (a, b)) COLLATE utf8mb4_unicode_ci;
 INSERT IGNORE INTO rack.big SELECT seq % 300, MD5(seq), REPEAT('ä', seq % 50) FROM rack.seq_1_to_20000;
 CREATE TABLE IF NOT EXISTS rack.small (a INT PRIMARY KEY); INSERT IGNORE INTO rack.small VALUES (1), (2);
+CREATE TABLE IF NOT EXISTS rack.asset (a BINARY(16) PRIMARY KEY);
+INSERT IGNORE INTO rack.asset SELECT UNHEX(MD5(seq)) FROM rack.seq_1_to_1500;
 CREATE TABLE IF NOT EXISTS rack.no_key (a INT); CREATE TABLE IF NOT EXISTS rack.isam (a INT) ENGINE = MyISAM;
 """
 CHANGES = """
@@ -227,15 +229,17 @@ def test_what_a_restore_loads_for_trial_is_no_difference() -> None:
 def test_a_difference_is_named_shown_and_mended_only_when_asked() -> None:
     before = shown("db2")["instance"]
     sql("db2", "SET sql_log_bin = 0; UPDATE rack.big SET c = 'other' WHERE a = 17 LIMIT 1; DROP TABLE rack.no_key;"
-               "DELETE FROM rack.small WHERE a = 2")  # fmt: skip
+               "DELETE FROM rack.small WHERE a = 2; DELETE FROM rack.asset ORDER BY a LIMIT 1")  # fmt: skip
 
     said = relaunch("db", "checksum", "shop", status=1)
 
     assert "! rack.big on db2" in said and "rows with other contents" in said
     assert "! rack.small on db2: 2 rows on the primary, 1 on db2" in said
     assert "! rack.no_key on db2: the table is another one, or missing" in said
+    assert re.search(r"! rack\.asset on db2, up to 0x[0-9A-F]{32}: [0-9]+ rows on the primary, [0-9]+ on db2", said)
     until(lambda: [page["rule"] for page in status()["pages"]] == ["replica differs"], "that page alone")
     assert "replicas differ" in relaunch("audit", "--subject", "database:shop")
+    assert "checksum-" in relaunch("task", "list")
     until(in_step, "both in step")
     assert shown("db2")["instance"] == before
 

@@ -43,7 +43,7 @@ def name(text):
 class Table:
     def __init__(self, schema, table, rows, size):
         self.schema, self.table, self.rows, self.bytes = schema, table, int(rows), int(size)
-        self.columns, self.key = [], []
+        self.columns, self.key, self.binary = [], [], frozenset()
 
     @property
     def shown(self):
@@ -72,6 +72,7 @@ class Table:
             )
         ]
         self.columns = [column for column, _, _ in columns]
+        self.binary = frozenset(column for column, kind in types.items() if kind.endswith(("binary", "blob")))
         self.key = key if all(types.get(column, "json") not in UNFIT for column in key) else []
         return columns, key
 
@@ -209,8 +210,13 @@ class Comparison:
             f"SELECT {keys} INTO {into} FROM {table.from_} FORCE INDEX (PRIMARY){where} ORDER BY {keys}"
             f" LIMIT {self.size - 1}, 1"
         )
-        texts = ", ".join(f"QUOTE(@u{number})" for number in range(len(table.key)))
-        return self.primary.value(f"SELECT CONCAT_WS(', ', {texts}) FROM DUAL WHERE @u0 IS NOT NULL")
+        texts = ", ".join(
+            f"CONCAT('0x', HEX(@u{number}))" if column in table.binary else f"QUOTE(@u{number})"
+            for number, column in enumerate(table.key)
+        )
+        text = self.primary.value(f"SELECT CONCAT_WS(', ', {texts}) FROM DUAL WHERE @u0 IS NOT NULL")
+        # What is no text all the same comes as halves of characters, which no answer may hold.
+        return text and text.encode("utf-8", "backslashreplace").decode()
 
     def sum_piece(self, table, piece, lower, upper):
         """Seconds it took. Then the replicas are given the time to come to the piece before."""
