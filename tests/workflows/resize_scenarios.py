@@ -17,16 +17,18 @@ MEMORY = 2 << 30
 WATCH_SECONDS, LOOK_SECONDS = 90.0, 0.1
 
 
-async def group_applied(world: World, d: str) -> None:
-    """A group of three with data, whose primary is two."""
-    servers = "".join(f"  {name}: {{template: mysql, zone: a}}\n" for name in NAMES)
-    await world.apply(f"deployment: {d}\nservers:\n{servers}database: {{primary: two, replicas: [one, three]}}\n")
+async def group_applied(world: World, d: str, *never: str) -> None:
+    """A group of three with data, whose primary is two, and of replicas that never lead, named first."""
+    servers = "".join(f"  {name}: {{template: mysql, zone: a}}\n" for name in (*NAMES, *never))
+    replicas = ", ".join((*never, "one", "three"))
+    database = f"{{primary: two, replicas: [{replicas}], never_primary: [{', '.join(never)}]}}"
+    await world.apply(f"deployment: {d}\nservers:\n{servers}database: {database}\n")
     world.store.set_initialised(world.store.server(f"{d}/two").id)
     GroupStore(world.ports.database).change(d, primary=world.instance(f"{d}/two")["id"])
 
 
-async def prepared(world: World, d: str) -> None:
-    await group_applied(world, d)
+async def prepared(world: World, d: str, *never: str) -> None:
+    await group_applied(world, d, *never)
     world.vault.known[f"{d}-instances"] = " ".join(ids(world, d))
     world.players.append(asyncio.create_task(plays_the_watch(world, d)))
     await asyncio.sleep(LOOK_SECONDS * 2)
@@ -37,7 +39,7 @@ def ids(world: World, d: str) -> list[str]:
 
 
 async def plays_the_watch(world: World, d: str) -> None:
-    """Every server there is follows at once, and whoever is asked to leads."""
+    """Every server there is follows at once, and whoever is asked to leads. Who never leads is not in step."""
     for _ in range(int(WATCH_SECONDS / LOOK_SECONDS)):
         await asyncio.sleep(LOOK_SECONDS)
         with contextlib.suppress(Exception):  # the world may be about to be killed, or to begin again
@@ -46,7 +48,11 @@ async def plays_the_watch(world: World, d: str) -> None:
             asked = world.ports.switchovers.get(d)
             if stored is None:
                 return
-            members = frozenset(id for id in stored.members if world.store.instance(id)["operational"])
+            members = frozenset(
+                id
+                for id, member in stored.members.items()
+                if world.store.instance(id)["operational"] and not member.never_leads
+            )
             wanted = {"sync_set": members, "mode": Mode.SYNC}
             if asked is not None:
                 asked.begun, wanted["primary"] = True, asked.to

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from relaunch.databases import rolling
 from relaunch.databases.group import Mode
 from relaunch.databases.rolling import order_resize
 from relaunch.databases.store import GroupStore
 
-from .resize_scenarios import MEMORY, NAMES, group_applied
+from .resize_scenarios import MEMORY, NAMES, group_applied, is_resized, prepared, resize
 from .test_primary_is_spared import stored
 from .test_reconcile import eventually
 from .world import World
@@ -69,3 +72,17 @@ async def test_the_last_one_in_step_is_not_ended_though_that_was_begun(world: Wo
     assert row["state"] == "failed" and f"no other replica of {D} is in step by now" in row["error"]
     assert world.instance(f"{D}/one")["id"] == instances["one"] and world.state(f"{D}/one") == "operational"
     world.check_invariant()
+
+
+async def test_one_that_never_leads_is_replaced_too_and_does_not_lead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rolling, "IN_STEP_SECONDS", 8.0)
+    await prepared(world, D, "four")
+    old = world.instance(f"{D}/four")["id"]
+
+    row = await world.ended(await resize(world, D), within=60)
+
+    assert row["state"] == "succeeded", row["error"]
+    assert is_resized(world, D) and stored(world).group.primary == world.instance(f"{D}/one")["id"]
+    assert world.instance(f"{D}/four")["id"] != old

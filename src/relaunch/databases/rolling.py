@@ -17,6 +17,7 @@ from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed
 from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.launch import launchable
+from relaunch.servers.lifecycle import State
 from relaunch.servers.orders import Orders
 from relaunch.servers.relaunch import succeeded
 from relaunch.servers.store import Store, new_id
@@ -38,7 +39,7 @@ async def order_resize(orders: Orders, stored: StoredGroup, *, memory_bytes: int
     args = {
         "deployment": stored.deployment,
         "applied": applied,
-        "members": sorted(group.members, key=lambda name: name == _primary(stored)),
+        "members": sorted(group.members, key=lambda name: (name == _primary(stored), name in group.never_primary)),
         "fresh": {name: new_id() for name in group.members},
     }
     asked = Asked(kind="resize", title=f"resize the database of {stored.deployment}", subject=subject, who=who)
@@ -50,8 +51,8 @@ async def order_resize(orders: Orders, stored: StoredGroup, *, memory_bytes: int
 
 @workflow("resize")
 async def resize(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, applied (the task that changes the file, "" for none), members (names, the primary last),
-    fresh (name → the new instance's id)."""
+    """args: deployment, applied (the task that changes the file, "" for none), members (names, first one that may lead,
+    the primary last), fresh (name → the new instance's id)."""
     if args["applied"]:
         await run.step("change the file", succeeded, run, [args["applied"]], waits=True)
     *replicas, primary = args["members"]
@@ -93,10 +94,17 @@ async def _is_in_step(run: Run, args: dict[str, Any], name: str, child: str) -> 
     await succeeded(run, [child])
 
     def in_step(stored: StoredGroup) -> bool:
-        group = stored.group
-        return group.change is None and _instance(stored, name) in group.sync_set - group.leaving
+        return stored.group.change is None and _follows(stored, _instance(stored, name))
 
     return await until(run, args["deployment"], in_step, f"{name} is not in step")
+
+
+def _follows(stored: StoredGroup, instance: str) -> bool:
+    """In step; one that is never to lead cannot be: its boot scripts, which are through, waited until it follows."""
+    group, member = stored.group, stored.members.get(instance)
+    if member is not None and member.never_leads:
+        return member.state is State.OPERATIONAL and instance not in group.fenced
+    return instance in group.sync_set - group.leaving
 
 
 def spared(group: Group, instance: str) -> bool:
