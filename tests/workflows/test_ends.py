@@ -8,7 +8,8 @@ import pytest
 
 from relaunch.databases.repair import launch_missing
 from relaunch.databases.store import GroupStore
-from relaunch.errors import Unavailable
+from relaunch.errors import Conflict, Unavailable
+from relaunch.servers import reboot
 from relaunch.servers.reconcile import ServerWatch
 from relaunch.servers.terminate import end_unless_up
 
@@ -166,3 +167,61 @@ async def test_an_end_that_somebody_cancelled_waits_for_the_next_order(world: Wo
 
     await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
     world.check_invariant()
+
+
+async def brought_up_by_a_retry(world: World) -> None:
+    world.after_effect = None
+    world.agents.executed.clear()
+    await world.succeeds(await world.orders.act("shop/front1", "retry", who="ann"))
+    assert [name for _, name in world.agents.executed] == ["configure", "announce"]
+    assert world.state("shop/front1") == "operational"
+    world.check_invariant()
+
+
+async def test_a_reboot_cancelled_when_services_are_stopped_strands_the_server(world: World) -> None:
+    await world.apply()
+
+    def cancel(kind: str, task: str, number: int, name: str) -> None:
+        if name == "decommission scripts":
+            world.workflows.cancel(task, "bob")
+
+    world.after_effect = cancel
+    row = await world.ended(await world.orders.act("shop/front1", "reboot", who="ann"))
+
+    assert row["state"] == "cancelled" and world.cloud.rebooted == ()
+    assert world.state("shop/front1") == "stranded"
+    assert "its reboot was broken off: cancelled" in world.instance("shop/front1")["stranded_why"]
+    await brought_up_by_a_retry(world)
+
+
+async def test_so_does_one_that_the_cloud_refuses(world: World) -> None:
+    await world.apply()
+    world.cloud.fail_next("reboot", Conflict("no reboots today"))
+
+    row = await world.ended(await world.orders.act("shop/front1", "reboot", who="ann"))
+
+    assert row["state"] == "failed" and "no reboots today" in row["error"]
+    assert "no reboots today" in world.instance("shop/front1")["stranded_why"]
+    await brought_up_by_a_retry(world)
+
+
+async def test_one_whose_services_were_not_stopped_is_left_as_it_is(world: World) -> None:
+    await world.apply()
+    world.agents.silent.add("front1")
+    world.cloud.fail_next("reboot", Conflict("no reboots today"))
+
+    row = await world.ended(await world.orders.act("shop/front1", "reboot", who="ann"))
+
+    assert row["state"] == "failed" and world.state("shop/front1") == "operational"
+    world.check_invariant()
+
+
+async def test_one_whose_agent_does_not_come_back_is_stranded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.apply()
+    monkeypatch.setattr(reboot, "CONNECT_SECONDS", 0.3)
+    world.agents.silent.add("front1")
+
+    row = await world.ended(await world.orders.act("shop/front1", "reboot", who="ann"))
+
+    assert row["state"] == "failed" and len(world.cloud.rebooted) == 1
+    assert "did not come back" in world.instance("shop/front1")["stranded_why"]

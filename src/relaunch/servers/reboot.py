@@ -25,11 +25,18 @@ LOOK_SECONDS = 0.1  # between two looks at whether the agent said hello from the
 async def reboot(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: server, instance, run_id, boot_id (the one before), ordered (False: it has rebooted by itself)."""
     ports: Ports = run.ports
-    instance = args["instance"]
-    if args["ordered"]:
-        await run.step("decommission scripts", decommission, run, instance, f"{args['run_id']}-down")
-        await run.step("reboot in the cloud", _reboot, ports, instance, args["boot_id"])
-    await run.step("wait for its agent", _wait_rebooted, ports, instance, args["boot_id"], waits=True)
+    instance, told = args["instance"], not args["ordered"]
+    try:
+        if args["ordered"]:
+            await run.step("decommission scripts", decommission, run, instance, f"{args['run_id']}-down")
+            await run.step("reboot in the cloud", _reboot, ports, instance, args["boot_id"])
+            told = True
+        await run.step("wait for its agent", _wait_rebooted, ports, instance, args["boot_id"], waits=True)
+    except RelaunchError as error:
+        why = "cancelled before its agent was back" if isinstance(error, Cancelled) else error.message
+        with run.undoing():
+            await run.step("undo: strand it", _strand_down, ports, args, f"its reboot was broken off: {why}", told)
+        raise
     return await _boot_and_settle(run, args, Event.REBOOTED, start_at=0, reboot=True)
 
 
@@ -68,6 +75,20 @@ async def _boot_and_settle(
     if state != State.OPERATIONAL:
         raise Failed(f"{args['server']} is stranded: {booted['why']}", hint=retry_hint(args["server"]))
     return {"instance": instance, "state": state}
+
+
+async def _strand_down(ports: Ports, args: dict[str, Any], why: str, told: bool) -> str:
+    """Its services are stopped, and start again with its boot scripts alone. `told`: to reboot. One whose decommission
+    scripts never began either is left as it is."""
+    instance, down = args["instance"], f"{args['run_id']}-down"
+    store = Store(ports.database, ports.clock)
+    if not told and all(each["id"] != down for each in store.runs(instance_id=instance)):
+        return "nothing was stopped"
+    await stop_run(ports, instance, down)
+    if store.instance(instance)["state"] in (State.BOOTING, State.OPERATIONAL, State.STRANDED):
+        store.move(instance, Event.REBOOTED)
+    await _strand(ports, instance, args["run_id"], why)
+    return str(store.instance(instance)["state"])
 
 
 async def _strand(ports: Ports, instance: str, run_id: str, why: str) -> None:
