@@ -26,25 +26,30 @@ def with_replica(text: str, server: ServerSpec) -> str:
     replicas = _value(database, "replicas")
     if replicas is None:
         edits.append(_added(text, database, f"replicas: [{server.name}]"))
+    elif isinstance(replicas, yaml.ScalarNode):  # null, or nothing behind the colon
+        begin, end = replicas.start_mark.index, replicas.end_mark.index
+        edits.append((begin, end, f"[{server.name}]" if replicas.value else f" [{server.name}]"))
     else:
         edits.append(_added(text, replicas, server.name if replicas.flow_style else f"- {server.name}"))
     group = replace(spec.database, replicas=(*spec.database.replicas, server.name))
-    return _checked(text, edits, replace(spec, servers=(*spec.servers, server), database=group))
+    return _checked(_edited(text, edits), replace(spec, servers=(*spec.servers, server), database=group))
 
 
 def without_replica(text: str, name: str) -> str:
-    """The server and its place among the replicas are gone."""
-    spec, root = read_deployment(text), _root(text)
+    """The server and its place among the replicas, and among those that never lead, are gone."""
+    spec = read_deployment(text)
     assert spec.database is not None
-    replicas = _value(_value(root, "database"), "replicas")
-    servers = _value(root, "servers")
-    edits = [
-        _removed(text, servers, next((key, value) for key, value in servers.value if key.value == name)),
-        _removed(text, replicas, next((each, each) for each in replicas.value if each.value == name)),
-    ]
-    group = replace(spec.database, replicas=tuple(each for each in spec.database.replicas if each != name))
-    kept = tuple(each for each in spec.servers if each.name != name)
-    return _checked(text, edits, replace(spec, servers=kept, database=group))
+    group = replace(
+        spec.database,
+        replicas=tuple(each for each in spec.database.replicas if each != name),
+        never_primary=tuple(each for each in spec.database.never_primary if each != name),
+    )
+    wanted = replace(spec, servers=tuple(each for each in spec.servers if each.name != name), database=group)
+    servers = _value(_root(text), "servers")
+    text = _edited(text, [_removed(text, servers, _pair(servers, name))])
+    for key in ("replicas", "never_primary"):
+        text = _without_name(text, key, name)
+    return _checked(text, wanted)
 
 
 def with_memory(text: str, names: Collection[str], memory_bytes: int) -> str:
@@ -61,7 +66,7 @@ def with_memory(text: str, names: Collection[str], memory_bytes: int) -> str:
         else:
             edits.append((known.start_mark.index, known.end_mark.index, said))
     servers = [replace(each, memory_bytes=memory_bytes) if each.name in names else each for each in spec.servers]
-    return _checked(text, edits, replace(spec, servers=tuple(servers)))
+    return _checked(_edited(text, edits), replace(spec, servers=tuple(servers)))
 
 
 def shown_bytes(count: int) -> str:
@@ -94,6 +99,20 @@ def _added(text: str, node: Any, line: str) -> Edit:
     return at, at, "\n" + " " * node.start_mark.column + line
 
 
+def _without_name(text: str, key: str, name: str) -> str:
+    """Out of that list of the database's; the list goes with its last name."""
+    database = _value(_root(text), "database")
+    names = _value(database, key)
+    if not isinstance(names, yaml.SequenceNode):
+        return text
+    entry = next((each for each in names.value if each.value == name), None)
+    if entry is None:
+        return text
+    alone = len(names.value) == 1
+    edit = _removed(text, database, _pair(database, key)) if alone else _removed(text, names, (entry, entry))
+    return _edited(text, [edit])
+
+
 def _removed(text: str, node: Any, entry: tuple[Any, Any]) -> Edit:
     begin, end = entry[0].start_mark.index, _end(text, entry[1])
     if not node.flow_style:
@@ -119,13 +138,21 @@ def _root(text: str) -> Any:
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
+def _pair(mapping: Any, key: str) -> Any:
+    return next((name, value) for name, value in mapping.value if name.value == key)
+
+
 def _value(mapping: Any, key: str) -> Any:
     return next((value for name, value in mapping.value if name.value == key), None)
 
 
-def _checked(text: str, edits: list[Edit], wanted: DeploymentSpec) -> str:
+def _edited(text: str, edits: list[Edit]) -> str:
     for begin, end, instead in sorted(edits, reverse=True):
         text = text[:begin] + instead + text[end:]
+    return text
+
+
+def _checked(text: str, wanted: DeploymentSpec) -> str:
     if replace(read_deployment(text), source="") != replace(wanted, source=""):
         raise BadInput("the file is written in a way that cannot be changed here", hint="change it by hand and apply")
     return text

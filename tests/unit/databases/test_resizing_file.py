@@ -33,6 +33,28 @@ ALONE = """deployment: shop
 servers:
   db1: {template: mysql}
 database: {primary: db1}"""
+FLOW_NEVER = """deployment: shop
+servers: {db1: {template: mysql}, db2: {template: mysql}, db3: {template: mysql}}
+database: {primary: db1, replicas: [db2, db3], never_primary: [db3]}
+"""
+BLOCK_NEVER = """deployment: shop
+servers:
+  db1: {template: mysql}
+  db2: {template: mysql}
+  db3: {template: mysql}
+database:
+  primary: db1
+  never_primary:
+    - db3  # for reports
+    - db2
+  replicas:
+    - db2
+    - db3
+"""
+ONE_NEVER = """deployment: shop
+servers: {db1: {template: mysql}, db2: {template: mysql}}
+database: {primary: db1, replicas: [db2], never_primary: [db2]}
+"""
 THIRD = ServerSpec(name="db3", template="mysql", zone="a", memory_bytes=1 << 30, inputs={"X": "text:1, 2"})
 
 
@@ -54,6 +76,45 @@ def test_the_first_replica_of_a_file_without_any() -> None:
     spec = read_deployment(with_replica(ALONE, THIRD))
 
     assert spec.database is not None and spec.database.replicas == ("db3",)
+
+
+@pytest.mark.parametrize("said", ["", " ~", " null", " []", "   # none yet"])
+def test_the_first_replica_of_a_file_that_says_it_has_none(said: str) -> None:
+    spec = read_deployment(
+        with_replica(f"{ALONE.replace('{primary: db1}', '')}\n  replicas:{said}\n  primary: db1\n", THIRD)
+    )
+
+    assert spec.database is not None and spec.database.replicas == ("db3",)
+
+
+@pytest.mark.parametrize(
+    "text", [FLOW.replace(", durability: strict", ""), BLOCK.replace("  durability: strict\n", "")]
+)
+def test_after_the_last_replica_another_one_can_come(text: str) -> None:
+    alone = without_replica(text, "db2")
+
+    assert "replicas" not in alone
+    more = read_deployment(with_replica(alone, THIRD))
+    assert more.database is not None and more.database.replicas == ("db3",)
+
+
+@pytest.mark.parametrize(
+    ("text", "gone", "never"),
+    [
+        (FLOW_NEVER, "db3", ()),
+        (FLOW_NEVER, "db2", ("db3",)),
+        (FLOW_NEVER.replace("[db2, db3]", "[db3, db2]").replace("[db3]}", "[db2, db3]}"), "db3", ("db2",)),
+        (BLOCK_NEVER, "db3", ("db2",)),
+        (BLOCK_NEVER.replace("    - db2\n  replicas", "  replicas"), "db3", ()),
+        (ONE_NEVER, "db2", ()),
+    ],
+)
+def test_one_that_never_leads_goes_from_there_too(text: str, gone: str, never: tuple[str, ...]) -> None:
+    left = without_replica(text, gone)
+
+    assert gone not in left and ("never_primary" in left) is bool(never)
+    spec = read_deployment(left)
+    assert spec.database is not None and spec.database.never_primary == never
 
 
 def test_the_last_replica_of_a_strict_group_stays() -> None:
