@@ -128,7 +128,7 @@ def remove_replica(
 ) -> None:
     """Terminate a replica with its data; says what your deployment file must not have then."""
     client, name = controller(), one_deployment(deployment)
-    ask(f"{name}/{server} and its disk will be destroyed.", yes=yes or bool(confirm))
+    ask(f"{name}/{server} and its disk will be destroyed.", yes=yes or confirm == server)
     answer = client.post(f"/databases/{part(name)}/remove-replica", {"server": server, "confirm": confirm})
     _change(client, answer, json, no_wait, verbose)
 

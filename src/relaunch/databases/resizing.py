@@ -41,6 +41,8 @@ async def add_replica(
 
 async def remove_replica(orders: Orders, stored: StoredGroup, name: str, *, confirm: str, who: str) -> dict[str, Any]:
     """{task, server, changes}. `confirm`: its name, needed when no other replica would be in step."""
+    if confirm not in ("", name):
+        raise BadInput(f"confirm: {confirm!r} is not {name}", hint="nothing was done; name the same server twice")
     spec, group = spec_of(orders, stored.deployment)
     members = {each.name: each.id for each in stored.members.values()}
     if name not in group.members:

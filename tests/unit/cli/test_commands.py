@@ -376,6 +376,17 @@ def test_promotion_says_what_it_is_asked(api: Api, relaunch: Relaunch) -> None:
     assert api.bodies("POST /databases/shop/promote") == [{"to": "db2", "force": "", "reason": ""}]
 
 
+def test_a_replica_is_removed_unasked_only_when_it_is_named_twice(api: Api, relaunch: Relaunch) -> None:
+    api.answers["POST /databases/shop/remove-replica"] = (202, {"task": TASK, "server": "shop/db2", "changes": ""})
+
+    ran = relaunch("db", "remove-replica", "db2", "--deployment", "shop", "--confirm", "db3")
+    assert ran.status == 5 and "shop/db2 and its disk will be destroyed" in ran.err
+    assert api.bodies("POST /databases/shop/remove-replica") == []
+
+    relaunch("db", "remove-replica", "db2", "--deployment", "shop", "--confirm", "db2", "--no-wait")
+    assert api.bodies("POST /databases/shop/remove-replica") == [{"server": "db2", "confirm": "db2"}]
+
+
 def test_every_error_ends_with_its_own_status(api: Api, relaunch: Relaunch) -> None:
     cases = {"bad_input": (400, 2), "not_found": (404, 3), "conflict": (409, 4), "needs_confirmation": (409, 5),
              "not_allowed": (401, 6), "unavailable": (503, 7), "failed": (500, 1)}  # fmt: skip
