@@ -62,6 +62,7 @@ odd=$(sql "SELECT GROUP_CONCAT(table_name) FROM information_schema.tables WHERE 
 [ "$odd" = NULL ] || echo "not covered by transactions, so perhaps of another moment than the rest: $odd"
 
 before=$(position_before)
+default=$(default_of "$BACKUP_SCHEMA")
 sums_of "$BACKUP_SCHEMA" "${BACKUP_CHECK_SECONDS:-30}" >"$work/before"
 # The hash is taken on the way.
 mkfifo "$work/fifo"
@@ -79,8 +80,8 @@ refuse_fenced
 jq -n --arg id "$id" --arg schema "$BACKUP_SCHEMA" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" --arg gtid "$gtid" \
   --arg server "$(hostname)" --arg role "$role" --arg lag "$lag" --arg dialect "$dialect" --arg version "$(sql "SELECT VERSION()")" --arg begun "$begun" \
   --arg ended "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --arg sha256 "$(cat "$work/sha256")" --argjson size "$size" --slurpfile check "$work/check" \
-  --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $role, lag_seconds: ($lag | tonumber),
-    $dialect, $version, $begun, $ended, $gtid, $recipient, check: $check[0], stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
+  --argjson default "$default" --arg recipient "$BACKUP_RECIPIENT" '{format: 1, $id, kind: "schema", $schema, $group, $lineage, $server, $role, lag_seconds: ($lag | tonumber),
+    $dialect, $version, $begun, $ended, $gtid, $recipient, $default, check: $check[0], stored_bytes: $size, objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' |
   rclone rcat "$target/manifest.json"
 jq -r --arg what "$BACKUP_SCHEMA at $gtid: $size bytes" '"\($what), \(.tables | length) tables summed, \(.unchecked | length) not"' "$work/check"
 echo "BACKED-UP $id"

@@ -60,17 +60,19 @@ sql "CREATE TABLE IF NOT EXISTS relaunch.import_loading (name VARCHAR(64) PRIMAR
   begun DATETIME NOT NULL) ENGINE = InnoDB"
 
 # What is noted as loading is half: it goes, and what was there before comes back.
-# A name of a file, "empty" for an empty schema, nothing when there was none.
+# A name of a file, "empty COLLATION" for an empty schema, nothing when there was none.
 # Behind `||` errexit is off in here: each step says itself that it failed, and the note of it stays.
 clean() {
-  local schema saved noted
+  local schema saved noted as
   noted=$(sql "SELECT name, saved FROM relaunch.import_loading") || return 1
   while IFS=$'\t' read -r schema saved <&8; do
     [ -n "$schema" ] || continue
     echo "Removing what was loaded of $schema"
     sql "DROP DATABASE IF EXISTS \`$schema\`" || return 1
-    if [ "$saved" = empty ]; then
-      sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4" || return 1
+    if [[ $saved = empty* ]]; then
+      as="CHARACTER SET utf8mb4" # as sites' schemas are made: once "empty" alone was noted
+      [ "$saved" = empty ] || as="COLLATE ${saved#empty }"
+      sql "CREATE DATABASE \`$schema\` $as" || return 1
     elif [ -n "$saved" ]; then
       [ -e "$saved" ] || { echo "What was in $schema before is in $saved on the former primary: bring it here by hand." >&2; return 1; }
       echo "Bringing back what $schema was before"
@@ -158,8 +160,8 @@ ended() {
 }
 trap ended EXIT
 for schema in "${schemas[@]}"; do
-  saved=
-  if has_schema "$schema"; then saved=empty; fi
+  saved=$(collation_of "$schema")
+  saved=${saved:+empty $saved}
   if [[ " ${full[*]} " == *" $schema "* ]]; then
     saved=$folder/before-$schema-$(date -u +%Y%m%dT%H%M%SZ).sql.zst
     echo "Saving what is in $schema to $saved"
@@ -170,7 +172,9 @@ for schema in "${schemas[@]}"; do
   fi
   sql "INSERT INTO relaunch.import_loading VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP())"
   sql "DROP DATABASE IF EXISTS \`$schema\`"
-  as=$(fact ".databases[\"$schema\"] // \"CHARACTER SET utf8mb4\"")
+  named="\"$schema\"" # in the dump
+  [ -z "$IMPORT_SCHEMA" ] || named=".schemas[0] // $named"
+  as=$(fact ".databases[$named] // \"CHARACTER SET utf8mb4\"")
   sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as"
 done
 import_account "$folder/loader.cnf" "${schemas[@]}"

@@ -161,13 +161,14 @@ copy() {
     following | cut) echo "It is copied already."; return ;;
     copying) echo "An earlier copy broke off: once more from the start"; drop_schemas ;;
   esac
-  # `result` holds until the cut-over which of them were there before.
-  sql "REPLACE INTO relaunch.import_source SELECT 'import', 'copying', $(quoted "$IMPORT_SCHEMAS"), '', 0, 0, 0, '',
-    COALESCE(GROUP_CONCAT(schema_name SEPARATOR ' '), '') FROM information_schema.schemata WHERE schema_name IN ($list)"
+  # `result` holds until the cut-over which of them were there before, and their default collations.
+  sql "SET SESSION group_concat_max_len = 65535;
+    REPLACE INTO relaunch.import_source SELECT 'import', 'copying', $(quoted "$IMPORT_SCHEMAS"), '', 0, 0, 0, '',
+    COALESCE(GROUP_CONCAT(CONCAT(schema_name, ':', default_collation_name) SEPARATOR ' '), '') FROM information_schema.schemata WHERE schema_name IN ($list)"
   for schema in "${schemas[@]}"; do
     as=$(there "SELECT CONCAT('CHARACTER SET ', default_character_set_name, ' COLLATE ',
       default_collation_name) FROM information_schema.schemata WHERE schema_name = $(quoted "$schema")")
-    sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as"
+    sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as; ALTER DATABASE \`$schema\` $as"
   done
   import_account "$work/loader.cnf" "${schemas[@]}"
   dump_there |
@@ -413,13 +414,18 @@ leave() {  # on every member: nothing of it stays
 }
 
 drop_schemas() {  # as it was before: gone, or empty
-  local schema before wanted
+  local schema before wanted noted as
   before=$(sql "SELECT result FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'")
   wanted=$(sql "SELECT wanted FROM relaunch.import_source WHERE name = 'import' AND stage <> 'cut'")
   for schema in $wanted; do
     echo "Dropping what was imported of $schema"
     sql "DROP DATABASE IF EXISTS \`$schema\`"
-    if [[ " $before " == *" $schema "* ]]; then sql "CREATE DATABASE \`$schema\` CHARACTER SET utf8mb4"; fi
+    for noted in $before; do
+      [ "${noted%%:*}" = "$schema" ] || continue
+      as="CHARACTER SET utf8mb4" # as sites' schemas are made: once the names alone were noted
+      [[ $noted != *:* ]] || as="COLLATE ${noted#*:}"
+      sql "CREATE DATABASE \`$schema\` $as"
+    done
   done
 }
 

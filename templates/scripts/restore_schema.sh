@@ -152,9 +152,10 @@ compare() { # what was noted at backup time, against what is loaded; prints how 
   echo "$compared"
 }
 
+as=$(jq -r '.default // empty | "CHARACTER SET \(.character_set) COLLATE \(.collation)"' "$secret/manifest") # older ones do not say it
 # Once for trial, seen by nobody else: whatever is wrong with it shows before anything is replaced.
 [ "$RESTORE_PHASE" = all ] || start_scratch "$work/scratch" || stop_with "There is nothing to prove the backup on."
-sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial"
+sql "SET sql_log_bin = 0; DROP DATABASE IF EXISTS $trial; CREATE DATABASE $trial $as"
 if ! load "$trial" "SET sql_log_bin = 0;"; then
   ! grep -q "no identity matched" "$secret/age" || stop_with "WRONG KEY: $RESTORE_BACKUP is encrypted to $(jq -r .recipient "$secret/manifest")."
   stop_with "The backup $RESTORE_BACKUP cannot be loaded. Nothing was touched. $(cat "$secret/age")"
@@ -182,13 +183,13 @@ if [ "$tables" != 0 ]; then
   rclone copyto "$work/kept" "$kept/dump.sql.zst.age"
   jq --arg id "$(basename "$kept")" --arg schema "$name" --arg sha256 "$(sha256sum <"$work/kept" | cut -d' ' -f1)" \
     --arg server "$(hostname)" --arg now "$now" --slurpfile check "$work/check" \
-    --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, role: "primary", lag_seconds: 0, begun: $now, ended: $now, gtid: "", check: $check[0], stored_bytes: $size,
+    --argjson default "$(default_of "$name")" --argjson size "$(stat -c %s "$work/kept")" '. + {$id, $schema, $server, $default, role: "primary", lag_seconds: 0, begun: $now, ended: $now, gtid: "", check: $check[0], stored_bytes: $size,
       objects: [{name: "dump.sql.zst.age", size_bytes: $size, $sha256}]}' "$secret/manifest" | rclone rcat "$kept/manifest.json"
   echo "What was in $name is kept as the backup $(basename "$kept")"
 fi
 # What we do here as root nothing would refuse on a server that leads no more, and nobody would have it.
 [ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes any more: another one leads now. Nothing was touched."
-sql "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` CHARACTER SET utf8mb4"
+sql "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` ${as:-CHARACTER SET utf8mb4}"
 load "$name"
 [ "$(sql "$writable")" = 1 ] ||
   stop_with "Another server leads since, which may have only a part of $name: restore it again there."

@@ -612,10 +612,15 @@ def test_back_to_the_older_history(stand: Stand) -> None:
 
 def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand) -> None:
     sum_of = "SELECT COUNT(*), SUM(CRC32(b)) FROM {}.more"
+    collation_of = (
+        "SELECT collation_name FROM information_schema.parameters"
+        " WHERE specific_schema = '{}' AND specific_name = 'same'"
+    )
     until(lambda: told("db", "status", "bak")["mode"] == "sync", "a fresh replica after the restore before", 240)
     stand.replica = Server(address("bak/db2"))
     stand.primary.sql(
         "CREATE DATABASE other; CREATE TABLE other.t (a INT); INSERT INTO other.t VALUES (1);"
+        "ALTER DATABASE shop COLLATE utf8mb4_turkish_ci; CREATE PROCEDURE shop.same (wanted VARCHAR(50)) SELECT wanted;"
         "CREATE VIEW shop.seen AS SELECT a FROM shop.more; CREATE TRIGGER shop.grows BEFORE INSERT ON shop.more"
         " FOR EACH ROW SET NEW.b = CONCAT(NEW.b, '')"
     )
@@ -641,6 +646,7 @@ def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand
 
     relaunch("db", "restore-schema", "bak", "shop", "--as", "shop2")
     assert stand.primary.sql(sum_of.format("shop2")) == before
+    assert stand.primary.sql(collation_of.format("shop2")) == "utf8mb4_turkish_ci"
     until(lambda: stand.replica.sql("SHOW DATABASES LIKE 'shop2'") == "shop2", "the replica to have it too", 120)
     assert stand.primary.sql("SELECT COUNT(*) FROM shop2.seen") == before.split("\t")[0]
     assert stand.primary.sql("SELECT COUNT(DISTINCT b) FROM shop.more") == "1"
@@ -648,6 +654,7 @@ def test_one_schema_comes_back_alone_under_another_name_and_its_own(stand: Stand
     assert "Nothing was touched" in relaunch("db", "restore-schema", "bak", "shop", check=False)
     relaunch("db", "restore-schema", "bak", "shop", "--confirm", "shop")
     assert stand.primary.sql(sum_of.format("shop")) == before
+    assert stand.primary.sql(collation_of.format("shop")) == "utf8mb4_turkish_ci"
     assert stand.primary.sql("SELECT COUNT(*) FROM other.t") == "2"
     kept = [each for each in told("db", "backups", "bak")["schemas"] if "-replaced-" in each["id"]]
     assert len(kept) == 1

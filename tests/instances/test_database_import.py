@@ -301,6 +301,22 @@ def test_cancelled_nothing_stays(foreign: Foreign, tmp_path: Path) -> None:
     assert "nothing is being imported" in refused("--status")
 
 
+def test_a_schema_that_is_there_has_the_other_servers_collation_until_it_is_cancelled(
+    foreign: Foreign, tmp_path: Path
+) -> None:
+    foreign.grant()
+    foreign.sql("CREATE PROCEDURE shop.same (wanted VARCHAR(50)) SELECT wanted")
+    sql("db1", "CREATE DATABASE shop COLLATE utf8mb4_turkish_ci")
+    of_parameter = "SELECT collation_name FROM information_schema.parameters WHERE specific_name = 'same'"
+    of_schema = "SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = 'shop'"
+
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    assert sql("db1", of_parameter) == foreign.sql(of_parameter) == "latin1_swedish_ci"
+    relaunch("db", "import", "imp", "--cancel")
+
+    assert sql("db1", of_schema) == "utf8mb4_turkish_ci"
+
+
 def test_cut_over_only_once_nobody_writes(foreign: Foreign, tmp_path: Path) -> None:
     foreign.grant()
     writer = Writer(HOST, PORT)

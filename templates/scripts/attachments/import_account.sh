@@ -76,4 +76,6 @@ tables_in() {  # SCHEMA: how many tables and views it has
   sql "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = $(quoted "$1")"
 }
 
-has_schema() { [ "$(sql "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = $(quoted "$1")")" = 1 ]; }
+collation_of() {  # SCHEMA: its default; nothing when there is none
+  sql "SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = $(quoted "$1")"
+}

@@ -158,11 +158,14 @@ def look(path):
             facts["system"].append(statements.schema)
         if kind == "create database":
             name, more = CREATE_DATABASE.search(line).groups()
+            collation = COLLATE.search(more)
             facts["databases"][name.decode()] = " ".join(
                 f"{word} {found[1].decode()}"
-                for word, found in (("CHARACTER SET", CHARSET.search(more)), ("COLLATE", COLLATE.search(more)))
+                for word, found in (("CHARACTER SET", CHARSET.search(more)), ("COLLATE", collation))
                 if found and found[1]
             )
+            if collation and collation[1] and name.decode() not in SYSTEM:
+                collations.add(collation[1].decode())
         if kind == "use" and statements.schema not in facts["schemas"]:
             facts["schemas"].append(statements.schema)
         if kind == "rows" and with_history:

@@ -60,6 +60,12 @@ fi
 here=("$client") # how the server is reached that is meant
 sql() { "${here[@]}" -N -B -e "$1"; }
 
+# For text that routines take, and for tables to come.
+default_of() { # default_of SCHEMA: as JSON
+  sql "SELECT JSON_OBJECT('character_set', default_character_set_name, 'collation', default_collation_name)
+    FROM information_schema.schemata WHERE schema_name = '$1'"
+}
+
 # What its tables hold, all of one moment; {} when nothing was summed.
 sums_of() ( # sums_of SCHEMA SECONDS: prints {tables, unchecked}
   open_session "${here[@]}" -N -B --unbuffered --force

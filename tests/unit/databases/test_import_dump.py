@@ -152,6 +152,16 @@ def test_what_is_odd_is_named_with_its_schema(script: ModuleType, tmp_path: Path
     assert found["code"] == {"TRIGGER": ["shop.t"], "VIEW": ["shop.v"]}
 
 
+def test_a_schemas_own_collation_is_one_that_the_server_must_know(script: ModuleType, tmp_path: Path) -> None:
+    create = "CREATE DATABASE `{}` /*!40100 DEFAULT CHARACTER SET utf8mb4 COLLATE {} */;\nUSE `{}`;\n"
+    text = create.format("mysql", "utf8mb4_0900_ai_ci", "mysql") + create.format("shop", "utf8mb4_bin", "shop")
+
+    found = look(script, tmp_path, HEAD + text + END)
+
+    assert found["databases"]["shop"] == "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    assert found["collations"] == ["utf8mb4_bin"]
+
+
 def test_what_belongs_to_another_server_is_left_out(script: ModuleType) -> None:
     text = (
         "SET @MYSQLDUMP_TEMP_LOG_BIN = @@SESSION.SQL_LOG_BIN;\nSET @@SESSION.SQL_LOG_BIN= 0;\n"

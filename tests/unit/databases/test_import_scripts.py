@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -98,6 +99,73 @@ def test_what_was_before_comes_back_whatever_its_size(tmp_path: Path) -> None:
 
     assert "--max-allowed-packet=1G" in said(tmp_path)
     assert said(tmp_path).count("DELETE FROM") == 3 and said(tmp_path).count("CREATE DATABASE") == 1
+
+
+@pytest.mark.parametrize(
+    ("noted", "words"), [("empty utf8mb4_turkish_ci", "COLLATE utf8mb4_turkish_ci"), ("empty", "CHARACTER SET utf8mb4")]
+)
+def test_an_empty_schema_gets_its_collation_back(tmp_path: Path, noted: str, words: str) -> None:
+    answer = f"answer() {{ case $1 in *'SELECT name'*) printf 'shop\\t{noted}\\n' ;; esac; }}\n"
+
+    run(tmp_path, functions("import_database.sh", "clean") + answer + "clean")
+
+    assert f"here: CREATE DATABASE `shop` {words}\n" in said(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "schemas", "words"),
+    [
+        ("", ["shop"], "COLLATE latin1_bin"),
+        ("new", ["shop"], "COLLATE latin1_bin"),
+        ("new", [], "CHARACTER SET utf8mb4"),
+    ],
+)
+def test_a_schema_of_a_dump_is_made_as_the_dump_says_whatever_its_name(
+    tmp_path: Path, name: str, schemas: list[str], words: str
+) -> None:
+    text = (ROOT / "import_database.sh").read_text()
+    begin = text.index("  named=")
+    making = text[begin : text.index("\ndone\n", begin)]
+    facts = json.dumps({"schemas": schemas, "databases": {"shop": "COLLATE latin1_bin"}})
+
+    run(tmp_path, f"""fact() {{ jq -r "$1" <<<'{facts}'; }}\nschema={name or "shop"} IMPORT_SCHEMA={name}\n{making}""")
+
+    assert said(tmp_path) == f"here: CREATE DATABASE IF NOT EXISTS `{name or 'shop'}` {words}\n"
+
+
+THEIRS = """answer() { case $1 in
+  *default_character_set_name*) echo "CHARACTER SET utf8mb4 COLLATE utf8mb4_turkish_ci" ;;
+esac; }
+need_primary() { :; }; note_table() { :; }; import_account() { exit; }
+IMPORT_SCHEMAS=shop
+"""
+
+
+def test_a_schema_that_is_there_already_gets_the_other_servers_collation_for_the_import(tmp_path: Path) -> None:
+    run(tmp_path, f"{functions('import_from_server.sh', 'copy')}{THEIRS}copy")
+
+    noted, made = said(tmp_path).partition("here: CREATE DATABASE")[::2]
+    assert "CONCAT(schema_name, ':', default_collation_name)" in noted
+    assert "ALTER DATABASE `shop` CHARACTER SET utf8mb4 COLLATE utf8mb4_turkish_ci\n" in made
+
+
+@pytest.mark.parametrize(
+    ("before", "made"),
+    [
+        ("blog:latin1_bin shop:utf8mb4_turkish_ci", ["CREATE DATABASE `shop` COLLATE utf8mb4_turkish_ci"]),
+        ("shop", ["CREATE DATABASE `shop` CHARACTER SET utf8mb4"]),
+        ("workshop:latin1_bin", []),
+    ],
+)
+def test_cancelled_a_schema_is_empty_with_its_own_collation_or_gone(
+    tmp_path: Path, before: str, made: list[str]
+) -> None:
+    answer = f"answer() {{ case $1 in *'SELECT result'*) echo '{before}' ;; *'SELECT wanted'*) echo shop ;; esac; }}\n"
+
+    run(tmp_path, functions("import_from_server.sh", "drop_schemas") + answer + "drop_schemas")
+
+    changes = [line for line in said(tmp_path).splitlines() if "DATABASE" in line]
+    assert changes == ["here: DROP DATABASE IF EXISTS `shop`", *(f"here: {each}" for each in made)]
 
 
 COMPARE = functions("import_from_server.sh", "sums", "compare")

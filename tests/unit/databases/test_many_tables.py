@@ -99,6 +99,7 @@ def test_a_schema_may_have_as_many_tables(tmp_path: Path) -> None:
         f"""{BACKUP}
         position_before() {{ echo 1; }}
         position_of_dump() {{ echo 1; }}
+        default_of() {{ echo '{{"collation": "utf8mb4_bin"}}'; }}
         BACKUP_SCHEMA=shop BACKUP_CHECK_SECONDS=600 target=there dialect=mariadb role=replica
         rclone() {{ case $1 in lsf) echo 512 ;; rcat) cat >"$folder/manifest.json" ;; esac; }}
         echo abab >"$work/sha256"
@@ -109,6 +110,7 @@ def test_a_schema_may_have_as_many_tables(tmp_path: Path) -> None:
     found = manifest(tmp_path)
     assert len(found["check"]["tables"]) == MANY and found["check"]["unchecked"] == []
     assert found["check"]["tables"][7] == {"table": "orders_0007", "method": "all", "rows": 3, "sum": "99"}
+    assert found["default"] == {"collation": "utf8mb4_bin"}
     assert said.strip() == f"shop at 1: 512 bytes, {MANY} tables summed, 0 not"
 
 

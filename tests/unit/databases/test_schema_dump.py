@@ -1,11 +1,14 @@
-"""The server that schemas are loaded into for trial: what is said when it does not start."""
+"""One schema's dump: the server that it is loaded into for trial, and what its own schema is like."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-ATTACHMENT = Path(__file__).parents[3] / "templates/scripts/attachments/schema_dump.sh"
+import pytest
+
+SCRIPTS = Path(__file__).parents[3] / "templates/scripts"
+ATTACHMENT = SCRIPTS / "attachments/schema_dump.sh"
 
 # Like MariaDB and MySQL: a log's name that has no ending is given one.
 SERVER = """#!/bin/bash
@@ -30,3 +33,28 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "no room for the redo log" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("manifest", "trial", "own"),
+    [
+        (
+            '{"default": {"character_set": "utf8mb4", "collation": "utf8mb4_turkish_ci"}}',
+            "CHARACTER SET utf8mb4 COLLATE utf8mb4_turkish_ci",
+            "CHARACTER SET utf8mb4 COLLATE utf8mb4_turkish_ci",
+        ),
+        ("{}", "", "CHARACTER SET utf8mb4"),
+    ],
+)
+def test_a_schema_is_restored_with_the_collation_that_its_manifest_says(
+    tmp_path: Path, manifest: str, trial: str, own: str
+) -> None:
+    lines = (SCRIPTS / "restore_schema.sh").read_text().splitlines()
+    making = "\n".join(line for line in lines if line.startswith("as=") or "; CREATE DATABASE" in line)
+    (tmp_path / "manifest").write_text(manifest)
+    script = f'set -eu\nsecret={tmp_path} trial=relaunch_trial name=shop\nsql() {{ echo "$1"; }}\n{making}'
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+
+    made = [line.partition("; CREATE DATABASE ")[2].strip() for line in done.stdout.splitlines()]
+    assert made == [f"relaunch_trial {trial}".strip(), f"`shop` {own}"]
