@@ -62,6 +62,7 @@
 # Attachments:
 # - table_checks.sh
 # - schema_dump.sh
+# - schema_names.py
 # - table_history.sh
 # ...
 # shellcheck disable=SC2154  # variables come from the attachment
@@ -133,9 +134,8 @@ in_this_year() {  # a filter
     cat
   fi
 }
-# A trigger made by its full name carries that in the dump: taken out, or it would go to the schema of that name.
 load() { # load SCHEMA [STATEMENTS to begin with]
-  plain | in_this_year | LC_ALL=C sed -E "/^\/\*!50003 CREATE\*\/ .*TRIGGER/ s/\`?$RESTORE_SCHEMA\`?\.//g" |
+  plain | in_this_year | python3 "$RS_ATTACH_DIR/schema_names.py" |
     { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" --max-allowed-packet=1G "$1"
 }
 

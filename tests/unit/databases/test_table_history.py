@@ -92,7 +92,7 @@ def test_a_copy_of_another_server_has_history(tmp_path: Path) -> None:
 
 def test_what_was_saved_before_mariadb_11_5_is_restored_as_present(tmp_path: Path) -> None:
     text = (SCRIPTS / "restore_schema.sh").read_text()
-    function = text[text.index("\nin_this_year() {") : text.index("\n# A trigger made")]
+    function = text[text.index("\nin_this_year() {") : text.index("\nload() {")]
     old, new = "'2038-01-19 03:14:07.999999'", "'2106-02-07 06:28:15.999999'"
     mark = (
         "/*M!101100 SET @old_system_versioning_insert_history=@@x, @@session.system_versioning_insert_history=1 */;\n"

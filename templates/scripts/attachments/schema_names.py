@@ -1,0 +1,42 @@
+"""A dump of one schema, made ready for a schema of whatever name. Standard library only.
+
+    schema_names.py < DUMP
+
+A trigger that was made by its full name carries that in the dump of mariadb-dump and mysqldump: it would go to the
+schema of that name. It is taken out of the trigger's head; what the trigger does stays as it is.
+"""
+
+import re
+import signal
+import sys
+
+NAME = rb'(?:`(?:[^`]|``)+`|"(?:[^"]|"")+"|[^\s`".]+)'
+BEGIN = rb"/\*!\d+ CREATE(?: OR REPLACE)?(?:\*/)? (?:/\*!\d+ DEFINER=.*?\*/ )?(?:/\*!\d+ )?TRIGGER\s"
+TRIGGER = re.compile(BEGIN, re.I)
+HEAD_END = re.compile(rb"\bFOR\s+EACH\s+ROW\b", re.I)
+SCHEMAS_IN_HEAD = re.compile(
+    rb"^(%(begin)s\s*(?:IF\s+NOT\s+EXISTS\s+)?)(?:%(name)s\s*\.\s*)?"
+    rb"(%(name)s\s+(?:BEFORE|AFTER)\s+[\w\s]+?\s+ON\s+)(?:%(name)s\s*\.\s*)?(%(name)s\s+FOR\s+EACH\s+ROW\b)"
+    % {b"begin": BEGIN, b"name": NAME},
+    re.I,
+)
+
+
+def without_schema(lines):
+    """The lines to load, each with its end."""
+    delimiter, head = b";", b""
+    for line in lines:
+        if line.startswith(b"DELIMITER "):
+            delimiter = line.split()[1]
+        if head or TRIGGER.match(line):
+            head += line
+            if not HEAD_END.search(head) and not line.rstrip().endswith(delimiter):
+                continue
+            line, head = SCHEMAS_IN_HEAD.sub(rb"\1\2\3", head), b""
+        yield line
+    yield head
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the client says what is wrong
+    sys.stdout.buffer.writelines(without_schema(sys.stdin.buffer))

@@ -1,0 +1,80 @@
+"""A dump of one schema, loaded under another name: what of its own name is taken out of it, and what stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[3] / "templates/scripts"
+SCRIPT = SCRIPTS / "attachments/schema_names.py"
+BEGIN = "/*!50003 CREATE*/ /*!50017 DEFINER=`app`@`%`*/ /*!50003 "
+BODY = "FOR EACH ROW INSERT INTO workshop.log VALUES (NEW.id, 'https://shop.example.com/', 'noreply@shop.de')"
+
+
+def loaded(text: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], input=text.encode(), capture_output=True, timeout=30, check=True
+    )
+    return done.stdout.decode()
+
+
+def trigger(text: str) -> str:
+    return f"DELIMITER ;;\n{BEGIN}{text} \n*/;;\nDELIMITER ;\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("TRIGGER `t1` AFTER INSERT ON `orders` ", "TRIGGER `t1` AFTER INSERT ON `orders` "),
+        ("TRIGGER `shop`.`t2` AFTER INSERT ON `shop`.`orders` ", "TRIGGER `t2` AFTER INSERT ON `orders` "),
+        ("TRIGGER shop.t2 BEFORE DELETE ON orders ", "TRIGGER t2 BEFORE DELETE ON orders "),
+        ("TRIGGER t2 BEFORE DELETE ON shop.orders ", "TRIGGER t2 BEFORE DELETE ON orders "),
+        (
+            "trigger if not exists `shop` . `a.b`\n before update\n on shop.orders\n ",
+            "trigger if not exists `a.b`\n before update\n on orders\n ",
+        ),
+        ('TRIGGER "shop"."t2" AFTER INSERT ON "shop"."orders" ', 'TRIGGER "t2" AFTER INSERT ON "orders" '),
+    ],
+)
+def test_the_schema_is_taken_out_of_a_triggers_head_alone(head: str, expected: str) -> None:
+    assert loaded(trigger(head + BODY)) == trigger(expected + BODY)
+
+
+def test_what_a_trigger_does_stays_as_it_is_on_every_line() -> None:
+    body = (
+        "FOR EACH ROW\nBEGIN\n INSERT INTO shop.log VALUES ('TRIGGER shop.t AFTER INSERT ON shop.t FOR EACH ROW');\nEND"
+    )
+
+    assert loaded(trigger("TRIGGER t AFTER INSERT ON shop.o " + body)) == trigger("TRIGGER t AFTER INSERT ON o " + body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "INSERT INTO `t` VALUES (1,'TRIGGER shop.t AFTER INSERT ON shop.t FOR EACH ROW'),\n(2,'shop.x');\n",
+        "DELIMITER ;;\nCREATE DEFINER=`app`@`%` PROCEDURE `p`()\nBEGIN\nDELETE FROM shop.log;\nEND ;;\nDELIMITER ;\n",
+        "/*!50106 CREATE*/ /*!50106 EVENT `e` ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.log */ ;;\n",
+        f"{BEGIN}TRIGGER t /* x */ AFTER INSERT ON t {BODY} # TRIGGER a.b AFTER INSERT ON a.c FOR EACH ROW;;\n",
+        f"DELIMITER ;;\n{BEGIN}TRIGGER shop.t -- it\n BEFORE DELETE",
+    ],
+    ids=["rows", "procedure", "event", "a head with a comment", "broken off"],
+)
+def test_all_else_stays_as_it_is(text: str) -> None:
+    assert loaded(text) == text
+
+
+def test_a_restore_loads_it_so(tmp_path: Path) -> None:
+    text = (SCRIPTS / "restore_schema.sh").read_text()
+    load = text[text.index("\nload() {") : text.index("\n}\n", text.index("\nload() {")) + 3]
+    (tmp_path / "dump").write_text(trigger("TRIGGER shop.t AFTER INSERT ON shop.o " + BODY))
+    script = f"""RS_ATTACH_DIR={SCRIPT.parent} here=(client)
+      plain() {{ cat {tmp_path}/dump; }}; in_this_year() {{ cat; }}; client() {{ cat; }}
+      {load}
+      load relaunch_trial "SET sql_log_bin = 0;" """
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
+
+    assert done.stdout == "SET sql_log_bin = 0;\n" + trigger("TRIGGER t AFTER INSERT ON o " + BODY)
