@@ -41,6 +41,7 @@
 # Attachments:
 # - import_account.sh
 # - import_dump.py
+# - schema_names.py
 # - table_history.sh
 # ...
 # shellcheck disable=SC2154  # variables come from import_account.sh

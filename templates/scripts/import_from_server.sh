@@ -71,6 +71,7 @@
 # - import_follow.py
 # - import_snapshot.py
 # - import_source.sh
+# - schema_names.py
 # - sql_session.py
 # - table_history.sh
 # ...

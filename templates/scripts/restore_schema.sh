@@ -135,7 +135,7 @@ in_this_year() {  # a filter
   fi
 }
 load() { # load SCHEMA [STATEMENTS to begin with]
-  plain | in_this_year | python3 "$RS_ATTACH_DIR/schema_names.py" |
+  plain | in_this_year | python3 "$RS_ATTACH_DIR/schema_names.py" "$1" |
     { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" --max-allowed-packet=1G "$1"
 }
 

@@ -23,6 +23,8 @@ import sys
 import time
 import urllib.request
 
+from schema_names import for_schema
+
 SYSTEM = ("mysql", "sys", "information_schema", "performance_schema")
 LOOKED_AT = 400  # of a line's beginning: rows are long and need no look
 USE = re.compile(rb"USE `?((?:[^`;]|``)+?)`?\s*;\s*$", re.I)
@@ -212,7 +214,7 @@ def look(path):
 def for_us(stream, definer, rename, stood):
     """The lines to load. `stood` gets where the source's binary log stood, when the dump says so."""
     statements = Statements()
-    for line in stream:
+    for line in for_schema(rename.encode(), stream) if rename else stream:
         if not stood and line.startswith((b"-- CHANGE ", b"CHANGE ")):
             found = STOOD.search(line)
             if found:

@@ -1,15 +1,17 @@
 """A dump of one schema, made ready for a schema of whatever name. Standard library only.
 
-    schema_names.py < DUMP
+    schema_names.py SCHEMA < DUMP
 
 A trigger that was made by its full name carries that in the dump of mariadb-dump and mysqldump: it would go to the
-schema of that name. It is taken out of the trigger's head; what the trigger does stays as it is.
+schema of that name. It is taken out of the trigger's head; what the trigger does stays as it is. Around what was made
+while the schema had another default collation they change the schema's default, by its name: that becomes SCHEMA.
 """
 
 import re
 import signal
 import sys
 
+DEFAULT = re.compile(rb"ALTER DATABASE `(?:[^`]|``)+`( CHARACTER SET \w+ COLLATE \w+ (;+)\s*)$")
 NAME = rb'(?:`(?:[^`]|``)+`|"(?:[^"]|"")+"|[^\s`".]+)'
 BEGIN = rb"/\*!\d+ CREATE(?: OR REPLACE)?(?:\*/)? (?:/\*!\d+ DEFINER=.*?\*/ )?(?:/\*!\d+ )?TRIGGER\s"
 TRIGGER = re.compile(BEGIN, re.I)
@@ -22,21 +24,25 @@ SCHEMAS_IN_HEAD = re.compile(
 )
 
 
-def without_schema(lines):
-    """The lines to load, each with its end."""
+def for_schema(name, lines):
+    """The lines to load into the schema of that name (bytes), each with its end."""
     delimiter, head = b";", b""
     for line in lines:
         if line.startswith(b"DELIMITER "):
             delimiter = line.split()[1]
+        default = DEFAULT.match(line)
+        if default and default[2] == delimiter:  # a procedure's text may hold such a line, which ends in another way
+            line = b"ALTER DATABASE `" + name + b"`" + default[1]
         if head or TRIGGER.match(line):
             head += line
             if not HEAD_END.search(head) and not line.rstrip().endswith(delimiter):
                 continue
             line, head = SCHEMAS_IN_HEAD.sub(rb"\1\2\3", head), b""
         yield line
-    yield head
+    if head:
+        yield head
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the client says what is wrong
-    sys.stdout.buffer.writelines(without_schema(sys.stdin.buffer))
+    sys.stdout.buffer.writelines(for_schema(sys.argv[1].encode(), sys.stdin.buffer))

@@ -31,7 +31,9 @@ def script() -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        spec.loader.exec_module(module)
     return module
 
 
@@ -195,6 +197,17 @@ def test_definers_become_ours_and_the_schema_gets_its_new_name(script: ModuleTyp
     assert loaded(script, text, rename="new") == (
         "USE `new`;\n/*!50003 CREATE*/ /*!50017 DEFINER=`app`@`%`*/ /*!50003 TRIGGER `t` */;\n"
     )
+
+
+def test_a_schema_renamed_is_the_one_whose_default_is_changed_and_whose_triggers_are_made(script: ModuleType) -> None:
+    text = (
+        "USE `{0}`;\nALTER DATABASE `{0}` CHARACTER SET latin1 COLLATE latin1_swedish_ci ;\nDELIMITER ;;\n"
+        "/*!50003 CREATE*/ /*!50017 DEFINER=`app`@`%`*/ /*!50003 TRIGGER {1}t AFTER INSERT\n ON {1}o FOR EACH ROW\n"
+        "INSERT INTO shop.log VALUES (1) */;;\nDELIMITER ;\n"
+    )
+
+    assert loaded(script, text.format("shop", "shop."), rename="new") == text.format("new", "")
+    assert loaded(script, text.format("shop", "shop.")) == text.format("shop", "shop.")
 
 
 def test_where_the_source_stood_is_read_from_the_comment(script: ModuleType) -> None:

@@ -11,12 +11,13 @@ import pytest
 SCRIPTS = Path(__file__).parents[3] / "templates/scripts"
 SCRIPT = SCRIPTS / "attachments/schema_names.py"
 BEGIN = "/*!50003 CREATE*/ /*!50017 DEFINER=`app`@`%`*/ /*!50003 "
+DEFAULT = "ALTER DATABASE `{}` CHARACTER SET latin1 COLLATE latin1_swedish_ci ;\n"
 BODY = "FOR EACH ROW INSERT INTO workshop.log VALUES (NEW.id, 'https://shop.example.com/', 'noreply@shop.de')"
 
 
 def loaded(text: str) -> str:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)], input=text.encode(), capture_output=True, timeout=30, check=True
+        [sys.executable, str(SCRIPT), "new"], input=text.encode(), capture_output=True, timeout=30, check=True
     )
     return done.stdout.decode()
 
@@ -51,16 +52,23 @@ def test_what_a_trigger_does_stays_as_it_is_on_every_line() -> None:
     assert loaded(trigger("TRIGGER t AFTER INSERT ON shop.o " + body)) == trigger("TRIGGER t AFTER INSERT ON o " + body)
 
 
+def test_a_schemas_default_is_changed_of_the_schema_that_it_is_loaded_into() -> None:
+    event = "DELIMITER ;;\n" + DEFAULT.replace(" ;\n", " ;;\n") + "DELIMITER ;\n"
+
+    assert loaded(DEFAULT.format("a``b") + event.format("shop")) == DEFAULT.format("new") + event.format("new")
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "INSERT INTO `t` VALUES (1,'TRIGGER shop.t AFTER INSERT ON shop.t FOR EACH ROW'),\n(2,'shop.x');\n",
         "DELIMITER ;;\nCREATE DEFINER=`app`@`%` PROCEDURE `p`()\nBEGIN\nDELETE FROM shop.log;\nEND ;;\nDELIMITER ;\n",
+        "DELIMITER ;;\nCREATE PROCEDURE `p`()\nBEGIN\n" + DEFAULT.format("shop") + "END ;;\nDELIMITER ;\n",
         "/*!50106 CREATE*/ /*!50106 EVENT `e` ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.log */ ;;\n",
         f"{BEGIN}TRIGGER t /* x */ AFTER INSERT ON t {BODY} # TRIGGER a.b AFTER INSERT ON a.c FOR EACH ROW;;\n",
         f"DELIMITER ;;\n{BEGIN}TRIGGER shop.t -- it\n BEFORE DELETE",
     ],
-    ids=["rows", "procedure", "event", "a head with a comment", "broken off"],
+    ids=["rows", "procedure", "procedure that changes it", "event", "a head with a comment", "broken off"],
 )
 def test_all_else_stays_as_it_is(text: str) -> None:
     assert loaded(text) == text
@@ -69,7 +77,7 @@ def test_all_else_stays_as_it_is(text: str) -> None:
 def test_a_restore_loads_it_so(tmp_path: Path) -> None:
     text = (SCRIPTS / "restore_schema.sh").read_text()
     load = text[text.index("\nload() {") : text.index("\n}\n", text.index("\nload() {")) + 3]
-    (tmp_path / "dump").write_text(trigger("TRIGGER shop.t AFTER INSERT ON shop.o " + BODY))
+    (tmp_path / "dump").write_text(DEFAULT.format("shop") + trigger("TRIGGER shop.t AFTER INSERT ON shop.o " + BODY))
     script = f"""RS_ATTACH_DIR={SCRIPT.parent} here=(client)
       plain() {{ cat {tmp_path}/dump; }}; in_this_year() {{ cat; }}; client() {{ cat; }}
       {load}
@@ -77,4 +85,6 @@ def test_a_restore_loads_it_so(tmp_path: Path) -> None:
 
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
 
-    assert done.stdout == "SET sql_log_bin = 0;\n" + trigger("TRIGGER t AFTER INSERT ON o " + BODY)
+    assert done.stdout == "SET sql_log_bin = 0;\n" + DEFAULT.format("relaunch_trial") + trigger(
+        "TRIGGER t AFTER INSERT ON o " + BODY
+    )
