@@ -217,12 +217,15 @@ After=mariadb.service mysql.service
 ExecStart=/usr/bin/python3 -I /usr/local/lib/relaunch-import-follow.py
 Restart=always
 RestartSec=2
+# It lets a change of structure that is under way reach its position.
+KillMode=mixed
+TimeoutStopSec=1h
 [Install]
 WantedBy=multi-user.target
 FILE
   systemctl daemon-reload
   systemctl enable relaunch-import 2>/dev/null
-  systemctl restart relaunch-import
+  systemctl restart --no-block relaunch-import # which may wait for a long statement
 }
 
 position_here() { sql "SELECT file, position FROM relaunch.import_source WHERE name = 'import'"; }
@@ -408,6 +411,7 @@ result() {
 }
 
 leave() {  # on every member: nothing of it stays
+  systemctl kill --signal=KILL relaunch-import 2>/dev/null || true # what is under way is not needed any more
   systemctl disable --now relaunch-import 2>/dev/null || true
   rm -rf "$etc" /etc/systemd/system/relaunch-import.service /usr/local/lib/relaunch-import-follow.py /run/relaunch-import.json
   systemctl daemon-reload

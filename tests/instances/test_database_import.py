@@ -339,6 +339,27 @@ def test_cut_over_only_once_nobody_writes(foreign: Foreign, tmp_path: Path) -> N
     assert len(writer.acknowledged) > 20 and set(writer.acknowledged) <= kept
 
 
+def test_a_change_of_structure_under_way_is_not_begun_again(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.grant()
+    foreign.sql(
+        "USE shop; CREATE TABLE big (id INT PRIMARY KEY, t VARCHAR(200));"
+        "INSERT INTO big SELECT seq, REPEAT('x', 200) FROM seq_1_to_600000"
+    )
+    address = json.loads(relaunch("server", "show", "imp/db1", "--json"))["private_address"]
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    under_way = (
+        "SELECT COUNT(*) FROM information_schema.processlist"
+        " WHERE user = 'relaunch_import' AND info LIKE '%ALTER TABLE%'"
+    )
+
+    foreign.sql("ALTER TABLE shop.big ADD later INT, ALGORITHM = COPY")
+    until(lambda: on(address, "mariadb -N -B", under_way) == "1", "the change is under way here, too")
+    on(address, "systemctl restart relaunch-import")
+    said = relaunch("db", "import", "imp", "--cut-over", "--quiet", "1")
+
+    assert "3 tables equal on both sides" in said
+
+
 def test_rows_that_differ_stop_the_cut_over(foreign: Foreign, tmp_path: Path) -> None:
     foreign.grant()
     relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))

@@ -1,17 +1,20 @@
 """Follow a server that is not ours: its binary log, of some schemas, is applied here as an application would write it.
 
 Run by relaunch-import.service on each member of the group; only where writes are taken does it do anything. The
-position is in relaunch.import_source, changed in the same transaction as the rows: nothing is applied twice or left
-out, and after a failover the new primary goes on. What it writes has this group's own GTIDs, waits for its replicas
-and is refused when this server is read-only. Standard library only.
+position is in relaunch.import_source, changed in the same transaction as the rows: none is applied twice or left out,
+and after a failover the new primary goes on. A change of structure is a transaction by itself, before its position's:
+ended by SIGTERM, both are waited for. What it writes has this group's own GTIDs, waits for its replicas and is refused
+when this server is read-only. Standard library only.
 """
 
 import calendar
+import contextlib
 import json
 import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -258,8 +261,8 @@ def reader(number):
     return ["mariadb-binlog", *plain, f"--stop-never-slave-server-id={number}"]
 
 
-def follow(settings, file, position):
-    """Until one of the two programs ends; what they said."""
+def follow(settings, file, position, ending=()):
+    """Until one of the two programs ends, or something is in `ending`; what they said."""
     program, *words = reader(settings["server_id"])
     source = subprocess.Popen(
         [program, f"--defaults-extra-file={FOLDER}/source.cnf", "--read-from-remote-server", "--stop-never", *words,
@@ -274,7 +277,7 @@ def follow(settings, file, position):
     rest, written = b"", time.monotonic()
     watched = [source.stdout, ours.stderr]
     try:
-        while True:
+        while not ending:
             ready, _, _ = select.select(watched, [], [], IDLE_SECONDS)
             if ours.stderr in ready:
                 break
@@ -295,12 +298,15 @@ def follow(settings, file, position):
     finally:
         source.kill()
         try:
-            # What is not committed yet goes with the connection; what is half sent must not be run.
-            ours.kill()
+            # It has whole statements only. A change of structure would go on without its client, which so stays until
+            # the position is changed, too. What is not committed then goes with the connection.
+            with contextlib.suppress(BrokenPipeError):
+                ours.stdin.close()
+            said = ours.stderr.read()
             ours.wait()
         finally:
             source.wait()
-    return (ours.stderr.read() + source.stderr.read()).decode("utf-8", "replace").strip()
+    return (said + source.stderr.read()).decode("utf-8", "replace").strip()
 
 
 def where_to_begin():
@@ -320,9 +326,11 @@ def where_to_begin():
 
 
 def main():
+    ending = []
+    signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     with open(f"{FOLDER}/settings.json") as file:
         settings = json.load(file)
-    while True:
+    while not ending:
         begin, why = where_to_begin()
         if begin is None:
             say("waits", why)
@@ -331,11 +339,12 @@ def main():
         say("follows")
         began = time.monotonic()
         try:
-            error = follow(settings, *begin) or "the connection ended"
+            error = follow(settings, *begin, ending) or "the connection ended"
         except Stop as stop:
             error = str(stop)
-        say("broken" if time.monotonic() - began < 60 else "waits", error)
-        time.sleep(AGAIN_SECONDS)
+        if not ending:
+            say("broken" if time.monotonic() - began < 60 else "waits", error)
+            time.sleep(AGAIN_SECONDS)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -293,3 +297,68 @@ def test_settings_of_the_program_itself_are_not_sent(script: ModuleType) -> None
         follower.line(line.encode())
 
     assert sent == [b"DELIMITER /*!*/;\n"]
+
+
+def programs(folder: Path, after: str) -> tuple[str, str]:
+    """What reads the other server, which does so afterwards; a client here whose changes of structure take a second."""
+    source, client = folder / "source", folder / "client"
+    (folder / "log").write_text(START + FILE + query(500, "ALTER TABLE t ADD x INT", "shop"))
+    source.write_text(f"#!/bin/bash\ncat {folder}/log\n{after}\n")
+    client.write_text(f"""#!/bin/bash
+      while IFS= read -r line; do
+        case $line in ALTER*) touch {folder}/altering; sleep 1 ;; esac
+        printf '%s\\n' "$line" >>{folder}/applied
+      done
+    """)
+    for program in (source, client):
+        program.chmod(0o755)
+    return str(source), str(client)
+
+
+SETTINGS = {"schemas": ["shop"], "definer": "`app`@`%`", "server_id": 7}
+
+
+def applied_with_its_position(folder: Path) -> bool:
+    applied = (folder / "applied").read_text()
+    return "position = 4, 500," in applied.partition("ALTER TABLE t ADD x INT")[2] and applied.endswith(
+        "COMMIT\n/*!*/;\n"
+    )
+
+
+def test_a_change_of_structure_reaches_its_position_though_the_other_server_is_gone(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, client = programs(tmp_path, "exit 1")
+    monkeypatch.setattr(script, "reader", lambda number: [source])
+    monkeypatch.setattr(script, "CLIENT", client)
+
+    script.follow(SETTINGS, "b.000001", 4)
+
+    assert applied_with_its_position(tmp_path)
+
+
+def test_a_change_of_structure_reaches_its_position_before_the_service_stops(tmp_path: Path) -> None:
+    source, client = programs(tmp_path, "exec sleep 60")
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    service = f"""if True:
+        import sys
+        sys.path.insert(0, {str(SCRIPT.parent)!r})
+        import import_follow
+        import_follow.FOLDER, import_follow.STATE = {str(tmp_path)!r}, {str(tmp_path / "state")!r}
+        import_follow.CLIENT, import_follow.reader = {client!r}, lambda number: [{source!r}]
+        import_follow.where_to_begin = lambda: (("b.000001", 4), "")
+        import_follow.main()
+    """
+    process = subprocess.Popen([sys.executable, "-c", service], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "altering").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(20) == 0
+        assert applied_with_its_position(tmp_path)
+    finally:
+        process.kill()
+        process.wait()
