@@ -14,6 +14,7 @@ from relaunch.databases.roles import satisfied, wanted_roles
 
 DRAIN_SECONDS = 1.0  # a front end that has not answered by then holds nothing, and has few visitors
 FREEZE_SECONDS = 2.0  # for the old primary to stop and the candidate to reach its position
+CONNECTED_SECONDS = 3.0  # after the controller's start each agent that can be is connected: it tries every 2 s
 DAY = 86400.0
 
 
@@ -324,6 +325,9 @@ def _promote(case: Case, change: Change) -> Outcome:
     slow = change.old in group.sync_set - group.fenced and waited >= FREEZE_SECONDS  # the old one waits, and is well
     if waited < case.windows.silent and not slow:
         return Outcome(group=group, why=f"waiting for {case.names([candidate])} to take writes")
+    unheard = not _accounted_for(case, candidate)
+    if unheard and case.member(candidate).report_seconds < max(CONNECTED_SECONDS, case.windows.silent):
+        return Outcome(group=group, why=f"{case.names([candidate])} is not heard yet, and may take writes already")
     if _cannot_apply_all(case, change):
         assert word is not None
         why = f"{case.names([candidate])} was named, and cannot apply all it has received: {word.error}"

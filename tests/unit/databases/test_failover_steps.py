@@ -169,6 +169,38 @@ def test_a_candidate_that_restarted_before_it_applied_all_is_followed_by_one_tha
     assert decided(obeyed(again, seen, "s2", "s3"), again).group.primary == "s3"
 
 
+def test_a_new_controller_gives_a_promoted_one_time_to_be_heard_before_it_counts_as_failed():
+    """It may take writes already; only the controller that ordered it knew."""
+    group = promoting()
+    said = obeyed(group, DEAD).members["s3"]
+
+    def step(age: float, **known: Any) -> Step:
+        unheard = member("s2", unheard=True, connected=False, age=age, **known)
+        found = decided(look(STOPPED, unheard, said, **REFUSED, now=NOW + 9), group, silent=1.0).group.change
+        assert found is not None
+        return found.step
+
+    assert step(0.3) is step(2.5) is Step.PROMOTE, "an agent may try again only after two seconds"
+    assert step(3.0) is Step.REVOKE
+    assert step(0.3, cloud=False) is Step.REVOKE
+    assert step(0.3, cut_off=True) is Step.REVOKE
+
+
+def test_so_it_does_with_an_old_primary_that_goes_on():
+    change = Change(
+        kind="switchover", step=Step.GO_BACK, old="s1", candidate="s1", rule="asked", began=NOW - 9, step_began=NOW - 5
+    )
+    group = replace(SYNC, change=change)
+
+    def step(age: float) -> Step:
+        found = decided(look(member("s1", unheard=True, connected=False, age=age)), group).group.change
+        assert found is not None
+        return found.step
+
+    assert step(0.3) is Step.GO_BACK
+    assert step(3.0) is Step.REVOKE
+
+
 def test_after_a_candidate_failed_one_that_restarted_may_be_alone_with_what_it_acknowledged_to_it():
     """It followed the candidate already, and nobody knows whether that one had begun to take writes."""
     group = promoting()
