@@ -271,7 +271,7 @@ def _promoted(case: Case, change: Change, candidate: str, position: str) -> Grou
     }
     heirs -= ahead
     stale = _may_acknowledge_still(case, change) - heirs - {candidate}
-    reports = {id: case.member(id).report for id in heirs | stale}
+    reports = {id: case.member(id).report for id in heirs | stale | {candidate}}
     mode, required, reason = _mode_after(case, heirs, candidate, change, frozen=frozen)
     promoting = replace(change, step=Step.PROMOTE, candidate=candidate, position=position, step_began=case.seen.now)
     return raised(
@@ -332,17 +332,69 @@ def _promote(case: Case, change: Change) -> Outcome:
         assert word is not None
         why = f"{case.names([candidate])} was named, and cannot apply all it has received: {word.error}"
         return Outcome(group=_with_what_it_has(case, change, word.executed), why=why)
-    dead = word is None or not word.answers
-    forgot = not dead and word is not None and not case.covers(everything(word, case), change.position)
-    if (dead or forgot or slow) and _durable(case, change) and _heirs_heard(case, candidate):
+    what, allowed = _why_not_taken(case, change), _allowed_since(case, change)
+    heirs_know = _durable(case, change) and _heirs_heard(case, candidate)
+    if ((what or slow) and (allowed or heirs_know)) or (allowed and _is_stopped(word)):
         failed = candidate if change.step is Step.PROMOTE else None
-        rule = f"{change.rule}, then its heir {'failed' if dead or forgot else 'was too slow'}"
+        rule = f"{change.rule}, then its heir {'failed' if what else 'was too slow'}"
         again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule, forced="")
-        return Outcome(group=_stepped(case, again), why=f"{case.names([candidate])} did not take writes")
-    what = "does not answer" if dead else "has started again and lost what it had received" if forgot else ""
+        stepped = _stepped(case, again)
+        if allowed:
+            stepped = replace(stepped, fenced=group.fenced - _complete_again(case, change))
+        return Outcome(group=stepped, why=f"{case.names([candidate])} did not take writes")
     what = what or f"has not applied all it has received: {word.error if word else ''}"
-    text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}."
+    text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}.{_way_out(case, change)}"
     return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
+
+
+def _why_not_taken(case: Case, change: Change) -> str:
+    """Why the candidate cannot take writes at all, "" when it still may."""
+    candidate = change.candidate or ""
+    word, known = case.word(candidate), case.group.starts.get(candidate)
+    if word is None or not word.answers:
+        return "does not answer"
+    if case.covers(everything(word, case), change.position):
+        return ""
+    if known is not None and word.started != known:
+        return "has started again and lost what it had received"
+    having = [id for id in case.seen.members if _has_all(case, change, id)]
+    return f"lacks what {case.names(having)} has" if having else f"lacks what only {case.names([change.old])} had"
+
+
+def _has_all(case: Case, change: Change, id: str) -> bool:
+    """Whether it is heard, with all that the candidate is to have."""
+    word = case.word(id)
+    return word is not None and word.answers and case.covers(everything(word, case), change.position)
+
+
+def _allowed_since(case: Case, change: Change) -> bool:
+    """Whether somebody has allowed a loss since the candidate was told: what was allowed before, it was chosen with."""
+    group = case.group
+    said = case.elapsed(group.loss_allowed_at)
+    return bool(group.loss_allowed) and said <= case.elapsed(change.step_began) and said < group.loss_allowed_seconds
+
+
+def _complete_again(case: Case, change: Change) -> set[str]:
+    """The old primary, when it stands still as a fenced one, lacks nothing, and of the others that are heard none has
+    all: it may lead again."""
+    old = case.obeyed(change.old)
+    others = _others(case, change) - {change.candidate}
+    if old is None or not _stands_still(old) or not _has_all(case, change, change.old):
+        return set()
+    words = [word for id in others if (word := case.word(id)) is not None]
+    if any(_has_all(case, change, id) for id in others) or any(case.parted(old, word) for word in words):
+        return set()
+    return {change.old} & case.group.fenced
+
+
+def _way_out(case: Case, change: Change) -> str:
+    """For the page: who is waited for, and what a person can do without them."""
+    if _complete_again(case, change):
+        return f" {case.names([change.old])}, which is fenced, has all of it: `relaunch db failover` lets it lead."
+    unheard = {id for id in case.group.sync_set - {change.candidate} if case.word(id) is None}
+    if not unheard:
+        return ""
+    return f" Nobody else leads before {case.names(unheard)} is heard, or a loss is allowed: `relaunch db failover`."
 
 
 def _cannot_apply_all(case: Case, change: Change) -> bool:

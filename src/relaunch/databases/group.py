@@ -62,9 +62,9 @@ class Group:
     promoted: float = 0.0  # when the present primary was found to take writes; nobody can have missed it for longer
     required: bool = False  # the primary is ordered to wait for acknowledgements; in mode SYNC it has confirmed that
     sync_set: frozenset[str] = frozenset()
-    # Of the sync set: the start of each one's server that we count on; those that have started again since and may lack
-    # what they acknowledged before; those ordered to acknowledge no more; and of these, those that surely do not: they
-    # go once the others have all that these may be alone with.
+    # Of the sync set, and of one that is promoted: the start of each one's server that we count on. Of the sync set:
+    # those that have started again since and may lack what they acknowledged before; those ordered to acknowledge no
+    # more; and of these, those that surely do not: they go once the others have all that these may be alone with.
     starts: Mapping[str, str] = field(default_factory=dict)
     forgot: frozenset[str] = frozenset()
     leaving: frozenset[str] = frozenset()

@@ -223,6 +223,143 @@ def test_a_loss_allowed_when_a_candidate_failed_lets_the_rest_lead_with_less():
     assert decided(obeyed(again, dead, "s3"), replace(again, loss_allowed="")).group == replace(again, loss_allowed="")
 
 
+def waiting(group: Group, seen: Seen) -> str:
+    """The page's text of a promotion that goes on with nobody."""
+    decision = decided(seen, group)
+    assert decision.group == group
+    (text,) = (page.text for page in decision.pages if page.rule == "promotion waits")
+    return text
+
+
+def allowed_later(group: Group) -> Group:
+    return replace(group, **{**LOSS_ALLOWED, "loss_allowed_at": NOW + 590})
+
+
+def switching() -> tuple[Group, Seen]:
+    """Of s1, which has 8 as s3 has, to s2, which has received 7; s1 stood still, and then is gone for good."""
+    members = [member("s1", executed="8", received="8"), member("s2"), member("s3", executed="8", received="8")]
+    seen = look(*members, held=frozenset({"f1", "f2"}), wanted_primary="s2")
+    freeze = decided(seen, decided(seen).group).group
+    group = decided(obeyed(freeze, seen, "s1"), freeze).group
+    assert group.change is not None and (group.change.step, group.change.position) == (Step.PROMOTE, "8")
+    left = {id: each for id, each in obeyed(group, seen, "s3").members.items() if id != "s1"}
+    return group, replace(seen, members=left, now=NOW + 600)
+
+
+def test_a_loss_allowed_while_a_candidate_lacks_what_only_others_have_lets_one_of_those_lead():
+    group, seen = switching()
+    group = allowed_later(replace(group, sync_set=frozenset({"s1", "s3", "s4"})))
+
+    again = decided(seen, group).group
+
+    assert again.change is not None and (again.change.step, again.change.old) == (Step.REVOKE, "s2")
+    assert decided(obeyed(again, seen, "s3"), again).group == again, "s2 is not fenced yet"
+    assert decided(obeyed(again, seen, "s2", "s3"), again).group.primary == "s3"
+
+
+@pytest.mark.parametrize(
+    ("said", "for_seconds"), [(NOW - 1, 6000.0), (NOW + 60, 500.0), (NOW + 601, 600.0)],
+    ids=["before the promotion", "for too short a time", "of a clock that was wrong"],
+)  # fmt: skip
+def test_a_promotion_waits_on_with_a_permission_that_was_not_given_for_it(said: float, for_seconds: float):
+    group, seen = switching()
+    group = replace(group, sync_set=frozenset({"s1", "s3", "s4"}), loss_allowed="Ann: now")
+
+    assert decided(seen, replace(group, loss_allowed_at=said, loss_allowed_seconds=for_seconds)).group.change == (
+        group.change
+    )
+
+
+def test_the_page_names_who_is_waited_for():
+    group, seen = switching()
+    group = replace(group, sync_set=frozenset({"s1", "s3", "s4"}))
+
+    text = waiting(group, seen)
+
+    assert "db2 is to be the primary of shop and lacks what db3 has. " in text
+    assert "Nobody else leads before s1, s4 is heard" in text and "started again" not in text
+
+
+def of_two(durability: str) -> tuple[Group, Seen]:
+    """s2 was to lead, and lost what it had not applied; s1 is back, fenced, with all of it."""
+    two = replace(SYNC, durability=durability, sync_set=frozenset({"s2"}), starts={"s2": "1"})
+    replica = member("s2", receiving=False, received_seconds=0.6, executed="5", received="8")
+    stopped = replace(STOPPED, report=replace(STOPPED.report, executed="8", received="8"))
+    seen = look(members={"s1": stopped, "s2": replica}, **REFUSED)
+    group = begun(seen, two)
+    group = decided(obeyed(group, seen, "s2", executed="5"), group).group
+    assert group.change is not None and (group.primary, group.change.position) == ("s2", "8")
+    crashed = member("s2", executed="5", received="5", receiving=False, started="2", epoch=group.epoch - 1)
+    back = member("s1", executed="8", received="8", epoch=group.epoch, role="fenced", read_only=True)
+    return group, look(members={"s1": back, "s2": crashed}, now=NOW + 600)
+
+
+@pytest.mark.parametrize("durability", ["strict", "available"])
+def test_of_two_the_old_primary_that_is_back_with_all_leads_again_when_somebody_allows_it(durability: str):
+    group, seen = of_two(durability)
+    text = waiting(group, seen)
+    assert "started again and lost what it had received. db1, which is fenced, has all of it" in text
+
+    again = decided(seen, allowed_later(group))
+
+    assert {id: order.role for id, order in again.orders.items()} == {"s1": "revoked", "s2": "fenced"}
+    assert decided(obeyed(again.group, seen, "s1"), again.group).group == again.group, "s2 is not fenced yet"
+    promoted = decided(obeyed(again.group, seen, executed="5"), again.group)
+    assert (promoted.group.primary, promoted.group.fenced) == ("s1", {"s2"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"executed": "7", "received": "7"}, {"read_only": False}, {"answers": False}, {"epoch": 1}],
+    ids=["less", "writable", "silent", "not asked"],
+)
+def test_an_old_primary_of_which_that_is_not_sure_stays_fenced(said: dict[str, Any]):
+    group, seen = of_two("strict")
+    back = replace(seen.members["s1"], report=replace(seen.members["s1"].report, **said))
+    seen = replace(seen, members={**seen.members, "s1": back})
+
+    assert "which is fenced" not in waiting(group, seen)
+    assert "s1" in decided(seen, allowed_later(group)).group.fenced
+
+
+def test_an_old_primary_that_is_fenced_stays_so_while_another_has_all():
+    group, seen = of_two("strict")
+    third = member("s3", executed="8", received="8", receiving=False)
+    group = allowed_later(replace(group, sync_set=frozenset({"s3", "s4"})))
+    seen = replace(seen, members={**seen.members, "s3": third})
+
+    again = decided(seen, group).group
+
+    assert again.change is not None and again.change.step is Step.REVOKE
+    assert again.fenced == {"s1"}
+
+
+def test_a_loss_allowed_while_an_old_primary_that_was_to_go_on_is_gone_lets_another_lead():
+    change = Change(
+        kind="switchover", step=Step.GO_BACK, old="s1", candidate="s1", rule="asked", began=NOW - 9, step_began=NOW - 5
+    )
+    group = replace(SYNC, mode=Mode.ASYNC, required=False, sync_set=frozenset(), change=change)
+    seen = look(STOPPED, *DEAF, now=NOW + 600)
+    assert "db1 is to be the primary of shop and does not answer." in waiting(group, seen)
+
+    again = decided(seen, allowed_later(group))
+
+    assert again.group.change is not None and again.group.change.step is Step.REVOKE and again.cut_off == {"s1"}
+    cut = look(replace(STOPPED, cut_off=True), *DEAF, now=NOW + 601)
+    assert decided(obeyed(again.group, cut, "s2", "s3"), again.group).group.primary == "s2"
+
+
+def test_a_loss_allowed_while_a_candidate_is_stopped_by_an_error_lets_another_lead():
+    group = promoting()
+    stopped = member("s2", executed="6", received="7", error="1062", applying=False, receiving=False)
+    seen = look(STOPPED, stopped, DEAF[1], **REFUSED, now=NOW + 600)
+    assert "has not applied all it has received: 1062" in waiting(group, seen)
+
+    again = decided(seen, allowed_later(group)).group
+
+    assert again.change is not None and (again.change.step, again.change.old) == (Step.REVOKE, "s2")
+
+
 def test_a_candidate_that_never_heard_stays_stored_as_one_that_may_acknowledge():
     """Found by the simulation: it still follows, and acknowledges to, the server that leads again."""
     frozen = replace(
