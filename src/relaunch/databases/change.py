@@ -32,8 +32,13 @@ def begin_failover(case: Case, rule: str) -> Group:
     change = Change(
         kind="failover", step=Step.REVOKE, old=group.primary or "", candidate=None, rule=rule, began=now, step_began=now
     )
-    recent = tuple(began for began in group.failovers if now - began < DAY)
-    return raised(replace(group, change=change, failovers=(*recent, now)))
+    return raised(replace(group, change=change, failovers=_counted(case)))
+
+
+def _counted(case: Case) -> tuple[float, ...]:
+    """The automatic failovers of a day, with the one that begins now."""
+    now = case.seen.now
+    return (*(began for began in case.group.failovers if now - began < DAY), now)
 
 
 def begin_promotion(group: Group, to: str, now: float, who: str, seconds: float) -> Group:
@@ -348,16 +353,30 @@ def _promote(case: Case, change: Change) -> Outcome:
     what, allowed = _why_not_taken(case, change), _allowed_since(case, change)
     known = _durable(case, change) and (_heirs_heard(case, candidate) or _heir_has_all(case, change))
     if ((what or slow) and (allowed or known)) or (allowed and _is_stopped(word)):
+        held = _held(case, change)
+        if held is not None:
+            return Outcome(group=group, why=held.text, pages=(held,))
         failed = candidate if change.step is Step.PROMOTE else None
         rule = f"{change.rule}, then its heir {'failed' if what else 'was too slow'}"
         again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule, forced="")
         stepped = _stepped(case, again)
+        if change.kind == "switchover" and change.step is Step.GO_BACK and not allowed:
+            stepped = replace(stepped, failovers=_counted(case))
         if allowed:
             stepped = replace(stepped, fenced=group.fenced - _complete_again(case, change))
         return Outcome(group=stepped, why=f"{case.names([candidate])} did not take writes")
     what = what or f"has not applied all it has received: {word.error if word else ''}"
     text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}.{_way_out(case, change)}"
     return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
+
+
+def _held(case: Case, change: Change) -> Page | None:
+    """From a primary that was to go on, and has failed, it would be a failover like any other."""
+    if change.step is not Step.GO_BACK or case.group.loss_allowed or not (case.group.paused or case.seen.maintenance):
+        return None
+    name, why = ("paused", "it is paused") if case.group.paused else ("maintenance", "its server is being rebooted")
+    text = f"{case.names([change.old])}, primary of {case.group.name}, was to go on and has failed. No failover: {why}."
+    return Page(rule=f"no failover: {name}", text=text)
 
 
 def _why_not_taken(case: Case, change: Change) -> str:

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from looks import (
     DEAF,
+    GONE,
+    LONG_DEAF,
     LOSS_ALLOWED,
     NOW,
     REFUSED,
+    SILENT,
     STOPPED,
     SYNC,
     decided,
@@ -670,6 +673,50 @@ def test_a_switchover_is_not_given_up_before_the_candidate_is_heard_or_known_to_
     assert step(member("s3", age=9.0, connected=False)) is Step.GO_BACK
     gone = look(members={id: member(id) for id in ("s1", "s2")})
     assert decided(gone, group).group.change.step is Step.GO_BACK
+
+
+def given_up(group: Group = SYNC) -> tuple[Group, Seen]:
+    """A switchover whose old primary was not heard any more when it was to stand still, and is not back."""
+    freeze = decided(look(held=frozenset({"f1", "f2"})), decided(look(wanted_primary="s2"), group).group).group
+    gone = look(GONE, *LONG_DEAF, **SILENT)
+    back = decided(replace(gone, now=NOW + 3), freeze).group
+    assert back.change is not None and back.change.step is Step.GO_BACK
+    return back, replace(obeyed(back, gone, "s2", "s3"), now=NOW + 7)
+
+
+def test_a_failover_that_grows_out_of_a_switchover_counts_like_any_other():
+    group, seen = given_up(replace(SYNC, failovers=(NOW - 90_000, NOW - 50_000)))
+
+    again = decided(seen, group).group
+
+    assert again.change is not None and again.change.step is Step.REVOKE
+    assert again.failovers == (NOW - 50_000, NOW + 7)
+
+
+@pytest.mark.parametrize(
+    ("held", "page"), [({"paused": "Ann: works on the disks"}, "no failover: paused"), ({}, "no failover: maintenance")]
+)
+def test_nor_does_it_begin_while_paused_or_in_maintenance(held: dict[str, Any], page: str):
+    group, seen = given_up(replace(SYNC, **held))
+    seen = replace(seen, maintenance=not held)
+
+    waits = decided(seen, group)
+
+    assert waits.group == group
+    assert page in [each.rule for each in waits.pages]
+    over = decided(replace(seen, maintenance=False), replace(group, paused="")).group
+    assert over.change is not None and over.change.step is Step.REVOKE
+    forced = decided(seen, replace(group, **{**LOSS_ALLOWED, "loss_allowed_at": NOW + 5})).group
+    assert forced.change is not None and forced.change.step is Step.REVOKE and forced.failovers == ()
+
+
+def test_a_switchover_while_paused_still_finds_its_way_back_from_a_slow_candidate():
+    group, seen = switching()
+    group = replace(group, paused="Ann: works on the disks")
+
+    again = decided(seen, group).group
+
+    assert again.change is not None and again.change.step is Step.REVOKE and again.failovers == ()
 
 
 def test_a_candidate_that_does_not_receive_all_in_time_sends_it_back():
