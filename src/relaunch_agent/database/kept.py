@@ -35,27 +35,30 @@ class KeptRole:
     def keep(self, order: TakeRole) -> None:
         """Taking writes away needs no disk: with a full one, what is safe is done all the same."""
         plain = dataclasses.replace(order, seconds=1.0, release="", grace=0.0)
-        if plain == self.order:
-            return
-        try:
-            self._write(plain, self.done, durable=True)
-        except OSError as error:
-            if order.role not in SAFE:
-                raise
-            print(f"the role {order.role} is taken but not kept: {error}", file=sys.stderr, flush=True)
-        self.order = plain
+        with self._lock:
+            if plain == self.order:
+                return
+            try:
+                self._write(plain, self.done, durable=True)
+            except OSError as error:
+                if order.role not in SAFE:
+                    raise
+                print(f"the role {order.role} is taken but not kept: {error}", file=sys.stderr, flush=True)
+            self.order = plain
 
     def carried_out(self, order: TakeRole) -> None:
+        """From another thread than `keep`, of which neither waits for more than one write of the other."""
         if self.done is order:
             return
-        self.done = order
-        with contextlib.suppress(OSError):  # then it is carried out once more after a restart of ours
-            self._write(self.order, order, durable=False)
+        with self._lock:
+            self.done = order
+            kept = self.order
+            with contextlib.suppress(OSError):  # then it is carried out once more after a restart of ours
+                self._write(kept, order, durable=kept is not None and kept.role in SAFE)
 
     def _write(self, order: Optional[TakeRole], done: Optional[TakeRole], *, durable: bool) -> None:
-        with self._lock:
-            both = {"order": order and json.loads(encode(order)), "done": done and json.loads(encode(done))}
-            write_json(self._file, both, durable=durable)
+        both = {"order": order and json.loads(encode(order)), "done": done and json.loads(encode(done))}
+        write_json(self._file, both, durable=durable)
 
 
 def _order(kept: Optional[Dict[str, Any]]) -> Optional[TakeRole]:
