@@ -220,6 +220,7 @@ put_in_place() {
     mv "$copy/complete" "$copy/emptied"
   fi
   find "$copy/data" -mindepth 1 -maxdepth 1 -exec mv -t "$data" {} +
+  sync -f "$data"   # what is acknowledged here must not rest on files that a power cut undoes
   systemctl start mysql
   wait_for_server
   # Whom the source followed came along, and is not whom we follow.

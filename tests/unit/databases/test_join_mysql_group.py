@@ -59,3 +59,27 @@ def test_a_primary_that_does_not_answer_has_no_short_history(answers: str, short
     done = subprocess.run(["bash", "-c", source], capture_output=True, text=True, timeout=30, check=False)
 
     assert (done.stdout, done.returncode) == ("yes\n" if short else "", 0), done.stderr
+
+
+PLACES = """
+  set -euo pipefail
+  data=$PWD/data copy=$PWD/copy
+  said() { echo "$*, $(ls "$data" | tr '\\n' ' ')" >>said; }
+  systemctl() { said "$1"; }
+  sync() { said "sync $*"; }
+  wait_for_server() { :; }
+  here() { :; }
+"""
+
+
+def test_a_clone_is_on_the_disk_before_a_server_runs_on_it(tmp_path: Path) -> None:
+    for file in ("data/of_the_image", "copy/complete", "copy/data/ibdata1"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    body = function((SCRIPTS / "join_mysql_group.sh").read_text(), "put_in_place")
+
+    subprocess.run(["bash", "-c", f"{PLACES}{body}put_in_place"], cwd=tmp_path, timeout=30, check=True)
+
+    assert (tmp_path / "said").read_text().splitlines() == [
+        "stop, of_the_image ", f"sync -f {tmp_path}/data, ibdata1 ", "start, ibdata1 ",
+    ]  # fmt: skip
