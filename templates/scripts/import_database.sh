@@ -38,6 +38,13 @@
 #     Input Type: single
 #     Required: false
 #     Default: blank
+#   IMPORT_RUN:
+#     Category: Import
+#     Description: What this run's notes are known by; clean removes what was noted under the same name.
+#     Input Type: single
+#     Required: false
+#     Advanced: true
+#     Default: blank
 # Attachments:
 # - import_account.sh
 # - import_dump.py
@@ -58,31 +65,48 @@ exec 9>"$folder/lock"
 flock -n 9 || stop_with "Another import runs on this server."
 need_primary
 sql "CREATE TABLE IF NOT EXISTS relaunch.import_loading (name VARCHAR(64) PRIMARY KEY, saved VARCHAR(255) NOT NULL,
-  begun DATETIME NOT NULL) ENGINE = InnoDB"
+  begun DATETIME NOT NULL, run VARCHAR(64) NOT NULL DEFAULT '') ENGINE = InnoDB"
+has_column import_loading run || sql "ALTER TABLE relaunch.import_loading ADD run VARCHAR(64) NOT NULL DEFAULT ''"
+run=${IMPORT_RUN:-by-hand-$(date -u +%Y%m%dT%H%M%SZ)-$$}
+warn() { echo "WARNING $*"; }
 
-# What is noted as loading is half: it goes, and what was there before comes back.
+# What this run noted as loading is half: it goes, and what was there before comes back. What another run noted may have
+# been filled in another way since: it is touched only while it has no tables.
 # A name of a file, "empty COLLATION" for an empty schema, nothing when there was none.
 # Behind `||` errexit is off in here: each step says itself that it failed, and the note of it stays.
 clean() {
-  local schema saved noted as
-  noted=$(sql "SELECT name, saved FROM relaunch.import_loading") || return 1
-  while IFS=$'\t' read -r schema saved <&8; do
+  local schema own saved tables noted as lost=''
+  noted=$(sql "SELECT name, run = $(quoted "$run"), saved FROM relaunch.import_loading") || return 1
+  while IFS=$'\t' read -r schema own saved <&8; do
     [ -n "$schema" ] || continue
-    echo "Removing what was loaded of $schema"
-    sql "DROP DATABASE IF EXISTS \`$schema\`" || return 1
-    if [[ $saved = empty* ]]; then
-      as="CHARACTER SET utf8mb4" # as sites' schemas are made: once "empty" alone was noted
-      [ "$saved" = empty ] || as="COLLATE ${saved#empty }"
-      sql "CREATE DATABASE \`$schema\` $as" || return 1
-    elif [ -n "$saved" ]; then
-      [ -e "$saved" ] || { echo "What was in $schema before is in $saved on the former primary: bring it here by hand." >&2; return 1; }
-      echo "Bringing back what $schema was before"
-      zstd -dc "$saved" | "$client" --binary-mode --max-allowed-packet=1G || return 1
+    tables=$(tables_in "$schema") || return 1
+    if [ "$own" != 1 ] && [ "$tables" != 0 ]; then
+      warn "an earlier import of $schema broke off, so it may be half${saved:+ (before: $saved)}. To replace it, import it with --confirm; if it is whole, on the primary: DELETE FROM relaunch.import_loading WHERE name = '$schema'"
+      continue
+    fi
+    if [[ ${saved:-empty} != empty* ]] && [ ! -e "$saved" ]; then
+      if [ "$tables" != 0 ]; then
+        lost+="$schema is half loaded. What was in it before is in $saved on the former primary: bring it here by hand."
+        continue
+      fi
+      warn "what was in $schema before is in $saved on the former primary: bring it here by hand"
+    else
+      echo "Removing what was loaded of $schema"
+      sql "DROP DATABASE IF EXISTS \`$schema\`" || return 1
+      if [[ $saved = empty* ]]; then
+        as="CHARACTER SET utf8mb4" # as sites' schemas are made: once "empty" alone was noted
+        [ "$saved" = empty ] || as="COLLATE ${saved#empty }"
+        sql "CREATE DATABASE \`$schema\` $as" || return 1
+      elif [ -n "$saved" ]; then
+        echo "Bringing back what $schema was before"
+        zstd -dc "$saved" | "$client" --binary-mode --max-allowed-packet=1G || return 1
+      fi
     fi
     sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")" || return 1
   done 8<<<"$noted"
   sql "DROP USER IF EXISTS relaunch_import@localhost" || return 1
   rm -f "$folder/loader.cnf"
+  [ -z "$lost" ] || { echo "$lost" >&2; return 1; }
 }
 
 if [ "$IMPORT_STEP" = clean ]; then
@@ -128,7 +152,6 @@ free=$(df -B1 --output=avail /var/lib/mysql | tail -1)
   stop_with "The dump has $(($(fact .bytes) / 1000000)) MB of text, and of the disk only $((free / 1000000)) MB are free: twice as much is needed."
 
 # What is odd is named, and goes on.
-warn() { echo "WARNING $*"; }
 odd=$(fact '.engines | to_entries[] | select(.key | ascii_downcase | . != "innodb" and . != "default") | "\(.key): \(.value | join(", "))"' | paste -sd';')
 [ -z "$odd" ] || warn "tables that are not transactional, so that a failover may lose or repeat their rows, and backups lock them: $odd"
 [ "$(fact '.without_primary_key | length')" = 0 ] ||
@@ -139,19 +162,16 @@ odd=$(fact '.engines | to_entries[] | select(.key | ascii_downcase | . != "innod
   warn "left out, as it is of another server: $(fact '.dropped | to_entries | map("\(.key) (\(.value))") | join(", ")')"
 [ "$(fact '.system | length')" = 0 ] || warn "left out: the system schemas $(fact '.system | join(", ")')"
 
+# What broke off earlier goes first; then what is there is saved, noted and replaced.
+clean
 full=()
 deployment=$(relaunch-local get server.deployment)
 for schema in "${schemas[@]}"; do
-  loading=$(sql "SELECT COUNT(*) FROM relaunch.import_loading WHERE name = $(quoted "$schema")")
-  tables=$(tables_in "$schema")
-  if [ "$loading" = 0 ] && [ "$tables" != 0 ]; then full+=("$schema"); fi
+  if [ "$(tables_in "$schema")" != 0 ]; then full+=("$schema"); fi
 done
 if [ "${#full[@]}" != 0 ] && [ "$IMPORT_CONFIRM" != "$deployment" ]; then
   stop_with "There are tables in ${full[*]}: nothing was done. To replace them say --confirm $deployment."
 fi
-
-# What broke off earlier goes first; then what is there is saved, noted and replaced.
-clean
 ended() {
   local status=$?
   trap - EXIT
@@ -171,7 +191,8 @@ for schema in "${schemas[@]}"; do
     # shellcheck disable=SC2086  # options, as separate words
     "$dumper" "${dump_words[@]}" $history --max-allowed-packet=1G --databases "$schema" | zstd -q -3 -o "$saved"
   fi
-  sql "INSERT INTO relaunch.import_loading VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP())"
+  sql "REPLACE INTO relaunch.import_loading (name, saved, begun, run)
+    VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP(), $(quoted "$run"))"
   sql "DROP DATABASE IF EXISTS \`$schema\`"
   named="\"$schema\"" # in the dump
   [ -z "$IMPORT_SCHEMA" ] || named=".schemas[0] // $named"
@@ -183,7 +204,7 @@ rename=$IMPORT_SCHEMA
 python3 "$reader" load "$dump" "\`$DB_USER\`@\`%\`" "$folder/loader.cnf" ${rename:+"$rename"}
 for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 
-sql "DELETE FROM relaunch.import_loading"
+sql "DELETE FROM relaunch.import_loading WHERE run = $(quoted "$run")"
 sql "DROP USER relaunch_import@localhost"
 jq -nc --slurpfile facts "$folder/facts" --arg schemas "${schemas[*]}" --arg position "$(own_position)" \
   '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts[0].tables, bytes: $facts[0].bytes, $position} | tojson)' -r

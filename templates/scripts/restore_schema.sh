@@ -190,6 +190,7 @@ fi
 # What we do here as root nothing would refuse on a server that leads no more, and nobody would have it.
 [ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes any more: another one leads now. Nothing was touched."
 sql "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` ${as:-CHARACTER SET utf8mb4}"
+sql "DELETE FROM relaunch.import_loading WHERE name = '$name'" 2>/dev/null || true # no longer half of a dump; imports make the table
 load "$name"
 [ "$(sql "$writable")" = 1 ] ||
   stop_with "Another server leads since, which may have only a part of $name: restore it again there."

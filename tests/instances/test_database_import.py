@@ -276,6 +276,28 @@ def test_what_is_there_is_replaced_only_when_confirmed_and_comes_back_when_the_l
     assert "old" not in sql("db1", "SHOW TABLES IN copied").split()
 
 
+def test_what_an_earlier_import_noted_as_half_is_not_dropped_by_another(foreign: Foreign, tmp_path: Path) -> None:
+    whole = str(foreign.dump(tmp_path / "whole.sql", "shop"))
+    sql("db1", "CREATE DATABASE copied; CREATE TABLE copied.old (i INT); INSERT INTO copied.old VALUES (7)")
+    # As an earlier release noted it.
+    sql(
+        "db1",
+        "DROP TABLE IF EXISTS relaunch.import_loading; CREATE TABLE relaunch.import_loading (name VARCHAR(64) PRIMARY"
+        " KEY, saved VARCHAR(255) NOT NULL, begun DATETIME NOT NULL) ENGINE = InnoDB;"
+        "INSERT INTO relaunch.import_loading VALUES ('copied', '/missing', UTC_TIMESTAMP())",
+    )
+
+    refused("--from-dump", whole)
+    said = relaunch("db", "import", "imp", "--from-dump", whole, "--schema", "shop")
+
+    assert "an earlier import of copied broke off" in said
+    assert sql("db1", "SELECT * FROM copied.old") == "7"
+    assert "There are tables in copied" in refused("--from-dump", whole, "--schema", "copied")
+    relaunch("db", "import", "imp", "--from-dump", whole, "--schema", "copied", "--confirm", "imp")
+    assert "old" not in sql("db1", "SHOW TABLES IN copied").split()
+    assert sql("db1", "SELECT * FROM relaunch.import_loading") == ""
+
+
 def test_a_server_that_cannot_be_followed_is_refused_with_all_reasons(foreign: Foreign, tmp_path: Path) -> None:
     foreign.sql("GRANT SELECT ON shop.* TO mover@'%'; SET GLOBAL binlog_format = MIXED")
 

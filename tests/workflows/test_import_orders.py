@@ -10,13 +10,14 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from relaunch.bus.messages import RunScripts, RunState
 from relaunch.databases import imports_api
 from relaunch.databases import imports_steps as steps
 from relaunch.databases.imports import read_source
 from relaunch.errors import RelaunchError
 
 from .ann import app_of
-from .import_scenarios import FACTS, did, know_the_source
+from .import_scenarios import FACTS, did, know_the_source, load
 from .scenarios import to_import
 from .world import World
 
@@ -105,3 +106,25 @@ async def test_what_an_earlier_release_kept_has_begun(world: World, client: http
 
     assert (await order(client, "wrong", host)).status_code == 409
     assert known(world) == before
+
+
+async def test_the_undo_of_a_dump_is_of_its_own_run_and_tells_what_it_left(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    orders: list[dict[str, str]] = []
+    plain = world.agents.run
+
+    async def noted(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        orders.append(order.scripts[0].inputs)
+        return await plain(instance, order, task=task)
+
+    world.agents.run = noted  # type: ignore[method-assign]
+    world.agents.failing["Import database"] = 1
+    world.agents.says["Import database"] = "WARNING what was in shop is elsewhere"
+
+    failed = await world.ended(await load(world, D))
+
+    loading, cleaning = orders
+    assert (loading["IMPORT_STEP"], cleaning["IMPORT_STEP"]) == ("load", "clean")
+    assert loading["IMPORT_RUN"] == cleaning["IMPORT_RUN"] != ""
+    assert failed["state"] == "failed" and failed["error"].endswith("\nwhat was in shop is elsewhere")

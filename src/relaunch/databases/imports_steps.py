@@ -47,14 +47,18 @@ def source_name(deployment: str) -> str:
 @workflow("import-dump")
 async def import_dump(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, sha256 (of the dump among the blobs), schema, confirm, run_id."""
-    inputs = {"IMPORT_DUMP": args["sha256"], "IMPORT_SCHEMA": args["schema"], "IMPORT_CONFIRM": args["confirm"]}
+    inputs = {
+        "IMPORT_DUMP": args["sha256"], "IMPORT_SCHEMA": args["schema"], "IMPORT_CONFIRM": args["confirm"],
+        "IMPORT_RUN": args["run_id"],
+    }  # fmt: skip
     try:
         output = await run.step("look through the dump, load it", _on_primary, run, args, LOAD, inputs, waits=True)
-    except RelaunchError:
+    except RelaunchError as error:
         with run.undoing():
             await run.step("undo: stop it", _stop, run.ports, args)
-            await run.step("undo: leave nothing half", _clean, run, args)
+            left = await run.step("undo: leave nothing half", _clean, run, args)
             await run.step("undo: forget the dump", run.ports.blobs.remove, args["sha256"])
+        error.hint = "\n".join(each for each in (error.hint, left) if each)
         raise
     await run.step("forget the dump", run.ports.blobs.remove, args["sha256"])
     return {**json.loads(last_word(output, "IMPORTED")), "warnings": warnings_in(output)}
@@ -310,12 +314,13 @@ async def _stop(ports: Ports, args: dict[str, Any]) -> str:
 
 
 async def _clean(run: Run, args: dict[str, Any]) -> str:
-    """What cannot be removed now is noted in the database, and goes first when the next import begins."""
+    """What a person should know of it: what cannot be removed now stays noted in the database."""
     given = {**args, "run_id": f"{args['run_id']}-clean"}
     try:
-        return await _on_primary(run, given, LOAD, {"IMPORT_STEP": "clean"})
+        output = await _on_primary(run, given, LOAD, {"IMPORT_STEP": "clean", "IMPORT_RUN": args["run_id"]})
     except RelaunchError as error:
-        return error.message
+        return f"not all that was loaded could be removed: {error.message}"
+    return "\n".join(warnings_in(output))
 
 
 def last_word(output: str, marker: str) -> str:

@@ -79,3 +79,8 @@ tables_in() {  # SCHEMA: how many tables and views it has
 collation_of() {  # SCHEMA: its default; nothing when there is none
   sql "SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = $(quoted "$1")"
 }
+
+has_column() {  # TABLE COLUMN: one of ours, which an earlier release may have made without it
+  [ "$(sql "SELECT COUNT(*) FROM information_schema.columns
+    WHERE table_schema = 'relaunch' AND table_name = '$1' AND column_name = '$2'")" = 1 ]
+}

@@ -75,14 +75,17 @@ def test_all_unlocked_the_note_is_empty(tmp_path: Path) -> None:
     assert "SET locked = ''" in said(tmp_path).splitlines()[-1]
 
 
+CLEAN = functions("import_database.sh", "clean") + "zstd() { :; }\nrun=import-7 there_are=2\n"
+CLEAN += 'warn() { echo "WARNING $*"; }\ntables_in() { echo $there_are; }\n'
+
+
 @pytest.mark.parametrize(
     "fails", ["client --binary-mode", "DROP DATABASE", "CREATE DATABASE", "SELECT name", "DROP USER"]
 )
 def test_what_could_not_be_brought_back_stays_noted(tmp_path: Path, fails: str) -> None:
     (tmp_path / "saved").touch()
     noted = "empty" if fails == "CREATE DATABASE" else f"{tmp_path}/saved"
-    script = functions("import_database.sh", "clean") + "zstd() { :; }\n"
-    script += f"answer() {{ case $1 in *'SELECT name'*) printf 'shop\\t{noted}\\n' ;; esac; }}\n"
+    script = CLEAN + f"answer() {{ case $1 in *'SELECT name'*) printf 'shop\\t1\\t{noted}\\n' ;; esac; }}\n"
 
     assert "failed" in run(tmp_path, f"{script}clean || echo failed", fails=fails)
 
@@ -91,9 +94,8 @@ def test_what_could_not_be_brought_back_stays_noted(tmp_path: Path, fails: str) 
 
 def test_what_was_before_comes_back_whatever_its_size(tmp_path: Path) -> None:
     (tmp_path / "saved").touch()
-    script = functions("import_database.sh", "clean") + "zstd() { :; }\n"
-    script += f"""answer() {{ case $1 in
-      *'SELECT name'*) printf 'new\\t\\nshop\\t{tmp_path}/saved\\nold\\tempty\\n' ;; esac; }}\n"""
+    script = f"""{CLEAN}answer() {{ case $1 in
+      *'SELECT name'*) printf 'new\\t1\\t\\nshop\\t1\\t{tmp_path}/saved\\nold\\t1\\tempty\\n' ;; esac; }}\n"""
 
     assert "failed" not in run(tmp_path, f"{script}clean || echo failed")
 
@@ -101,13 +103,66 @@ def test_what_was_before_comes_back_whatever_its_size(tmp_path: Path) -> None:
     assert said(tmp_path).count("DELETE FROM") == 3 and said(tmp_path).count("CREATE DATABASE") == 1
 
 
+def cleaned(folder: Path, own: int, saved: str, tables: int) -> str:
+    """What it prints and ends with, when one schema is noted."""
+    script = f"""{CLEAN}there_are={tables}
+      answer() {{ case $1 in *'SELECT name'*) printf 'shop\\t{own}\\t{saved}\\n' ;; esac; }}
+      clean 2>&1 || echo failed"""
+    return run(folder, script)
+
+
+@pytest.mark.parametrize("saved", ["", "empty", "{folder}/saved", "/missing"])
+def test_what_another_import_left_is_not_touched_while_it_has_tables(tmp_path: Path, saved: str) -> None:
+    (tmp_path / "saved").touch()
+
+    shown = cleaned(tmp_path, own=0, saved=saved.format(folder=tmp_path), tables=2)
+
+    assert "run = 'import-7'" in said(tmp_path)
+    assert shown.startswith("WARNING an earlier import of shop broke off") and "failed" not in shown
+    assert "DATABASE" not in said(tmp_path) and "DELETE" not in said(tmp_path) and "client" not in said(tmp_path)
+
+
+def test_what_another_import_left_without_tables_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "saved").touch()
+
+    cleaned(tmp_path, own=0, saved=f"{tmp_path}/saved", tables=0)
+
+    assert "client --binary-mode" in said(tmp_path) and "DELETE" in said(tmp_path)
+
+
+def test_without_what_was_saved_nothing_is_dropped(tmp_path: Path) -> None:
+    shown = cleaned(tmp_path, own=1, saved="/missing", tables=2)
+
+    assert "shop is half loaded. What was in it before is in /missing" in shown and shown.endswith("failed\n")
+    assert "DATABASE" not in said(tmp_path) and "DELETE" not in said(tmp_path)
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_that_what_was_saved_is_missing_is_told_once_when_there_are_no_tables(tmp_path: Path, own: int) -> None:
+    shown = cleaned(tmp_path, own=own, saved="/missing", tables=0)
+
+    assert shown.startswith("WARNING what was in shop before is in /missing") and "failed" not in shown
+    assert "DATABASE" not in said(tmp_path) and "DELETE FROM" in said(tmp_path)
+
+
+def test_what_is_there_is_counted_after_what_broke_off_came_back() -> None:
+    script = (ROOT / "import_database.sh").read_text()
+
+    assert script.index("\nclean\n") < script.index("\nfull=()") < script.index("--confirm $deployment.")
+
+
+@pytest.mark.parametrize("file", ["restore_schema.sh", "import_from_server.sh"])
+def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_dump_any_more(file: str) -> None:
+    script = (ROOT / file).read_text()
+
+    assert script.index("CREATE DATABASE") < script.index('sql "DELETE FROM relaunch.import_loading WHERE name')
+
+
 @pytest.mark.parametrize(
     ("noted", "words"), [("empty utf8mb4_turkish_ci", "COLLATE utf8mb4_turkish_ci"), ("empty", "CHARACTER SET utf8mb4")]
 )
 def test_an_empty_schema_gets_its_collation_back(tmp_path: Path, noted: str, words: str) -> None:
-    answer = f"answer() {{ case $1 in *'SELECT name'*) printf 'shop\\t{noted}\\n' ;; esac; }}\n"
-
-    run(tmp_path, functions("import_database.sh", "clean") + answer + "clean")
+    cleaned(tmp_path, own=1, saved=noted, tables=2)
 
     assert f"here: CREATE DATABASE `shop` {words}\n" in said(tmp_path)
 
