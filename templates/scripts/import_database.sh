@@ -194,6 +194,7 @@ for schema in "${schemas[@]}"; do
   sql "REPLACE INTO relaunch.import_loading (name, saved, begun, run)
     VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP(), $(quoted "$run"))"
   sql "DROP DATABASE IF EXISTS \`$schema\`"
+  sql "DELETE FROM relaunch.import_source WHERE stage = 'copying' AND FIND_IN_SET('$schema', REPLACE(wanted, ' ', ','))" 2>/dev/null || true  # no longer half of a copy
   named="\"$schema\"" # in the dump
   [ -z "$IMPORT_SCHEMA" ] || named=".schemas[0] // $named"
   as=$(fact ".databases[$named] // \"CHARACTER SET utf8mb4\"")

@@ -143,14 +143,23 @@ look() {
     --arg position "$(tr '\t' ' ' <"$work/position")" \
     --arg cipher "$(there "SHOW SESSION STATUS LIKE 'Ssl_cipher'" | cut -f2)" \
     --arg stage "$(sql "SELECT stage FROM relaunch.import_source" 2>/dev/null || true)" \
+    --arg wanted "$(sql "SELECT wanted FROM relaunch.import_source" 2>/dev/null || true)" \
+    --arg source "$(sql "SELECT source FROM relaunch.import_source" 2>/dev/null || true)" \
     '"FACTS " + ({there: $there[0], here: $here[0], $schemas, $bytes, $free, odd: $odd[0], keyless: $keyless[0], events: $events[0],
-      versioned: $versioned[0], $unknown, $grants, $full, $replicas, $position, $cipher, $stage} | tojson)' -r
+      versioned: $versioned[0], $unknown, $grants, $full, $replicas, $position, $cipher, $stage, $wanted, $source} | tojson)' -r
 }
 
 note_table() {
   sql "CREATE TABLE IF NOT EXISTS relaunch.import_source (name VARCHAR(64) PRIMARY KEY, stage VARCHAR(20) NOT NULL,
     wanted TEXT NOT NULL, file VARCHAR(255) NOT NULL, position BIGINT UNSIGNED NOT NULL, foreign_time BIGINT NOT NULL,
-    changed DOUBLE NOT NULL, locked TEXT NOT NULL, result TEXT NOT NULL) ENGINE = InnoDB"
+    changed DOUBLE NOT NULL, locked TEXT NOT NULL, result TEXT NOT NULL, source VARCHAR(255) NOT NULL DEFAULT '') ENGINE = InnoDB"
+  has_column import_source source || sql "ALTER TABLE relaunch.import_source ADD source VARCHAR(255) NOT NULL DEFAULT ''"
+}
+
+of_this_order() {  # whether what is noted is; an earlier release did not note from where
+  local noted
+  noted=$(sql "SELECT wanted, source FROM relaunch.import_source WHERE name = 'import'") || return 1
+  [ "$noted" = "$IMPORT_SCHEMAS"$'\t' ] || [ "$noted" = "$IMPORT_SCHEMAS"$'\t'"$IMPORT_HOST:$IMPORT_PORT" ]
 }
 
 copy() {
@@ -160,11 +169,16 @@ copy() {
   stage=$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")
   case $stage in
     following | cut) echo "It is copied already."; return ;;
-    copying) echo "An earlier copy broke off: once more from the start"; drop_schemas ;;
+    copying)
+      of_this_order || stop_with "An earlier copy, of other schemas or from another server, broke off. Undo it: relaunch db import --cancel"
+      echo "An earlier copy broke off: once more from the start"
+      drop_schemas
+      ;;
   esac
   # `result` holds until the cut-over which of them were there before, and their default collations.
   sql "SET SESSION group_concat_max_len = 65535;
-    REPLACE INTO relaunch.import_source SELECT 'import', 'copying', $(quoted "$IMPORT_SCHEMAS"), '', 0, 0, 0, '',
+    REPLACE INTO relaunch.import_source (name, stage, wanted, file, position, foreign_time, changed, locked, source, result)
+    SELECT 'import', 'copying', $(quoted "$IMPORT_SCHEMAS"), '', 0, 0, 0, '', $(quoted "$IMPORT_HOST:$IMPORT_PORT"),
     COALESCE(GROUP_CONCAT(CONCAT(schema_name, ':', default_collation_name) SEPARATOR ' '), '') FROM information_schema.schemata WHERE schema_name IN ($list)"
   for schema in "${schemas[@]}"; do
     as=$(there "SELECT CONCAT('CHARACTER SET ', default_character_set_name, ' COLLATE ',
@@ -448,7 +462,11 @@ case $IMPORT_STEP in
     need_primary
     note_table
     unlock || echo "WARNING what was locked there could not be unlocked: $(sql "SELECT locked FROM relaunch.import_source")"
-    drop_schemas
+    if of_this_order; then
+      drop_schemas
+    else
+      echo "WARNING nothing is dropped but the note of an earlier import: $(sql "SELECT wanted FROM relaunch.import_source")"
+    fi
     sql "DROP TABLE relaunch.import_source"
     ;;
 esac

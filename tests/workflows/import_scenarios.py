@@ -20,6 +20,7 @@ FACTS = {
     "there": {**SIDE, "log_bin": 1, "binlog_format": "ROW", "binlog_row_image": "FULL"}, "here": SIDE,
     "schemas": ["shop"], "bytes": 1, "free": 10, "odd": [], "keyless": [], "events": [], "unknown": [], "full": [],
     "grants": ["GRANT ALL PRIVILEGES ON *.* TO x"], "replicas": [], "position": "b.1 4", "cipher": "x", "stage": "",
+    "wanted": "", "source": "",
 }  # fmt: skip
 ROW = {
     "stage": "following", "schemas": "shop", "file": "b.1", "position": 4, "foreign_time": 1, "changed": 1.0,

@@ -17,7 +17,7 @@ from relaunch.databases.imports import read_source
 from relaunch.errors import RelaunchError
 
 from .ann import app_of
-from .import_scenarios import FACTS, did, know_the_source, load
+from .import_scenarios import FACTS, ROW, STATUS, did, know_the_source, load
 from .scenarios import to_import
 from .world import World
 
@@ -106,6 +106,29 @@ async def test_what_an_earlier_release_kept_has_begun(world: World, client: http
 
     assert (await order(client, "wrong", host)).status_code == 409
     assert known(world) == before
+
+
+@pytest.mark.parametrize("kept", [[], [steps.source_name(D)], [steps.password_name(D)]])
+async def test_what_is_noted_is_put_away_when_the_other_server_is_not_known_any_more(
+    world: World, client: httpx.AsyncClient, kept: list[str]
+) -> None:
+    know_the_source(world, D)
+    for name in {steps.source_name(D), steps.password_name(D)} - set(kept):
+        del world.vault.known[name]
+    noted = {**STATUS, "import": {**ROW, "locked": "'a'@'%'"}}
+    world.agents.says[SCRIPT] = f"STATUS {json.dumps(noted)}"
+
+    ended = await world.succeeds((await client.post(f"/databases/{D}/import/cancel")).json()["task"]["id"])
+
+    assert did(world, D, "leave-two") and did(world, D, "forget") and not did(world, D, "drop")
+    assert "shop is left as it is" in ended["result"]["warnings"][0] and "'a'@'%'" in ended["result"]["warnings"][1]
+    assert known(world) == {}
+
+
+async def test_where_nothing_is_noted_there_is_nothing_to_cancel(world: World, client: httpx.AsyncClient) -> None:
+    world.agents.says[SCRIPT] = f"STATUS {json.dumps({**STATUS, 'import': None})}"
+
+    assert (await client.post(f"/databases/{D}/import/cancel")).status_code == 404
 
 
 async def test_the_undo_of_a_dump_is_of_its_own_run_and_tells_what_it_left(

@@ -148,7 +148,10 @@ def _problems(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[
             f"the schemas have {megabytes(facts['bytes'])}, and {megabytes(facts['free'])} of our disk are free: "
             f"{ROOM:g} times as much is needed"
         )
-    if facts["full"] and facts["stage"] != "copying":
+    again = facts["stage"] == "copying" and _is_of(facts, source)
+    if facts["stage"] == "copying" and not again:
+        found.append(f"a copy of {facts['wanted']} broke off and was not undone: relaunch db import --cancel")
+    if facts["full"] and not again:
         found.append(
             f"there are tables in our {', '.join(facts['full'])}: drop them, or cancel the import that made them"
         )
@@ -166,6 +169,11 @@ def _problems(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[
     if taken:
         found.append(f"somebody follows it as server {', '.join(taken)}, a number that ours need")
     return found
+
+
+def _is_of(facts: Mapping[str, Any], source: Source) -> bool:
+    """Whether the import that is noted here was this one; an earlier release did not note from where."""
+    return tuple(facts["wanted"].split()) == source.schemas and facts["source"] in ("", source.shown)
 
 
 def _warnings(facts: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

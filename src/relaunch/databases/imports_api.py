@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from relaunch.databases.imports import read_source, schema_name
 from relaunch.databases.imports_steps import (
     has_begun,
+    is_known,
     keep_source,
     password_name,
     primary_of,
@@ -18,7 +19,7 @@ from relaunch.databases.imports_steps import (
     status,
     subject,
 )
-from relaunch.errors import BadInput, Conflict
+from relaunch.errors import BadInput, Conflict, NotFound
 from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store, new_id
@@ -134,14 +135,24 @@ async def cut_over(request: Request, deployment: str, asked: CutOverAsked) -> di
 async def cancel(request: Request, deployment: str) -> dict[str, Any]:
     """Follow no more, drop what was imported, unlock what was locked there."""
     request.state.action = "cancel an import"
-    source = source_of(request.app.state.ports, deployment)
+    whence = await _whence(request.app.state.ports, deployment)
     running = _workflows(request).tasks.running_on(subject(deployment))
     _refuse_busy(request, deployment, "import-cancel", besides=running["id"] if running else "")
     if running is not None:
         _workflows(request).cancel(running["id"], str(request.state.who))
         await _workflows(request).wait(running["id"])
     args = {"deployment": deployment, "run_id": f"import-{new_id()}"}
-    return await _started(request, "import-cancel", f"undo the import from {source.shown}", args)
+    return await _started(request, "import-cancel", f"undo the import from {whence}", args)
+
+
+async def _whence(ports: Ports, deployment: str) -> str:
+    """From where it is imported, as people know it; NotFound when nothing is."""
+    if not is_known(ports, deployment):
+        primary_of(ports, deployment)
+        if (await status(ports, deployment))["stage"] == "none":
+            raise NotFound(f"nothing is being imported into {deployment} from a server")
+        return "a server that is not known any more"
+    return source_of(ports, deployment).shown
 
 
 def _refuse_busy(request: Request, deployment: str, kind: str, besides: str = "") -> None:

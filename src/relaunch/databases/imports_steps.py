@@ -28,6 +28,7 @@ LOAD, FROM_SERVER = "import_database.sh", "import_from_server.sh"
 CAUGHT_UP_SECONDS = 3600.0
 PRIMARY_SECONDS = 60.0
 LOOK_SECONDS = 1.0
+HERE_ALONE = ("leave", "forget", "status")  # steps that can do without the other server
 
 
 def subject(deployment: str) -> str:
@@ -110,10 +111,24 @@ async def import_cut_over(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 @workflow("import-cancel")
 async def import_cancel(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, run_id."""
+    if not await run.step("look up where from", is_known, run.ports, args["deployment"]):
+        return await _put_away(run, args)
     await run.step("follow no more", _everywhere, run, args, "leave")
     await run.step("drop what was imported, unlock what was locked there", _step, run, args, "drop", waits=True)
     await run.step("forget the password", forget, run.ports, args["deployment"])
     return {}
+
+
+async def _put_away(run: Run, args: dict[str, Any]) -> dict[str, Any]:
+    """An import whose other server is not known any more: nobody can tell whether what is here is in use."""
+    left = await run.step("look at what is left", status, run.ports, args["deployment"], waits=True)
+    await run.step("follow no more", _everywhere, run, args, "leave")
+    await run.step("put it away", _step, run, args, "forget")
+    await run.step("forget the password", forget, run.ports, args["deployment"])
+    warnings = [f"{', '.join(left.get('schemas', []))} is left as it is: drop it if it is not whole"]
+    if left.get("locked"):
+        warnings.append(f"locked on the other server, and to be unlocked there: {', '.join(left['locked'])}")
+    return {"warnings": warnings}
 
 
 async def status(ports: Ports, deployment: str) -> dict[str, Any]:
@@ -139,6 +154,11 @@ def source_of(ports: Ports, deployment: str) -> Source:
     return Source(host=plain["host"], port=plain["port"], user=plain["user"], schemas=tuple(plain["schemas"]))
 
 
+def is_known(ports: Ports, deployment: str) -> bool:
+    """Whether the other server of an import can be asked."""
+    return all(ports.vault.has_credential(name(deployment)) for name in (source_name, password_name))
+
+
 def has_begun(ports: Ports, deployment: str) -> bool:
     """Whether something was or may have been copied: then only a cut-over or a cancelling ends the import."""
     name = source_name(deployment)
@@ -154,6 +174,10 @@ def keep_source(ports: Ports, deployment: str, source: Source, *, begun: bool) -
 
 
 def inputs_for(ports: Ports, deployment: str, step: str) -> dict[str, str]:
+    """NotFound when nothing is being imported from a server and the step needs that."""
+    if step in HERE_ALONE and not is_known(ports, deployment):
+        names = ("IMPORT_HOST", "IMPORT_PORT", "IMPORT_USER", "IMPORT_PASSWORD", "IMPORT_SCHEMAS")
+        return {"IMPORT_STEP": step, **dict.fromkeys(names, "")}
     source = source_of(ports, deployment)
     return {
         "IMPORT_STEP": step,
@@ -296,7 +320,7 @@ def _order(
     if path is None:
         raise NotFound(f"the script {file} is in none of the template folders")
     written = {name: f"text:{value}" if value else "blank" for name, value in inputs.items()}
-    if file == FROM_SERVER:
+    if inputs.get("IMPORT_HOST"):
         written["IMPORT_PASSWORD"] = f"cred:{password_name(deployment)}"
     script = {"name": file, "entry": run_list.script_entry(ports, parse_script(path)), "inputs": written}
     target = {"server": member.server, "instance": member.id, "run_id": run_id}

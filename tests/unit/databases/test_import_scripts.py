@@ -158,6 +158,35 @@ def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_dump_any_more(fi
     assert script.index("CREATE DATABASE") < script.index('sql "DELETE FROM relaunch.import_loading WHERE name')
 
 
+@pytest.mark.parametrize("file", ["restore_schema.sh", "import_database.sh"])
+def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_copy_any_more(file: str) -> None:
+    assert """sql "DELETE FROM relaunch.import_source WHERE stage = 'copying' AND""" in (ROOT / file).read_text()
+
+
+COPY = functions("import_from_server.sh", "copy", "of_this_order", "drop_schemas")
+COPY += "IMPORT_SCHEMAS=shop IMPORT_HOST=db IMPORT_PORT=3306\nneed_primary() { :; }\nnote_table() { :; }\n"
+
+
+@pytest.mark.parametrize(("wanted", "whence"), [("blog", "db:3306"), ("shop blog", ""), ("shop", "other:3306")])
+def test_a_copy_drops_nothing_that_another_order_was_for(tmp_path: Path, wanted: str, whence: str) -> None:
+    script = f"""{COPY}answer() {{ case $1 in
+      "SELECT stage"*) echo copying ;; *"SELECT wanted, source"*) printf '{wanted}\\t{whence}\\n' ;; esac; }}\n"""
+
+    assert "An earlier copy, of other schemas" in run(tmp_path, f"{script}copy")
+
+    assert "DATABASE" not in said(tmp_path) and "REPLACE" not in said(tmp_path)
+
+
+@pytest.mark.parametrize("whence", ["db:3306", ""])
+def test_a_copy_that_broke_off_is_dropped_and_begun_again(tmp_path: Path, whence: str) -> None:
+    script = f"""{COPY}answer() {{ case $1 in "SELECT stage"*) echo copying ;;
+      *"SELECT wanted, source"*) printf 'shop\\t{whence}\\n' ;; *"SELECT wanted"*) echo shop ;; esac; }}\n"""
+
+    run(tmp_path, f"{script}copy", fails="REPLACE")
+
+    assert "DROP DATABASE IF EXISTS `shop`" in said(tmp_path) and "REPLACE" in said(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("noted", "words"), [("empty utf8mb4_turkish_ci", "COLLATE utf8mb4_turkish_ci"), ("empty", "CHARACTER SET utf8mb4")]
 )

@@ -25,7 +25,7 @@ def facts(**changed: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {
         **sides, "schemas": ["shop"], "bytes": 10**9, "free": 10**10, "odd": [], "keyless": [], "events": [],
         "unknown": [], "grants": ["GRANT ALL PRIVILEGES ON *.* TO `mover`@`%`"], "full": [], "replicas": [],
-        "position": "binlog.000004 1234", "cipher": "TLS_AES_256_GCM_SHA384", "stage": "",
+        "position": "binlog.000004 1234", "cipher": "TLS_AES_256_GCM_SHA384", "stage": "", "wanted": "", "source": "",
     }  # fmt: skip
     for name, value in changed.items():
         side, _, key = name.partition("_")
@@ -92,8 +92,17 @@ def test_tables_with_history_are_followed_between_servers_that_end_their_rows_al
     assert judge(older, SOURCE).problems == ()
 
 
-def test_an_earlier_copy_that_broke_off_is_begun_again() -> None:
-    assert judge(facts(full=["shop"], stage="copying"), SOURCE).problems == ()
+@pytest.mark.parametrize("whence", ["db.example:3306", ""])
+def test_an_earlier_copy_that_broke_off_is_begun_again(whence: str) -> None:
+    assert judge(facts(full=["shop"], stage="copying", wanted="shop", source=whence), SOURCE).problems == ()
+
+
+@pytest.mark.parametrize(("wanted", "whence"), [("blog", "db.example:3306"), ("blog", ""), ("shop", "other:3306")])
+def test_an_earlier_copy_of_something_else_excuses_no_schema_that_is_taken(wanted: str, whence: str) -> None:
+    broken, taken = judge(facts(full=["shop"], stage="copying", wanted=wanted, source=whence), SOURCE).problems
+
+    assert f"a copy of {wanted} broke off" in broken and "--cancel" in broken
+    assert "there are tables in our shop" in taken
 
 
 @pytest.mark.parametrize(
