@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -129,6 +130,53 @@ async def test_where_nothing_is_noted_there_is_nothing_to_cancel(world: World, c
     world.agents.says[SCRIPT] = f"STATUS {json.dumps({**STATUS, 'import': None})}"
 
     assert (await client.post(f"/databases/{D}/import/cancel")).status_code == 404
+
+
+def holding(world: World, step: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """When that step of an import is reached, and when it may go on."""
+    reached, may = asyncio.Event(), asyncio.Event()
+    plain = world.agents.run
+
+    async def run(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if order.run_id.endswith(step):
+            reached.set()
+            await may.wait()
+        return await plain(instance, order, task=task)
+
+    world.agents.run = run  # type: ignore[method-assign]
+    return reached, may
+
+
+async def test_cancelled_while_it_copies_it_is_undone_and_that_has_succeeded(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    copies, _ = holding(world, "-copy")
+    drops, may_drop = holding(world, "-drop")
+    copying = (await order(client, "right")).json()["task"]["id"]
+    await asyncio.wait_for(copies.wait(), 10)
+    world.agents.says[SCRIPT] += f"\nSTATUS {json.dumps({**STATUS, 'import': None})}"  # once it is undone
+
+    asked = await asyncio.wait_for(client.post(f"/databases/{D}/import/cancel"), 10)
+    await asyncio.wait_for(drops.wait(), 10)
+    may_drop.set()
+
+    await world.succeeds(asked.json()["task"]["id"])
+    assert (await world.ended(copying))["state"] == "cancelled"
+    assert did(world, D, "drop") and not did(world, D, "forget") and known(world) == {}
+
+
+async def test_cancelled_while_it_is_put_away_it_was_cut_over(world: World, client: httpx.AsyncClient) -> None:
+    await world.succeeds((await order(client, "right")).json()["task"]["id"])
+    leaves, may_leave = holding(world, "-leave-two")
+    cutting = (await client.post(f"/databases/{D}/import/cut-over", json={})).json()["task"]["id"]
+    await asyncio.wait_for(leaves.wait(), 10)
+
+    asked = await asyncio.wait_for(client.post(f"/databases/{D}/import/cancel"), 10)
+    may_leave.set()
+
+    ended = await world.ended(asked.json()["task"]["id"])
+    assert ended["state"] == "failed" and "it was cut over meanwhile" in ended["error"]
+    assert (await world.ended(cutting))["state"] == "succeeded" and not did(world, D, "drop")
 
 
 async def test_the_undo_of_a_dump_is_of_its_own_run_and_tells_what_it_left(

@@ -137,11 +137,8 @@ async def cancel(request: Request, deployment: str) -> dict[str, Any]:
     request.state.action = "cancel an import"
     whence = await _whence(request.app.state.ports, deployment)
     running = _workflows(request).tasks.running_on(subject(deployment))
-    _refuse_busy(request, deployment, "import-cancel", besides=running["id"] if running else "")
-    if running is not None:
-        _workflows(request).cancel(running["id"], str(request.state.who))
-        await _workflows(request).wait(running["id"])
-    args = {"deployment": deployment, "run_id": f"import-{new_id()}"}
+    stops = {"id": running["id"], "kind": running["kind"]} if running else None
+    args = {"deployment": deployment, "run_id": f"import-{new_id()}", "stops": stops}
     return await _started(request, "import-cancel", f"undo the import from {whence}", args)
 
 
@@ -162,8 +159,8 @@ def _refuse_busy(request: Request, deployment: str, kind: str, besides: str = ""
 
 
 async def _started(request: Request, kind: str, title: str, args: dict[str, Any]) -> dict[str, Any]:
-    deployment = args["deployment"]
-    _refuse_busy(request, deployment, kind)
+    deployment, stops = args["deployment"], args.get("stops")
+    _refuse_busy(request, deployment, kind, besides=stops["id"] if stops else "")
     task = f"{kind}-{new_id()}"
     asked = Asked(kind=kind, title=title, subject=subject(deployment), who=str(request.state.who))
     await _workflows(request).start_workflow(asked, task, args)

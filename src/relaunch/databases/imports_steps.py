@@ -110,8 +110,12 @@ async def import_cut_over(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 @workflow("import-cancel")
 async def import_cancel(run: Run, args: dict[str, Any]) -> dict[str, Any]:
-    """args: deployment, run_id."""
+    """args: deployment, run_id, stops: id and kind of the task that is under way, or None."""
+    stops = args.get("stops")
+    stopped = await run.step("stop what is under way", _stop_task, run, stops["id"], waits=True) if stops else None
     if not await run.step("look up where from", is_known, run.ports, args["deployment"]):
+        if stops and stops["kind"] == "import-cut-over" and stopped == "succeeded":
+            raise Conflict("it was cut over meanwhile", hint="the old server is as it was at the cut-over")
         return await _put_away(run, args)
     await run.step("follow no more", _everywhere, run, args, "leave")
     await run.step("drop what was imported, unlock what was locked there", _step, run, args, "drop", waits=True)
@@ -122,6 +126,8 @@ async def import_cancel(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 async def _put_away(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """An import whose other server is not known any more: nobody can tell whether what is here is in use."""
     left = await run.step("look at what is left", status, run.ports, args["deployment"], waits=True)
+    if left["stage"] == "none":  # what was stopped has undone itself
+        return {}
     await run.step("follow no more", _everywhere, run, args, "leave")
     await run.step("put it away", _step, run, args, "forget")
     await run.step("forget the password", forget, run.ports, args["deployment"])
@@ -335,6 +341,13 @@ async def _stop(ports: Ports, args: dict[str, Any]) -> str:
             with contextlib.suppress(RelaunchError):  # not connected, or it knows no such run
                 await ports.agents.order(member, CancelRun(run_id=run_id))
     return "stopped"
+
+
+async def _stop_task(run: Run, task: str) -> str:
+    """How it ended, once its own undo is through."""
+    with contextlib.suppress(Conflict):  # it has ended already
+        run.workflows.cancel(task, run.who)
+    return str((await run.wait_for([task]))[0]["state"])
 
 
 async def _clean(run: Run, args: dict[str, Any]) -> str:
