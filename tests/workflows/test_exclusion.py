@@ -201,7 +201,7 @@ async def stand(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     app = app_of(
         api.router, backups_api.router, buttons_api.router, imports_api.router, ports=world.ports,
         workflows=world.workflows, orders=world.orders, backups=keeper(world), databases=watch,
-        blobs=SimpleNamespace(path=lambda sha256: None),
+        blobs=SimpleNamespace(path=lambda sha256: None, remove=lambda sha256: None),
     )  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield Stand(world, client, begun, heard)

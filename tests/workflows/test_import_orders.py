@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from relaunch.bus.messages import RunScripts, RunState
+from relaunch.controller.blobs import BlobFolder
 from relaunch.databases import imports_api
 from relaunch.databases import imports_steps as steps
 from relaunch.databases.imports import read_source
@@ -28,7 +30,9 @@ SCRIPT = "Import from a server"
 
 @pytest_asyncio.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    app = app_of(imports_api.router, ports=world.ports, workflows=world.workflows, vault=world.vault)
+    blobs = BlobFolder(world.folder / "blobs")
+    world.ports = world.workflows.ports = replace(world.ports, blobs=blobs)
+    app = app_of(imports_api.router, ports=world.ports, workflows=world.workflows, vault=world.vault, blobs=blobs)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
         await to_import(world, D)
         yield made
@@ -177,6 +181,47 @@ async def test_cancelled_while_it_is_put_away_it_was_cut_over(world: World, clie
     ended = await world.ended(asked.json()["task"]["id"])
     assert ended["state"] == "failed" and "it was cut over meanwhile" in ended["error"]
     assert (await world.ended(cutting))["state"] == "succeeded" and not did(world, D, "drop")
+
+
+async def send(client: httpx.AsyncClient) -> str:
+    sent = await client.put(f"/databases/{D}/import/dump", content=b"CREATE TABLE people;")
+    return str(sent.json()["sha256"])
+
+
+async def load_sent(client: httpx.AsyncClient, sha256: str, **more: str) -> httpx.Response:
+    return await client.post(f"/databases/{D}/import/dump", json={"sha256": sha256, **more})
+
+
+def is_kept(world: World, sha256: str) -> bool:
+    return sha256 in {each.name for each in (world.folder / "blobs").iterdir()}
+
+
+@pytest.mark.parametrize("more", [{"confirm": "shpo"}, {"schema": "a b"}, {}])
+async def test_a_dump_whose_import_is_refused_is_not_kept(
+    world: World, client: httpx.AsyncClient, more: dict[str, str]
+) -> None:
+    sha256 = await send(client)
+    assert is_kept(world, sha256)
+    if not more:
+        world.agents.retired.append(world.instance(f"{D}/two")["id"])  # the primary does not answer
+
+    assert (await load_sent(client, sha256, **more)).status_code in (400, 409)
+
+    assert not is_kept(world, sha256)
+
+
+async def test_a_dump_that_is_being_loaded_is_kept_until_then(world: World, client: httpx.AsyncClient) -> None:
+    sha256 = await send(client)
+    world.agents.hanging.add("Import database")
+    task = (await load_sent(client, sha256)).json()["task"]["id"]
+
+    assert (await load_sent(client, sha256)).status_code == 409
+    assert (await client.put(f"/databases/{D}/import/dump", content=b"another")).status_code == 409
+    assert is_kept(world, sha256)
+
+    world.agents.hanging.clear()
+    await world.succeeds(task)
+    assert not is_kept(world, sha256)
 
 
 async def test_the_undo_of_a_dump_is_of_its_own_run_and_tells_what_it_left(

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from relaunch.bus.messages import Blob
-from relaunch.clouds.local.files import sync_folder
+from relaunch.clouds.local.files import no_space_is_a_conflict, sync_folder
 from relaunch.errors import NotFound
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -21,6 +21,8 @@ class BlobFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for broken_off in folder.glob(".incoming-*"):
+            broken_off.unlink()
 
     def put(self, file: Path) -> Blob:
         """A copy of the file as it is now; the same content is kept once, and again where a power cut damaged it."""
@@ -38,11 +40,11 @@ class BlobFolder:
         return Blob(name=file.name, sha256=sha256, size_bytes=len(content))
 
     async def take(self, pieces: AsyncIterator[bytes]) -> Blob:
-        """What comes in pieces, never whole in memory; kept only once all of it has come."""
+        """What comes in pieces, never whole in memory; kept only once all of it has come. Conflict: no room for it."""
         digest, size = hashlib.sha256(), 0
         partial = self._folder / f".incoming-{secrets.token_hex(8)}"
         try:
-            with partial.open("wb") as file:
+            with no_space_is_a_conflict(self._folder), partial.open("wb") as file:
                 async for piece in pieces:
                     file.write(piece)
                     digest.update(piece)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.imports import read_source, schema_name
 from relaunch.databases.imports_steps import (
+    dump_task,
+    forget_dump,
     has_begun,
     is_known,
     keep_source,
@@ -62,6 +64,7 @@ async def put_dump(request: Request, deployment: str) -> dict[str, Any]:
     """A dump, as it is: the body is the file. It is kept until it is imported."""
     request.state.action = "send a dump"
     primary_of(request.app.state.ports, deployment)
+    _refuse_busy(request, deployment, "import-dump")
     pieces: AsyncIterator[bytes] = request.stream()
     blob = await request.app.state.blobs.take(pieces)
     return {"sha256": blob.sha256, "size_bytes": blob.size_bytes}
@@ -69,10 +72,17 @@ async def put_dump(request: Request, deployment: str) -> dict[str, Any]:
 
 @router.post("/databases/{deployment}/import/dump", status_code=202)
 async def import_dump(request: Request, deployment: str, asked: DumpAsked) -> dict[str, Any]:
-    """Load a dump that was sent."""
+    """Load a dump that was sent; refused, it has to be sent again."""
     request.state.action = "import a dump"
-    ports: Ports = request.app.state.ports
-    primary_of(ports, deployment)
+    try:
+        return await _dump_started(request, deployment, asked)
+    except Exception:
+        forget_dump(request.app.state.blobs, _workflows(request).tasks, asked.sha256)
+        raise
+
+
+async def _dump_started(request: Request, deployment: str, asked: DumpAsked) -> dict[str, Any]:
+    primary_of(request.app.state.ports, deployment)
     request.app.state.blobs.path(asked.sha256)
     if asked.confirm not in ("", deployment):
         raise BadInput(f"confirm: {asked.confirm!r} is not the deployment's name")
@@ -80,7 +90,8 @@ async def import_dump(request: Request, deployment: str, asked: DumpAsked) -> di
         "deployment": deployment, "sha256": asked.sha256, "confirm": asked.confirm, "run_id": f"import-{new_id()}",
         "schema": schema_name(asked.schema_) if asked.schema_ else "",
     }  # fmt: skip
-    return await _started(request, "import-dump", f"import a dump into {deployment}", args)
+    title, task = f"import a dump into {deployment}", dump_task(asked.sha256)
+    return await _started(request, "import-dump", title, args, task=task)
 
 
 @router.post("/databases/{deployment}/import/server", status_code=202)
@@ -158,10 +169,12 @@ def _refuse_busy(request: Request, deployment: str, kind: str, besides: str = ""
     refuse_beside(store, _workflows(request).tasks, deployment, kind, besides=besides)
 
 
-async def _started(request: Request, kind: str, title: str, args: dict[str, Any]) -> dict[str, Any]:
+async def _started(
+    request: Request, kind: str, title: str, args: dict[str, Any], *, task: str | None = None
+) -> dict[str, Any]:
     deployment, stops = args["deployment"], args.get("stops")
     _refuse_busy(request, deployment, kind, besides=stops["id"] if stops else "")
-    task = f"{kind}-{new_id()}"
+    task = task or f"{kind}-{new_id()}"
     asked = Asked(kind=kind, title=title, subject=subject(deployment), who=str(request.state.who))
     await _workflows(request).start_workflow(asked, task, args)
     return {"task": _workflows(request).tasks.get(task)}

@@ -19,10 +19,11 @@ from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
 from relaunch.servers import run_list
 from relaunch.servers.boot import outcome, while_it_runs
 from relaunch.servers.lifecycle import State
-from relaunch.servers.ports import Ports
+from relaunch.servers.ports import Blobs, Ports
 from relaunch.servers.scripts import parse_script
 from relaunch.servers.store import new_id
 from relaunch.workflows.durable import Run, workflow
+from relaunch.workflows.tasks import TaskList
 
 LOAD, FROM_SERVER = "import_database.sh", "import_from_server.sh"
 CAUGHT_UP_SECONDS = 3600.0
@@ -58,10 +59,10 @@ async def import_dump(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         with run.undoing():
             await run.step("undo: stop it", _stop, run.ports, args)
             left = await run.step("undo: leave nothing half", _clean, run, args)
-            await run.step("undo: forget the dump", run.ports.blobs.remove, args["sha256"])
+            await run.step("undo: forget the dump", _forget_its_dump, run, args)
         error.hint = "\n".join(each for each in (error.hint, left) if each)
         raise
-    await run.step("forget the dump", run.ports.blobs.remove, args["sha256"])
+    await run.step("forget the dump", _forget_its_dump, run, args)
     return {**json.loads(last_word(output, "IMPORTED")), "warnings": warnings_in(output)}
 
 
@@ -135,6 +136,22 @@ async def _put_away(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     if left.get("locked"):
         warnings.append(f"locked on the other server, and to be unlocked there: {', '.join(left['locked'])}")
     return {"warnings": warnings}
+
+
+def dump_task(sha256: str) -> str:
+    """A new id of a task that loads the dump of this hash."""
+    return f"import-dump-{sha256[:16]}-{new_id()}"
+
+
+def forget_dump(blobs: Blobs, tasks: TaskList, sha256: str, *, besides: str = "") -> None:
+    """Unless a task other than `besides` loads the same one."""
+    loading = f"import-dump-{sha256[:16]}-"
+    if not any(row["id"].startswith(loading) and row["id"] != besides for row in tasks.unfinished()):
+        blobs.remove(sha256)
+
+
+def _forget_its_dump(run: Run, args: dict[str, Any]) -> None:
+    forget_dump(run.ports.blobs, run.workflows.tasks, args["sha256"], besides=run.task)
 
 
 async def status(ports: Ports, deployment: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from relaunch.controller.blobs import BlobFolder
+from relaunch.errors import Conflict
 
 
 @pytest.fixture
@@ -50,3 +51,28 @@ async def test_what_came_in_pieces_is_kept_whole(tmp_path: Path, script: Path) -
     assert blobs.path(taken.sha256).read_bytes() == script.read_bytes()
     assert taken.size_bytes == script.stat().st_size
     assert [each.name for each in (tmp_path / "blobs").iterdir()] == [taken.sha256]
+
+
+async def test_what_finds_no_room_is_told_so_and_nothing_of_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"#!/bin/sh\n"
+
+    blobs = BlobFolder(tmp_path / "blobs")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "x")
+    (tmp_path / "blobs/.incoming-x").symlink_to("/dev/full")
+
+    with pytest.raises(Conflict, match="no space left"):
+        await blobs.take(pieces())
+
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_what_broke_off_while_it_came_is_removed_at_the_next_start(tmp_path: Path, script: Path) -> None:
+    kept = BlobFolder(tmp_path / "blobs").put(script).sha256
+    (tmp_path / "blobs/.incoming-0123456789abcdef").write_text("half")
+
+    BlobFolder(tmp_path / "blobs")
+
+    assert [each.name for each in (tmp_path / "blobs").iterdir()] == [kept]
