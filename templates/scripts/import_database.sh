@@ -60,6 +60,7 @@ set -euo pipefail
 
 reader=$RS_ATTACH_DIR/import_dump.py
 folder=/var/lib/relaunch-import
+loader=relaunch_import_dump  # relaunch_import may be following a server
 install -d -m 700 "$folder"
 exec 9>"$folder/lock"
 flock -n 9 || stop_with "Another import runs on this server."
@@ -104,7 +105,7 @@ clean() {
     fi
     sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")" || return 1
   done 8<<<"$noted"
-  sql "DROP USER IF EXISTS relaunch_import@localhost" || return 1
+  sql "DROP USER IF EXISTS $loader@localhost" || return 1
   rm -f "$folder/loader.cnf"
   [ -z "$lost" ] || { echo "$lost" >&2; return 1; }
 }
@@ -200,13 +201,13 @@ for schema in "${schemas[@]}"; do
   as=$(fact ".databases[$named] // \"CHARACTER SET utf8mb4\"")
   sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as"
 done
-import_account "$folder/loader.cnf" "${schemas[@]}"
+import_account "$loader" "$folder/loader.cnf" "${schemas[@]}"
 rename=$IMPORT_SCHEMA
 python3 "$reader" load "$dump" "\`$DB_USER\`@\`%\`" "$folder/loader.cnf" ${rename:+"$rename"}
 for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 
 sql "DELETE FROM relaunch.import_loading WHERE run = $(quoted "$run")"
-sql "DROP USER relaunch_import@localhost"
+sql "DROP USER $loader@localhost"
 jq -nc --slurpfile facts "$folder/facts" --arg schemas "${schemas[*]}" --arg position "$(own_position)" \
   '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts[0].tables, bytes: $facts[0].bytes, $position} | tojson)' -r
 echo "Back up now: relaunch db backup $deployment"

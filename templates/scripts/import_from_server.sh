@@ -186,7 +186,7 @@ copy() {
     sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as; ALTER DATABASE \`$schema\` $as"
   done
   sql "DELETE FROM relaunch.import_loading WHERE name IN ($list)" 2>/dev/null || true  # no longer half of a dump, whose import makes the table
-  import_account "$work/loader.cnf" "${schemas[@]}"
+  import_account relaunch_import "$work/loader.cnf" "${schemas[@]}"
   dump_there |
     python3 "$RS_ATTACH_DIR/import_dump.py" copy "\`$DB_USER\`@\`%\`" "$work/loader.cnf" | tee "$work/copied"
   stood=$(sed -n 's/^STOOD //p' "$work/copied")
@@ -212,7 +212,7 @@ password = "$password"
 default-character-set = utf8mb4
 FILE
   if [ "$(sql "SELECT @@read_only")" = 0 ]; then
-    import_account "$work/any.cnf" "${schemas[@]}"
+    import_account relaunch_import "$work/any.cnf" "${schemas[@]}"
     "$client" <<SQL
 ALTER USER relaunch_import@localhost IDENTIFIED BY '$password';
 GRANT SELECT, UPDATE ON relaunch.import_source TO relaunch_import@localhost;

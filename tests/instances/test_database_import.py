@@ -393,6 +393,32 @@ def test_rows_that_differ_stop_the_cut_over(foreign: Foreign, tmp_path: Path) ->
     assert json.loads(relaunch("db", "import", "imp", "--status", "--json"))["stage"] == "following"
 
 
+def test_who_was_locked_already_stays_so_when_a_cut_over_fails(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.grant(", CREATE USER, CONNECTION ADMIN, PROCESS")
+    foreign.sql("CREATE USER gone@'%' ACCOUNT LOCK; GRANT ALL ON shop.* TO gone@'%'")
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    sql("db1", "UPDATE shop.ledger SET amount = 0 WHERE id = 77")
+
+    said = refused("--cut-over", "--quiet", "1")
+
+    assert "Unlocked there: 'app'@'%'" in said and "'gone'" not in said
+    locked = "SELECT user FROM mysql.global_priv WHERE JSON_VALUE(priv, '$.account_locked') = 1 AND host = '%'"
+    assert foreign.sql(locked) == "gone"
+
+
+def test_a_dump_is_loaded_while_a_server_is_followed(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.grant()
+    relaunch("db", "import", "imp", *from_server(tmp_path, "--schema", "shop"))
+    whole = foreign.dump(tmp_path / "whole.sql", "shop")
+
+    relaunch("db", "import", "imp", "--from-dump", str(whole), "--schema", "copied")
+    on_primary = json.loads(relaunch("server", "show", f"imp/{primary()}", "--json"))["private_address"]
+    on(on_primary, "systemctl restart relaunch-import")  # a session that is open outlives its account
+    foreign.sql("INSERT INTO shop.ledger (amount) VALUES (5)")
+
+    until(lambda: sums(foreign.sql) == sums(lambda ask: sql(primary(), ask)), "it is followed on")
+
+
 def test_through_a_failover_every_acknowledged_write_arrives_and_accounts_are_locked(
     foreign: Foreign, tmp_path: Path
 ) -> None:

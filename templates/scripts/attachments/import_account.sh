@@ -49,19 +49,19 @@ need_primary() {
 }
 
 # It may write to these schemas and no others, and not where writes are refused: a fence holds for an import, too.
-import_account() {  # FILE SCHEMA…
-  local file=$1 password schema
-  shift
+import_account() {  # NAME FILE SCHEMA…
+  local name=$1 file=$2 password schema
+  shift 2
   password=$(head -c 24 /dev/urandom | base64 | tr -d '/+=')
   {
-    echo "CREATE USER IF NOT EXISTS relaunch_import@localhost;"
-    echo "ALTER USER relaunch_import@localhost IDENTIFIED BY '$password';"
-    echo "GRANT $import_rights ON *.* TO relaunch_import@localhost;"
-    for schema in "$@"; do echo "GRANT ALL PRIVILEGES ON \`${schema//_/\\_}\`.* TO relaunch_import@localhost;"; done
+    echo "CREATE USER IF NOT EXISTS $name@localhost;"
+    echo "ALTER USER $name@localhost IDENTIFIED BY '$password';"
+    echo "GRANT $import_rights ON *.* TO $name@localhost;"
+    for schema in "$@"; do echo "GRANT ALL PRIVILEGES ON \`${schema//_/\\_}\`.* TO $name@localhost;"; done
   } | "$client"
   install -m 600 /dev/stdin "$file" <<FILE
 [client]
-user = relaunch_import
+user = $name
 password = "$password"
 default-character-set = utf8mb4
 FILE

@@ -48,8 +48,9 @@ role_edges() {  # how many tables of them MySQL has: 5.7 has no roles
   there "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'mysql' AND table_name = 'role_edges'"
 }
 
-writers_there() {  # accounts that may write to these schemas and can be locked; a role is none
-  local only="u.is_role = 'N'" edges
+writers_there() {  # accounts that may write to these schemas and can be locked, and are not yet; a role is none
+  local only="u.is_role = 'N' AND NOT EXISTS (SELECT 1 FROM mysql.global_priv p WHERE p.user = u.user AND p.host = u.host
+    AND JSON_VALUE(p.priv, '\$.account_locked') = 1)" edges
   if [ "$client" = mysql ]; then
     only="u.account_locked = 'N'"
     edges=$(role_edges) || return 1

@@ -75,7 +75,10 @@ def test_all_unlocked_the_note_is_empty(tmp_path: Path) -> None:
     assert "SET locked = ''" in said(tmp_path).splitlines()[-1]
 
 
-CLEAN = functions("import_database.sh", "clean") + "zstd() { :; }\nrun=import-7 there_are=2\n"
+LOADER = next(
+    line for line in (ROOT / "import_database.sh").read_text().splitlines(keepends=True) if line.startswith("loader=")
+)
+CLEAN = LOADER + functions("import_database.sh", "clean") + "zstd() { :; }\nrun=import-7 there_are=2\n"
 CLEAN += 'warn() { echo "WARNING $*"; }\ntables_in() { echo $there_are; }\n'
 
 
@@ -156,6 +159,21 @@ def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_dump_any_more(fi
     script = (ROOT / file).read_text()
 
     assert script.index("CREATE DATABASE") < script.index('sql "DELETE FROM relaunch.import_loading WHERE name')
+
+
+def test_a_dump_is_loaded_with_another_account_than_a_server_is_followed_with(tmp_path: Path) -> None:
+    script = f"""{LOADER}{functions("attachments/import_account.sh", "import_account")}{CLEAN}
+      import_rights=SUPER
+      client() {{ cat >>$folder/said; }}
+      import_account $loader $folder/options shop && clean"""
+
+    run(tmp_path, script)
+
+    assert "CREATE USER IF NOT EXISTS relaunch_import_dump@localhost" in said(tmp_path)
+    assert "user = relaunch_import_dump\n" in (tmp_path / "options").read_text()
+    assert "DROP USER IF EXISTS relaunch_import_dump@localhost" in said(tmp_path)
+    assert "relaunch_import@localhost" not in said(tmp_path)
+    assert "DROP USER IF EXISTS relaunch_import@localhost" in functions("import_from_server.sh", "leave")
 
 
 @pytest.mark.parametrize("file", ["restore_schema.sh", "import_database.sh"])
@@ -390,3 +408,6 @@ def test_rights_by_patterns_on_tables_and_through_roles_are_asked_for(tmp_path: 
     assert all(f"FROM mysql.{table} WHERE db IN ('shop')" in asked for table in ("tables_priv", "columns_priv"))
     assert ("is_role = 'Y'" in asked) == (client == "mariadb")
     assert ("mysql.role_edges e" in asked) == (client == "mysql")
+    # Who was locked already is not ours to unlock.
+    assert ("JSON_VALUE(p.priv, '$.account_locked') = 1" in asked) == (client == "mariadb")
+    assert ("u.account_locked = 'N'" in asked) == (client == "mysql")
