@@ -43,13 +43,14 @@ servers:
   three: {template: database, zone: a}
 database: {primary: two, replicas: [one, three]}
 """
-OLD_LOG = f"shop/{LINEAGE}/binlogs/0000000001-1-two/binlog.000001-00"
+STREAM = f"shop/{LINEAGE}/binlogs/0000000001-1-two"
 
 
 async def proof_and_incremental_due(world: World) -> None:
     """A full backup of either member, twenty minutes old, and none proven."""
     await backed_up(world, "shop")
-    await world.ports.objects.put(f"{OLD_LOG}/begins", "0-1-1")
+    for name in ("binlog.000001-00", "binlog.000002-00"):  # the newest is never removed
+        await world.ports.objects.put(f"{STREAM}/{name}/begins", "0-1-1")
     at = (world.ports.clock.now() - timedelta(minutes=20)).isoformat()
     for role in ("primary", "replica"):
         told = {**MANIFEST, "id": f"full-{role}", "role": role, "begun": at, "ended": at}

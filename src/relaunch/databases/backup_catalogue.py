@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -36,6 +36,7 @@ from relaunch.storage.objects import ObjectStore, StoredObject
 MANIFEST = "manifest.json"
 KINDS = ("back-up", "prove", "prove-schemas")
 LINEAGE = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
+LOGS_BEFORE = timedelta(hours=1)  # before a backup began: what a replica lags behind, and clocks differ by
 LOGS_SECONDS = 300.0  # old binary logs of a history are removed for so long at a time; the rest goes the next time
 
 
@@ -262,18 +263,22 @@ class Catalogue:
         await self._objects.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
         await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
         if kept:
-            keys += await self._remove_logs(lineage, min(each.begun for each in kept))
+            keys += await self._remove_logs(lineage, min(each.begun for each in kept) - LOGS_BEFORE)
         return keys
 
     async def _remove_logs(self, lineage: str, needed_from: datetime) -> list[str]:
-        """Whole log files whose last piece is older than the oldest backup that is kept.
+        """Whole log files whose last piece is from before what the oldest backup that is kept needs. The newest file
+        of the newest stream stays, however long nothing was written: the shipper goes on in it.
 
         There may be millions of pieces. The files of a stream follow each other, so none is looked into behind the
         first that stays."""
         removed: list[str] = []
         end = time.monotonic() + LOGS_SECONDS
-        for stream in await self._streams(lineage):
-            async for objects in self._log_files(stream):
+        streams = await self._streams(lineage)
+        for stream in streams:
+            names = await self._objects.folders(stream)
+            for name in names[:-1] if stream == streams[-1] else names:
+                objects = await self._objects.list(f"{stream}/{name}")
                 if any(each.changed >= needed_from for each in objects):
                     break
                 keys = [each.key for each in objects]

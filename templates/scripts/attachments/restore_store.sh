@@ -167,20 +167,28 @@ taken_over_at() { # taken_over_at STREAM: the position at which its primary took
   if [ -e "$secret/begins/$1/began.json" ]; then jq -r .gtid "$secret/begins/$1/began.json"; fi
 }
 
-# The files of one stream from a position on, put together in $secret/logs; nothing when the stream has none.
+# The files of one stream from a position on, put together in $secret/logs; nothing when the stream has none. They follow
+# each other by their numbers: what one begins with is only needed to find the first.
 fetch_logs() { # fetch_logs STREAM POSITION
-  local stream=$1 position=$2 folders folder first=
+  local stream=$1 position=$2 listed folders folder begins first='' number before=''
   [ "$stream" != "$logs_of" ] || return 0
   logs_of=$stream
-  mapfile -t folders < <(find "$secret/begins/$stream" -name begins -printf '%P\n' 2>/dev/null | sed 's|/begins$||' | sort)
+  listed=$(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs/$stream") || stop_with "The binary logs of $stream cannot be read."
+  mapfile -t folders < <(sed -n 's|/$||p' <<<"$listed" | sort)
   rm -rf "$secret/logs"
   [ "${#folders[@]}" -gt 0 ] || return 0
   for folder in "${folders[@]}"; do
-    if reaches "$position" "$(cat "$secret/begins/$stream/$folder/begins")"; then first=$folder; fi
+    begins=$secret/begins/$stream/$folder/begins
+    if [ -e "$begins" ] && reaches "$position" "$(cat "$begins")"; then first=$folder; fi
   done
   [ -n "$first" ] || stop_with "MISSING LINK: the binary logs of $stream begin after $position."
   for folder in "${folders[@]}"; do
     [[ ! $folder < $first ]] || continue
+    number=${folder%-*}
+    number=$((10#${number##*.}))
+    [ -z "$before" ] || [ "$number" = $((before + 1)) ] ||
+      stop_with "MISSING LINK: of $stream the store has no binary logs between the numbers $before and $number."
+    before=$number
     if [ "$folder" = "${folders[-1]}" ]; then assemble "$stream/$folder" yes; else assemble "$stream/$folder" no; fi
   done
 }

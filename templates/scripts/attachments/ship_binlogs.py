@@ -136,7 +136,7 @@ class Shipper:
         if not self.at.get("stream") or not here:
             here = [self.begin_stream(files, host)]
         for path in files[files.index(here[0]) :]:
-            if self.folder_of(path) != self.at["folder"]:
+            if self.folder_of(path) != self.at["folder"] or not self.at.get("begun"):
                 self.begin_file(path)
             closed = path != newest
             self.ship_file(path, os.stat(path).st_size if closed else end)
@@ -179,9 +179,12 @@ class Shipper:
         return first
 
     def begin_file(self, path):
+        """Again until the store has said that it knows where the file begins: no restore finds one without that."""
         begins = self.begins(path)
-        self.write_state(folder=self.folder_of(path), position=0, pieces=0, sending=[None])
+        if self.folder_of(path) != self.at.get("folder"):
+            self.write_state(folder=self.folder_of(path), begun=False, position=0, pieces=0, sending=[None])
         self.store.put(f"{self.place()}/begins", begins.encode())
+        self.write_state(begun=True)
 
     def begins(self, path):
         found = self.server.begins(path)

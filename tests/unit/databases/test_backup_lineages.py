@@ -29,6 +29,7 @@ from relaunch.storage.objects import StoredObject
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 OLD, NEW = "20261101T000000Z-aaaaaa", "20261120T000000Z-bbbbbb"
 STREAM = "0000000001-1-db1"
+OPEN = "0000000003-3-db1"
 
 
 @pytest.fixture
@@ -143,6 +144,36 @@ async def test_old_binary_logs_go_and_only_what_may_go_is_looked_into(database: 
     left = await store.list(f"shop/{OLD}/binlogs")
     assert files_of(each.key for each in left) == {f"binlog.{day:06}" for day in (18, 19, 20)}
     assert sum(each.key.endswith("/state.json") for each in left) == 2
+
+
+async def test_the_file_that_is_still_written_stays_though_nothing_was_written_for_long(database: Engine) -> None:
+    store = MemoryStore(clock := SetClock(NOW - timedelta(days=30)))
+    for stream, file in (("0000000001-1-db1", 1), ("0000000001-1-db1", 2), ("0000000002-2-db2", 1), (OPEN, 1)):
+        for name in ("begins", "000-100.binlog.zst.age"):
+            await store.put(f"shop/{OLD}/binlogs/{stream}/binlog.{file:06}-00/{name}", "x")
+    clock.at = NOW
+    await store.put(f"shop/{OLD}/backups/o21/manifest.json", manifest("o21", 21))
+    catalogue = Catalogue(database, store, "shop")
+    stored = await catalogue.refresh((OLD,))
+
+    removed = await catalogue.remove(OLD, (), stored, NOW)
+
+    assert len(removed) == 6
+    left = {each.key.rpartition("/")[2] for each in await store.list(f"shop/{OLD}/binlogs/{OPEN}/binlog.000001-00")}
+    assert left == {"begins", "000-100.binlog.zst.age"}
+
+
+async def test_a_file_that_a_late_replicas_backup_needs_stays(database: Engine) -> None:
+    store = MemoryStore(clock := SetClock(NOW))
+    begun = datetime(2026, 11, 19, 11, tzinfo=UTC)
+    for number, before in ((1, timedelta(hours=2)), (2, timedelta(minutes=2)), (3, -timedelta(minutes=5))):
+        clock.at = begun - before
+        await store.put(f"shop/{OLD}/binlogs/{STREAM}/binlog.{number:06}-00/000-100.binlog.zst.age", "x")
+    await store.put(f"shop/{OLD}/backups/o19/manifest.json", manifest("o19", 19))
+    catalogue = Catalogue(database, store, "shop")
+    stored = await catalogue.refresh((OLD,))
+
+    assert files_of(await catalogue.remove(OLD, (), stored, NOW)) == {"binlog.000001"}
 
 
 async def test_what_there_is_no_time_for_goes_the_next_time(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

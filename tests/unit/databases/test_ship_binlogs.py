@@ -31,21 +31,24 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Store:
-    """Remembers what arrived; the answer of every put in `mute` is lost."""
+    """Remembers what arrived; the answers of `mute` puts are lost, and no name that ends in `refused` is taken."""
 
     def __init__(self, ship: Any) -> None:
         self.ship = ship
         self.there: dict[str, bytes] = {}
         self.mute = 0
+        self.refused: tuple[str, ...] = ()
 
     def put(self, key: str, body: bytes) -> None:
+        if key.endswith(self.refused):
+            raise self.ship.StoreDown("answers 503")
         self.there[key] = body
         if self.mute:
             self.mute -= 1
             raise self.ship.StoreDown("no answer")
 
 
-def shipper(ship: Any) -> Any:
+def shipper(ship: Any, *, stream: str = "1-2-db1") -> Any:
     made = ship.Shipper(
         {
             "BACKUP_RECIPIENT": "age1", "BACKUP_ROOT": "store:b/g", "RCLONE_CONFIG_STORE_ENDPOINT": "http://x",
@@ -56,7 +59,7 @@ def shipper(ship: Any) -> Any:
     )  # fmt: skip
     made.store = Store(ship)
     made.server.ask = lambda statement: [["", "0"]]  # never seeded
-    made.write_state(stream="1-2-db1", lineage="20261122T190000Z-00aa11")
+    made.write_state(stream=stream, lineage="20261122T190000Z-00aa11")
     return made
 
 
@@ -158,6 +161,41 @@ def test_a_piece_whose_answer_was_lost_is_sent_again_as_it_was_though_the_log_ha
     ends = [tuple(int(word) for word in name.rpartition("/")[2].split(".")[0].split("-")) for name in pieces]
     assert [first for first, _ in ends] == [0, *(last for _, last in ends[:-1])]
     assert b"".join(made.store.there[name] for name in pieces) == file.read_bytes()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_no_piece_of_a_file_is_sent_before_the_store_knows_where_it_begins(
+    ship: Any, tmp_path: Path, restarted: bool
+) -> None:
+    made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
+    made.base = str(tmp_path / "binlog")
+    made.epoch, made.reached_in_store = lambda: 1, lambda: None
+    store = made.store
+    store.refused = ("/begins",)
+    for _ in range(2):
+        with pytest.raises(ship.StoreDown):
+            made.ship_all(str(file), file.stat().st_size, "db1", "0-1-500")
+    assert [key.rpartition("/")[2] for key in store.there] == ["began.json"]
+
+    store.refused = ()
+    if restarted:
+        made = shipper(ship, stream=made.at["stream"])
+        made.base, made.store = str(tmp_path / "binlog"), store
+    made.ship_all(str(file), file.stat().st_size, "db1", "0-1-500")
+
+    began, begins, piece, state = (key.rpartition("/")[2] for key in store.there)
+    assert (began, begins, state) == ("began.json", "begins", "state.json") and piece.endswith(".age")
+
+
+def test_a_file_of_which_an_older_program_has_noted_nothing_is_said_to_begin_again(ship: Any, tmp_path: Path) -> None:
+    made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
+    made.base, size = str(tmp_path / "binlog"), file.stat().st_size
+    made.write_state(folder=made.folder_of(str(file)), position=size, pieces=7, epoch=1)
+
+    made.ship_all(str(file), size, "db1", "0-1-500")
+
+    assert [key.rpartition("/")[2] for key in made.store.there] == ["begins", "state.json"]
+    assert (made.at["position"], made.at["pieces"]) == (size, 7)
 
 
 def answering(ship: Any, **rows: Any) -> Any:

@@ -1,0 +1,124 @@
+"""Which binary logs a restore takes from the store, and what it refuses to go on without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ATTACHMENTS = Path(__file__).parents[3] / "templates/scripts/attachments"
+STREAM = "0000000001-1764000000-db1"
+# Positions are plain numbers here, and nothing is encrypted or compressed.
+SCRIPT = f"""set -euo pipefail
+RS_ATTACH_DIR={ATTACHMENTS}
+. {ATTACHMENTS}/restore_store.sh
+reaches() {{ [ "$1" -ge "$2" ]; }}
+copy_position() {{ echo "$POSITION"; }}
+age() {{ cat "${{@: -1}}"; }}
+zstd() {{ cat; }}
+"""
+
+
+@dataclass
+class Stand:
+    """A folder as the store, read by the real rclone; log file N holds the bytes `log N` and was made at second N."""
+
+    folder: Path
+
+    @property
+    def binlogs(self) -> Path:
+        return self.folder / "store/binlogs"
+
+    def ship(self, number: int, *, begins: int | None, closed: bool = True, stream: str = STREAM) -> Path:
+        made = self.binlogs / stream / f"binlog.{number:06}-{number:08x}"
+        made.mkdir(parents=True)
+        data = f"log {number}".encode()
+        (made / f"{0:012}-{len(data):012}.binlog.zst.age").write_bytes(data)
+        if begins is not None:
+            (made / "begins").write_text(str(begins))
+        if closed:
+            (made / f"end-{len(data):012}").touch()
+        return made
+
+    def run(self, commands: str, **given: str) -> tuple[int, str]:
+        """(exit status, what is said) of the restore's functions."""
+        for name in ("secret", "work"):
+            (self.folder / name).mkdir(exist_ok=True)
+        environment = {
+            **os.environ, "PATH": f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RCLONE_CONFIG": "/nonexistent", "BACKUP_ROOT": str(self.folder / "store"), "RESTORE_TO": "newest",
+            "secret": str(self.folder / "secret"), "work": str(self.folder / "work"), **given,
+        }  # fmt: skip
+        ended = subprocess.run(
+            ["bash", "-c", SCRIPT + commands],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+        )  # fmt: skip
+        return ended.returncode, ended.stdout
+
+    def fetched(self, position: int, **given: str) -> list[str]:
+        status, said = self.run(f"find_logs; fetch_logs {STREAM} {position}", **given)
+        assert status == 0, said
+        return [file.read_text() for file in sorted(self.folder.glob("*/logs/*"))]
+
+    def refused(self, position: int, **given: str) -> str:
+        status, said = self.run(f"find_logs; fetch_logs {STREAM} {position}", **given)
+        assert status == 1, said
+        return said
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Stand:
+    return Stand(tmp_path)
+
+
+def test_the_files_from_the_position_on_are_put_together(stand: Stand) -> None:
+    for number in (8, 9, 10):
+        stand.ship(number, begins=number * 10, closed=number < 10)
+
+    assert stand.fetched(95) == ["log 9", "log 10"]
+
+
+def test_a_file_that_does_not_say_where_it_begins_is_not_left_out(stand: Stand) -> None:
+    for number, begins in ((1, 10), (2, None), (3, 30), (4, None)):
+        stand.ship(number, begins=begins, closed=number < 4)
+
+    assert stand.fetched(15) == ["log 1", "log 2", "log 3", "log 4"]
+    assert stand.fetched(35) == ["log 3", "log 4"]
+
+
+def test_logs_of_which_none_says_where_it_begins_are_no_empty_stream(stand: Stand) -> None:
+    stand.ship(1, begins=None, closed=False)
+
+    assert "MISSING LINK: the binary logs of" in stand.refused(15)
+
+
+def test_a_file_that_is_not_in_the_store_is_missed_by_its_number(stand: Stand) -> None:
+    for number in (1, 2, 4):
+        stand.ship(number, begins=number * 10, closed=number < 4)
+
+    assert "no binary logs between the numbers 2 and 4" in stand.refused(15)
+    assert stand.fetched(45) == ["log 4"]
+
+
+def test_an_open_file_whose_first_pieces_are_gone_is_refused(stand: Stand) -> None:
+    stand.ship(1, begins=10)
+    emptied = stand.ship(2, begins=None, closed=False)
+    (piece,) = emptied.glob("*.age")
+    piece.rename(emptied / f"{100:012}-{105:012}.binlog.zst.age")
+
+    assert "lacks the bytes 0 to 100" in stand.refused(15)
+
+
+def test_a_stream_that_cannot_be_listed_is_not_taken_for_an_empty_one(stand: Stand) -> None:
+    stand.ship(1, begins=10, closed=False)
+    program = Path(sys.executable).parent / "rclone"
+    (stand.folder / "rclone").write_text(
+        f'#!/bin/sh\ncase "$*" in "lsf "*{STREAM}*) echo timeout >&2; exit 1 ;; esac\nexec {program} "$@"\n'
+    )
+    (stand.folder / "rclone").chmod(0o755)
+
+    assert "cannot be read" in stand.refused(15)
