@@ -13,8 +13,9 @@
 LINEAGE names the history of the data: it is a row in the data itself (relaunch.lineage), so it is replicated and
 backed up with it, and two histories never come into one folder. Pieces end where the server says that its log ends,
 between two transactions, except within a very large one. The log files that the server keeps anyway are the queue while
-the store is down: nothing is copied, and nothing is lost until it purges them. Needs no controller: only a server that
-takes writes ships.
+the store is down: nothing is copied, and nothing is lost until it purges them. Needs no controller: a server ships
+while it takes writes. It begins a stream when its agent says that it is the group's primary: a replica may be made to
+take writes for a moment, and a restore takes the newest stream for the primary's.
 """
 
 import datetime
@@ -33,6 +34,7 @@ from binlog_store import Store, StoreDown, sealed
 LOOK_SECONDS = 0.5
 SHIP_SECONDS = 2.0  # pieces at most this often
 ROLE_SECONDS = 5.0  # how often an idle server is asked whether it takes writes
+NEWEST_SECONDS = 60.0  # how often the store is asked whether our stream is the newest
 GAP_SECONDS = 30.0  # how often the store is asked for a backup that makes up for what is missing
 PIECE_BYTES = 16 << 20
 PIECES_A_FILE = 300  # then the server begins a new file: a restore fetches no more than these in vain
@@ -62,7 +64,7 @@ class Shipper:
         self.told = {}
         self.queue_bytes = int(environment.get("BACKUP_QUEUE_BYTES") or QUEUE_BYTES)
         self.asked = self.shipped = 0.0
-        self.looked_for_backup = float("-inf")
+        self.looked_for_backup = self.looked_for_stream = float("-inf")
         self.seen = None
         self.pause = 0.0
 
@@ -116,6 +118,10 @@ class Shipper:
             self.seen = size
             self.tell("not the primary", "")
             return
+        if not self.at.get("stream") and not self.leads():
+            self.seen, self.shipped = None, time.monotonic()  # asked again soon, as it may just be promoted
+            self.tell("not the primary", "")
+            return
         self.ship_all(newest, end, host, gtid)
         self.seen = size
         self.shipped = time.monotonic()
@@ -149,6 +155,9 @@ class Shipper:
             self.write_state(gtid=gtid, said=time.time())
         if self.at["pieces"] >= PIECES_A_FILE:
             self.server.begin_new_file()
+        later = self.later_stream()  # last: what is to be shipped never waits for a store that does not answer this
+        if later:
+            self.begin_stream(files, host, later)
 
     def folder_of(self, path):
         return f"{os.path.basename(path)}-{created(path):08x}"
@@ -159,9 +168,12 @@ class Shipper:
     def above(self):
         return f"{self.at['lineage']}/binlogs"
 
-    def begin_stream(self, files, host):
-        """Begin with the file that holds what follows the last thing shipped, by whomever; else with the oldest."""
-        reached = self.reached_in_store()
+    def begin_stream(self, files, host, later=""):
+        """Begin with the file that holds what follows the last thing shipped, by whomever; else with the oldest.
+
+        After a `later` stream than ours, which never was the group's: with all from where that one began."""
+        reached = self.gtid_in(f"{later}/began.json") if later else None
+        reached = self.reached_in_store() if reached is None else reached
         first = files[0]
         if reached is not None:  # else this history begins here
             fitting = (path for path in reversed(files) if self.server.holds_all_after(self.begins(path), reached))
@@ -171,7 +183,8 @@ class Shipper:
             lost = f"binary logs between {reached or 'the beginning'} and {self.begins(first)} are not in the store"
             self.write_state(gap={"what": lost, "since": moment("%Y%m%dT%H%M%SZ")})
         epoch = self.epoch()
-        stream = f"{epoch:010d}-{int(time.time())}-{host}"
+        started = max(int(time.time()), int(later.split("-")[1]) + 1 if later else 0)
+        stream = f"{epoch:010d}-{started}-{host}"
         self.write_state(stream=stream, epoch=epoch, folder=None, gtid=None)
         began = {"format": 2, "epoch": epoch, "server": host, "gtid": self.begins(first)}
         self.store.put(f"{self.above()}/{stream}/began.json", json.dumps(began).encode())
@@ -210,23 +223,47 @@ class Shipper:
                 )
                 self.write_state(position=stop, pieces=self.at["pieces"] + 1, sending=[None])
 
-    def reached_in_store(self):
-        """The position that the newest stream of this history has come to; None when there is no stream."""
-        root = f"{self.environment['BACKUP_ROOT']}/{self.at['lineage']}"
-        listed = subprocess.run(
-            ["rclone", "lsf", "--dirs-only", f"{root}/binlogs/"], capture_output=True, text=True, timeout=60
-        )
+    def leads(self):
+        """Whether the agent says that this server is its group's primary, and has become it."""
+        try:
+            asked = subprocess.run(["relaunch-local", "role"], capture_output=True, text=True, timeout=20)
+            return asked.stdout.strip() == "primary"
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+
+    def later_stream(self):
+        """The newest in the store, when it is after ours though we lead: a restore would go over to that one."""
+        if time.monotonic() - self.looked_for_stream < NEWEST_SECONDS:
+            return ""
+        self.looked_for_stream = time.monotonic()
+        try:
+            newest = max(self.streams(), default="")
+        except (StoreDown, subprocess.TimeoutExpired):
+            return ""
+        return newest if newest > self.at["stream"] and self.leads() else ""
+
+    def streams(self):
+        """Those of this history in the store, the oldest first."""
+        above = f"{self.environment['BACKUP_ROOT']}/{self.above()}/"
+        listed = subprocess.run(["rclone", "lsf", "--dirs-only", above], capture_output=True, text=True, timeout=60)
         if listed.returncode not in (0, 3):
             raise StoreDown(listed.stderr.strip()[-300:])
-        for stream in sorted(listed.stdout.split(), reverse=True):
-            state = subprocess.run(
-                ["rclone", "cat", f"{root}/binlogs/{stream}state.json"], capture_output=True, text=True, timeout=60
-            )
-            try:
-                return str(json.loads(state.stdout)["gtid"])
-            except (ValueError, KeyError):
-                continue
-        return "" if listed.stdout.split() else None
+        return sorted(name.rstrip("/") for name in listed.stdout.split())
+
+    def gtid_in(self, name):
+        """The position that this object of the streams says; None when there is none."""
+        path = f"{self.environment['BACKUP_ROOT']}/{self.above()}/{name}"
+        said = subprocess.run(["rclone", "cat", path], capture_output=True, text=True, timeout=60)
+        try:
+            return str(json.loads(said.stdout)["gtid"])
+        except (ValueError, KeyError):
+            return None
+
+    def reached_in_store(self):
+        """The position that the newest stream of this history has come to; None when there is no stream."""
+        streams = self.streams()
+        found = (self.gtid_in(f"{stream}/state.json") for stream in reversed(streams))
+        return next((gtid for gtid in found if gtid is not None), "" if streams else None)
 
     def gap(self):
         """What is missing in the store, until there is a backup of later: whatever is restored from that is whole."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import struct
 import subprocess
 import sys
@@ -169,7 +171,7 @@ def test_no_piece_of_a_file_is_sent_before_the_store_knows_where_it_begins(
 ) -> None:
     made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
     made.base = str(tmp_path / "binlog")
-    made.epoch, made.reached_in_store = lambda: 1, lambda: None
+    made.epoch, made.streams = lambda: 1, list
     store = made.store
     store.refused = ("/begins",)
     for _ in range(2):
@@ -180,7 +182,7 @@ def test_no_piece_of_a_file_is_sent_before_the_store_knows_where_it_begins(
     store.refused = ()
     if restarted:
         made = shipper(ship, stream=made.at["stream"])
-        made.base, made.store = str(tmp_path / "binlog"), store
+        made.base, made.store, made.streams = str(tmp_path / "binlog"), store, list
     made.ship_all(str(file), file.stat().st_size, "db1", "0-1-500")
 
     began, begins, piece, state = (key.rpartition("/")[2] for key in store.there)
@@ -189,7 +191,7 @@ def test_no_piece_of_a_file_is_sent_before_the_store_knows_where_it_begins(
 
 def test_a_file_of_which_an_older_program_has_noted_nothing_is_said_to_begin_again(ship: Any, tmp_path: Path) -> None:
     made, file = shipper(ship), log_file(tmp_path, [(0, 1, 500)])
-    made.base, size = str(tmp_path / "binlog"), file.stat().st_size
+    made.base, made.streams, size = str(tmp_path / "binlog"), list, file.stat().st_size
     made.write_state(folder=made.folder_of(str(file)), position=size, pieces=7, epoch=1)
 
     made.ship_all(str(file), size, "db1", "0-1-500")
@@ -254,11 +256,12 @@ def test_a_gap_is_told_until_there_is_a_newer_backup(
     made.server.standing = lambda: (True, str(tmp_path / "binlog"), "db1", "0-1-500", str(file), file.stat().st_size)
     made.server.lineage_of = lambda writable: made.at["lineage"]
     ran = subprocess.CompletedProcess
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda words, **_: ran(words, 0, stdout=listed["backups"] if "lsf" in words else "", stderr=""),
-    )
+
+    def run(words: list[str], **_: Any) -> Any:
+        says = "primary" if "role" in words else listed["backups"] if words[-1].endswith("/backups") else ""
+        return ran(words, 0, stdout=says, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(ship, "SHIP_SECONDS", 0.0)
     monkeypatch.setattr(ship, "GAP_SECONDS", 0.0)
     made.write_state(stream=None)
@@ -272,6 +275,121 @@ def test_a_gap_is_told_until_there_is_a_newer_backup(
     made.look()
 
     assert made.at["state"] == "ok"
+
+
+class FolderStore:
+    """The store as a folder, which rclone reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, key: str, body: bytes) -> None:
+        (self.folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / key).write_bytes(body)
+
+    def streams(self) -> list[str]:
+        return sorted(each.name for each in self.folder.glob("*/binlogs/*"))
+
+    def said(self, stream: str, name: str) -> str:
+        (file,) = self.folder.glob(f"*/binlogs/{stream}/{name}")
+        return str(json.loads(file.read_text())["gtid"])
+
+
+@pytest.fixture
+def member(ship: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A shipper on a server that takes writes; what its agent says is in the file `role`, the store is a folder."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "relaunch-local").write_text(
+        f"#!/bin/sh\ncase $1 in role) cat {tmp_path}/role ;; get) echo 7 ;; esac\n"
+    )
+    (programs / "relaunch-local").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("RCLONE_CONFIG", "/nonexistent")
+    made, file = shipper(ship, stream=""), log_file(tmp_path, [(0, 1, 500)])
+    made.environment = {**made.environment, "BACKUP_ROOT": str(tmp_path / "store")}
+    made.store = FolderStore(tmp_path / "store")
+    made.server.standing = lambda: (True, str(tmp_path / "binlog"), "db1", "0-1-500", str(file), file.stat().st_size)
+    made.server.lineage_of = lambda writable: made.at["lineage"]
+    monkeypatch.setattr(ship, "SHIP_SECONDS", 0.0)
+    return made
+
+
+def test_a_replica_that_takes_writes_for_a_moment_begins_no_stream(member: Any, tmp_path: Path) -> None:
+    for says in ("replica", ""):
+        (tmp_path / "role").write_text(says)
+        member.look()
+        assert (member.at["state"], member.store.streams()) == ("not the primary", [])
+    (tmp_path / "role").unlink()  # no answer
+    member.look()
+    assert member.store.streams() == []
+
+    (tmp_path / "role").write_text("primary\n")  # it was being promoted
+    member.look()
+
+    (stream,) = member.store.streams()
+    assert stream.startswith("0000000007-") and member.at["state"] == "ok"
+
+
+def test_a_stream_that_was_begun_goes_on_without_an_agent(member: Any, tmp_path: Path) -> None:
+    (tmp_path / "role").write_text("primary\n")
+    member.look()
+    (tmp_path / "bin/relaunch-local").unlink()
+    file = log_file(tmp_path, [(0, 1, 500)], transaction(0, 1, 501))
+    member.seen = None
+
+    member.look()
+
+    (stream,) = member.store.streams()
+    assert member.at["stream"] == stream and member.at["position"] == file.stat().st_size
+
+
+def test_shipping_goes_on_while_the_streams_cannot_be_listed(member: Any, tmp_path: Path) -> None:
+    (tmp_path / "role").write_text("primary\n")
+    member.look()
+    (tmp_path / "bin/rclone").write_text("#!/bin/sh\necho timeout >&2; exit 1\n")
+    (tmp_path / "bin/rclone").chmod(0o755)
+    file = log_file(tmp_path, [(0, 1, 500)], transaction(0, 1, 501))
+    member.looked_for_stream, member.seen = float("-inf"), None
+
+    member.look()
+
+    assert (member.at["state"], member.at["position"]) == ("ok", file.stat().st_size)
+
+
+def test_a_primary_begins_anew_after_a_later_stream_that_is_not_its_own(member: Any, tmp_path: Path, ship: Any) -> None:
+    """With all from where that one began: then a restore needs nothing of it."""
+    (tmp_path / "role").write_text("primary\n")
+    member.look()
+    (own,) = member.store.streams()
+    above, epoch, started = f"{member.at['lineage']}/binlogs", *own.split("-")[:2]
+    other = f"{epoch}-{int(started) + 1000}-db3"
+    for name, gtid in (("began.json", "0-1-500"), ("state.json", "0-3-900")):
+        member.store.put(f"{above}/{other}/{name}", json.dumps({"gtid": gtid}).encode())
+    log_file(tmp_path, [(0, 1, 800)]).rename(tmp_path / "binlog.000002")
+    first = log_file(tmp_path, [(0, 1, 500)])
+    newest = tmp_path / "binlog.000002"
+    member.server.standing = lambda: (
+        True, str(tmp_path / "binlog"), "db1", "0-1-950", str(newest), newest.stat().st_size,
+    )  # fmt: skip
+
+    def looked() -> list[str]:
+        member.looked_for_stream = float("-inf")
+        for _ in range(2):  # one finds it, one ships anew
+            member.seen = None
+            member.look()
+        return list(member.store.streams())
+
+    (tmp_path / "role").write_text("replica\n")
+    assert looked() == [own, other], "whoever does not lead stands back"
+    (tmp_path / "role").write_text("primary\n")
+    _, _, anew = looked()
+
+    assert anew.endswith("-db1") and anew == member.at["stream"]
+    assert (member.store.said(anew, "began.json"), member.store.said(anew, "state.json")) == ("0-1-500", "0-1-950")
+    assert not member.at.get("gap")
+    assert (tmp_path / "store" / above / anew / member.folder_of(str(first)) / "begins").read_text() == "0-1-500"
+    assert looked() == [own, other, anew]
 
 
 U, V = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"
