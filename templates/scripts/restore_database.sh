@@ -219,11 +219,11 @@ replay() { # replay POSITION TIME: the binary logs in the store, from where we a
       next=
     fi
     fetch_logs "$stream" "$position"
-    [ -e "$secret/logs" ] || continue
-    logs goes-on "$position" "$secret"/logs/* 2>"$secret/sql" || stop_with "The binary logs of $stream: $(cat "$secret/sql")"
+    [ -e "$work/logs" ] || continue
+    logs goes-on "$position" "$work"/logs/* 2>"$secret/sql" || stop_with "The binary logs of $stream: $(cat "$secret/sql")"
     [ -z "$stop" ] || limits+=(--stop-position="$stop")
     [ -z "$2" ] || limits+=(--stop-datetime="$2")
-    TZ=UTC mariadb-binlog --start-position="$position" --gtid-strict-mode=0 "${limits[@]}" "$secret"/logs/* 2>"$secret/binlog" |
+    TZ=UTC mariadb-binlog --start-position="$position" --gtid-strict-mode=0 "${limits[@]}" "$work"/logs/* 2>"$secret/binlog" |
       ask_copy --binary-mode 2>"$secret/sql" || stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
     if came_to_its_end "$1" "$2" "$next"; then return; fi
   done

@@ -155,7 +155,7 @@ ask_copy -e "SET sql_log_bin = 0; RESET REPLICA ALL"
 check_tables() { mysqlcheck --no-defaults --user=root --socket="$sockets/s" "$@"; }
 
 # What comes after the position, in the logs that are put together.
-decoded() { TZ=UTC mysqlbinlog --exclude-gtids="$position" "$@" "$secret"/logs/* 2>"$secret/binlog"; }
+decoded() { TZ=UTC mysqlbinlog --exclude-gtids="$position" "$@" "$work"/logs/* 2>"$secret/binlog"; }
 
 replay() { # replay SET TIME: the binary logs in the store, from where we are to the one or the other; blank is no limit
   local stream next i position wanted
@@ -173,7 +173,7 @@ replay() { # replay SET TIME: the binary logs in the store, from where we are to
       next=
     fi
     fetch_logs "$stream" "$position"
-    [ -e "$secret/logs" ] || continue
+    [ -e "$work/logs" ] || continue
     if [ -n "$1" ]; then
       decoded ${next:+--include-gtids="$next"} | sed -n "s/^SET @@SESSION.GTID_NEXT= '\([^']*:[0-9]*\)'.*/\1/p" |
         gtids unbroken "$1" || stop_with "The position is not one that this history ever had. Nothing was touched."

@@ -143,7 +143,7 @@ fetch() { # fetch ID COMMAND…: which gets what was backed up on its standard i
 writing_pid=
 write_on() {
   : >"$secret/writing"
-  while sleep 0.2; do find "$work" -type f -size +8M -exec sync --data {} + 2>>"$secret/writing" || true; done 9>&- &
+  while sleep 0.2; do find "$work" -path "$work/logs" -prune -o -type f -size +8M -exec sync --data {} + 2>>"$secret/writing" || true; done 9>&- &
   writing_pid=$!
 }
 stop_writing_on() {
@@ -152,11 +152,12 @@ stop_writing_on() {
 }
 write_rest() { # until all of it is on disk
   stop_writing_on
+  rm -rf "$work/logs" "$work/pieces"
   sync -f "$work"
   ! grep "error syncing" "$secret/writing" >&2 || stop_with "The disk does not take what is restored."
 }
 
-streams=() logs_of='' # of which stream the logs are put together in $secret/logs
+streams=() logs_of='' logs_bytes=0 # of which stream the logs are put together in $work/logs, and how many bytes
 find_logs() { # sets streams; what each began with is below $secret/begins
   [ ! -e "$secret/begins" ] || return 0 # what has come since is not missing
   mapfile -t streams < <(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs" 2>/dev/null | sed 's|/$||' | sort)
@@ -167,15 +168,15 @@ taken_over_at() { # taken_over_at STREAM: the position at which its primary took
   if [ -e "$secret/begins/$1/began.json" ]; then jq -r .gtid "$secret/begins/$1/began.json"; fi
 }
 
-# The files of one stream from a position on, put together in $secret/logs; nothing when the stream has none. They follow
-# each other by their numbers: what one begins with is only needed to find the first.
+# The files of one stream from a position on to what is asked for, put together in $work/logs; nothing when the stream has
+# none. They follow each other by their numbers: what one begins with is only needed to find the first and the last.
 fetch_logs() { # fetch_logs STREAM POSITION
   local stream=$1 position=$2 listed folders folder begins first='' number before=''
   [ "$stream" != "$logs_of" ] || return 0
-  logs_of=$stream
+  logs_of=$stream logs_bytes=0
   listed=$(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs/$stream") || stop_with "The binary logs of $stream cannot be read."
   mapfile -t folders < <(sed -n 's|/$||p' <<<"$listed" | sort)
-  rm -rf "$secret/logs"
+  rm -rf "$work/logs"
   [ "${#folders[@]}" -gt 0 ] || return 0
   for folder in "${folders[@]}"; do
     begins=$secret/begins/$stream/$folder/begins
@@ -190,30 +191,55 @@ fetch_logs() { # fetch_logs STREAM POSITION
       stop_with "MISSING LINK: of $stream the store has no binary logs between the numbers $before and $number."
     before=$number
     if [ "$folder" = "${folders[-1]}" ]; then assemble "$stream/$folder" yes; else assemble "$stream/$folder" no; fi
+    ! is_past "$stream/$folder" || break
   done
+}
+
+# Whether a file, and so all after it, has nothing of what is asked for: it was made at the moment or later, or begins with
+# all of the position.
+is_past() { # is_past FOLDER
+  local begins=$secret/begins/$1/begins
+  case $RESTORE_TO in
+    time:*) [ "$((16#${1##*-}))" -ge "$(date -u -d "${RESTORE_TO#time:} UTC" +%s)" ] ;;
+    gtid:*) [ -e "$begins" ] && reaches "$(cat "$begins")" "${RESTORE_TO#gtid:}" ;;
+    *) false ;;
+  esac
+}
+
+not_for_want_of_disk() { # not_for_want_of_disk NOTES: what the commands said that failed
+  ! grep -i "no space left on device" "$1" >&2 || stop_with "NOT ENOUGH DISK for the binary log. Nothing was touched."
 }
 
 # The pieces of one binary log file, put together; a hole is a missing link.
 assemble() { # assemble FOLDER NEWEST(yes|no)
-  local folder=$1 at=0 whole=0 start stop name out
-  out=$secret/logs/$(basename "${folder%-*}")
-  rm -rf "$secret/pieces"
-  mkdir -p "$secret/logs" "$secret/pieces"
-  rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$folder" "$secret/pieces" || stop_with "The binary log $folder cannot be read."
+  local folder=$1 at=0 whole=0 size start stop names name out
+  out=$work/logs/$(basename "${folder%-*}")
+  rm -rf "$work/pieces"
+  mkdir -p "$work/logs" "$work/pieces"
+  rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$folder" "$work/pieces" 2>"$secret/copying" || {
+    not_for_want_of_disk "$secret/copying"
+    stop_with "The binary log $folder cannot be read: $(tail -n 3 "$secret/copying")"
+  }
+  names=$(find "$work/pieces" -name '*.age' -printf '%f\n' | sort)
+  size=$(awk -F '[-.]' '$2 + 0 > most {most = $2 + 0} END {printf "%.0f", most}' <<<"$names")
+  logs_bytes=$((logs_bytes + size))
+  need_room $((size + logs_bytes)) # what is replayed is written to the restored server's own log
   : >"$out"
-  for name in $(find "$secret/pieces" -name '*.age' -printf '%f\n' | sort); do
+  for name in $names; do
     start=$((10#${name%%-*})) stop=${name#*-}
     stop=$((10#${stop%%.*}))
     [ "$start" -le "$at" ] || stop_with "MISSING LINK: binary log $folder lacks the bytes $at to $start."
     [ "$stop" -gt "$at" ] || continue
     # Pieces may overlap, where one was sent again because the store's answer did not come.
-    age -d -i "$secret/key" "$secret/pieces/$name" 2>"$secret/age" | zstd -q -d | tail -c "+$((at - start + 1))" >>"$out" ||
-      stop_with "DAMAGED OBJECT: binary log piece $folder/$name: $(head -n 1 "$secret/age")"
+    { age -d -i "$secret/key" "$work/pieces/$name" 2>"$secret/age" | zstd -q -d | tail -c "+$((at - start + 1))" >>"$out"; } 2>"$secret/unpacking" || {
+      not_for_want_of_disk "$secret/unpacking"
+      stop_with "DAMAGED OBJECT: binary log piece $folder/$name: $(head -q -n 1 "$secret"/{age,unpacking})"
+    }
     at=$stop
     [[ $name == *.part.* ]] || whole=$at
   done
   if [ "$2" = no ]; then
-    stop=$(find "$secret/pieces" -name 'end-*' -printf '%f\n' | sort | tail -n 1)
+    stop=$(find "$work/pieces" -name 'end-*' -printf '%f\n' | sort | tail -n 1)
     [ "end-$(printf %012d "$at")" = "$stop" ] || stop_with "MISSING LINK: the end of binary log $folder is not in the store."
   else
     truncate -s "$whole" "$out" # what follows the last whole transaction is not to be replayed
@@ -227,7 +253,7 @@ came_to_its_end() { # came_to_its_end POSITION TIME NEXT
   position=$(copy_position)
   if [ -n "$1" ] && reaches "$position" "$1"; then return 0; fi
   if [ -z "$3" ] || reaches "$position" "$3"; then return 1; fi
-  if [ -n "$2" ] && python3 "$RS_ATTACH_DIR/binlog_events.py" comes-to "$2" "$secret"/logs/*; then return 0; fi
+  if [ -n "$2" ] && python3 "$RS_ATTACH_DIR/binlog_events.py" comes-to "$2" "$work"/logs/*; then return 0; fi
   stop_with "MISSING LINK: the binary logs of $logs_of in the store end at $position, and those after them begin at $3."
 }
 

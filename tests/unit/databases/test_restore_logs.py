@@ -25,7 +25,7 @@ zstd() {{ cat; }}
 
 @dataclass
 class Stand:
-    """A folder as the store, read by the real rclone; log file N holds the bytes `log N` and was made at second N."""
+    """A folder as the store, read by the real rclone; log file N holds the bytes `log N` and is of second 10 N."""
 
     folder: Path
 
@@ -34,7 +34,7 @@ class Stand:
         return self.folder / "store/binlogs"
 
     def ship(self, number: int, *, begins: int | None, closed: bool = True, stream: str = STREAM) -> Path:
-        made = self.binlogs / stream / f"binlog.{number:06}-{number:08x}"
+        made = self.binlogs / stream / f"binlog.{number:06}-{number * 10:08x}"
         made.mkdir(parents=True)
         data = f"log {number}".encode()
         (made / f"{0:012}-{len(data):012}.binlog.zst.age").write_bytes(data)
@@ -62,10 +62,10 @@ class Stand:
     def fetched(self, position: int, **given: str) -> list[str]:
         status, said = self.run(f"find_logs; fetch_logs {STREAM} {position}", **given)
         assert status == 0, said
-        return [file.read_text() for file in sorted(self.folder.glob("*/logs/*"))]
+        return [file.read_text() for file in sorted(self.folder.glob("work/logs/*"))]
 
-    def refused(self, position: int, **given: str) -> str:
-        status, said = self.run(f"find_logs; fetch_logs {STREAM} {position}", **given)
+    def refused(self, position: int, before: str = "") -> str:
+        status, said = self.run(f"{before}\nfind_logs; fetch_logs {STREAM} {position}")
         assert status == 1, said
         return said
 
@@ -122,3 +122,52 @@ def test_a_stream_that_cannot_be_listed_is_not_taken_for_an_empty_one(stand: Sta
     (stand.folder / "rclone").chmod(0o755)
 
     assert "cannot be read" in stand.refused(15)
+
+
+@pytest.mark.parametrize(
+    ("to", "files"),
+    [
+        ("time:1970-01-01 00:00:25", [1, 2, 3]),
+        ("time:1970-01-01 00:00:30", [1, 2, 3]),
+        ("time:1970-01-01 00:00:31", [1, 2, 3, 4]),
+        ("gtid:25", [1, 2, 3]),
+        ("gtid:30", [1, 2, 3]),
+        ("gtid:31", [1, 2, 3, 4]),
+        ("gtid:105", list(range(1, 11))),
+        ("newest", list(range(1, 11))),
+    ],
+)
+def test_nothing_is_fetched_of_after_what_is_asked_for(stand: Stand, to: str, files: list[int]) -> None:
+    """The last one of a moment says that the logs before it come to that."""
+    for number in range(1, 11):
+        stand.ship(number, begins=number * 10, closed=number < 10)
+
+    assert stand.fetched(15, RESTORE_TO=to) == [f"log {number}" for number in files]
+
+
+def test_logs_for_which_there_is_no_room_are_refused_before_they_fill_the_disk(stand: Stand) -> None:
+    for number in (1, 2, 3):
+        stand.ship(number, begins=number * 10, closed=number < 3)
+
+    said = stand.refused(15, before="df() { printf 'Avail\\n12\\n'; }")
+
+    assert "NOT ENOUGH DISK" in said
+    assert [file.name for file in stand.folder.glob("work/logs/*")] == ["binlog.000001"]
+
+
+def test_a_full_disk_is_not_called_a_damaged_object(stand: Stand) -> None:
+    stand.ship(1, begins=10, closed=False)
+
+    assert "DAMAGED OBJECT" in stand.refused(15, before="zstd() { echo 'zstd: not in zstd format' >&2; return 1; }")
+    full = "tail: error writing 'standard output': No space left on device"
+    said = stand.refused(15, before=f'zstd() {{ cat >/dev/null; echo "{full}" >&2; return 1; }}')
+    assert "NOT ENOUGH DISK" in said and "DAMAGED" not in said
+
+
+def test_what_was_put_together_is_gone_before_the_data_is_put_in_place(stand: Stand) -> None:
+    stand.ship(1, begins=10, closed=False)
+
+    status, said = stand.run(f"write_on; find_logs; fetch_logs {STREAM} 15; ls $work/logs; write_rest")
+
+    assert status == 0 and "binlog.000001" in said, said
+    assert not list(stand.folder.glob("work/*")) and not list(stand.folder.glob("secret/logs"))
