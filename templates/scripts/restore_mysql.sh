@@ -130,6 +130,7 @@ rm -rf "$work"
 mkdir -p "$work"
 choose_history
 choose_chain
+[[ $RESTORE_TO != gtid:* ]] || must_have_no_more "the backup $RESTORE_BACKUP" "$gtid"
 series() { grep -oE '[0-9]+\.[0-9]+' | head -n 1; }
 theirs=$(jq -r .version "$last") mine=$(mysqld --version | awk '{print $3}')
 [ "$(series <<<"$theirs")" = "$(series <<<"$mine")" ] ||
@@ -200,6 +201,7 @@ case $RESTORE_TO in
     fi
     replay "$wanted" ""
     must_reach "$wanted"
+    [ -z "$wanted" ] || must_have_no_more "what is restored" "$(copy_position)"
     ;;
   time:*) replay "" "${RESTORE_TO#time:}" ;;
 esac

@@ -88,9 +88,11 @@ class Stand:
     def manifest(self, id: str) -> dict[str, Any]:
         return dict(json.loads((self.bucket / "backups" / id / "manifest.json").read_text()))
 
-    def restore(self, *, to: str = "newest", confirm: str = "my", key: str = "", check: bool = True) -> str:
+    def restore(
+        self, *, to: str = "newest", backup: str = "latest", confirm: str = "my", key: str = "", check: bool = True
+    ) -> str:
         given = (
-            f"export RS_ATTACH_DIR=/root/s/attachments BACKUP_KEY={key or self.key} RESTORE_BACKUP=latest"
+            f"export RS_ATTACH_DIR=/root/s/attachments BACKUP_KEY={key or self.key} RESTORE_BACKUP={backup}"
             f" RESTORE_TO='{to}' RESTORE_CONFIRM='{confirm}' RESTORE_START=true RESTORE_LINEAGE={self.ids['lineage']};"
         )
         return self.group.run(self.lab, f"{given} /root/s/restore_mysql.sh; echo status $?", check=check)
@@ -216,6 +218,9 @@ def test_what_cannot_be_restored_is_named_and_nothing_is_touched(stand: Stand) -
     with moved_away(pieces[len(pieces) // 2]):
         assert "MISSING LINK: binary log" in stand.refused()
     assert "MISSING LINK: the binary logs in the store end at" in stand.refused(to=f"gtid:{beyond(stand)}")
+    less = f"gtid:{stand.manifest(stand.ids['full'])['gtid']}"
+    said = stand.refused(to=less, backup=stand.ids["incremental"])
+    assert f"NO SUCH POSITION: the backup {stand.ids['incremental']} has more than" in said and "unpacked" not in said
 
 
 def beyond(stand: Stand) -> str:

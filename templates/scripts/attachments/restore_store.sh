@@ -114,6 +114,10 @@ choose_chain() { # sets RESTORE_BACKUP, chain, last (its manifest), gtid
   echo "Its position: $gtid, of $(jq -r .ended "$last")"
 }
 
+must_have_no_more() { # must_have_no_more WHAT POSITION: than the position asked for
+  reaches "${RESTORE_TO#gtid:}" "$2" || stop_with "NO SUCH POSITION: $1 has more than ${RESTORE_TO#gtid:}: $2. Nothing was touched."
+}
+
 need_room() { # need_room BYTES
   local free
   free=$(df --output=avail -B1 "$work" | tail -n 1)

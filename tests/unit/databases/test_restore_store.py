@@ -1,4 +1,4 @@
-"""How a restore fetches a backup, and how it stops the server whose data it replaces."""
+"""How a restore fetches a backup, and stops the server whose data it replaces; MySQL's takes no more than was asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ATTACHMENT = Path(__file__).parents[3] / "templates/scripts/attachments/restore_store.sh"
+SCRIPTS = Path(__file__).parents[3] / "templates/scripts"
+ATTACHMENT = SCRIPTS / "attachments/restore_store.sh"
+U, V = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"
 
 
 def test_a_backup_that_is_fetched_says_how_far_it_is_and_how_long_it_takes(tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def test_a_backup_that_is_fetched_says_how_far_it_is_and_how_long_it_takes(tmp_p
     assert (tmp_path / "got").read_bytes() == content
     assert done.stderr == ""
     far, end = done.stdout.splitlines()
-    assert re.fullmatch(rf"… {id}: [23] of 3 MB, 1 MB/s, about \d s to go", far)
+    assert re.fullmatch(rf"… {id}: [23] of 3 MB, \d MB/s, about \d+ s to go", far)
     assert end == f"… {id} is fetched"
 
 
@@ -63,3 +65,38 @@ def test_a_server_is_only_killed_when_its_data_recovers_from_that(tmp_path: Path
     assert [each for each in said if not each.startswith("kill")] == ["stop mysql", "reset-failed mysql"]
     assert ("kill --signal=KILL mysql" in said) is killed
     assert not killed or said[0].startswith("kill")
+
+
+@pytest.mark.parametrize(
+    ("backup", "after_replay", "refused"),
+    [
+        (f"{U}:1-100", f"{U}:1-100", f"the backup full-1 has more than {U}:1-50: {U}:1-100"),
+        (f"{U}:1-50,{V}:1", f"{U}:1-50,{V}:1", f"the backup full-1 has more than {U}:1-50"),
+        (f"{U}:1-40", f"{U}:1-51", f"what is restored has more than {U}:1-50: {U}:1-51"),
+        (f"{U}:1-40", f"{U}:1-50", ""),
+        (f"{U}:1-50", f"{U}:1-50", ""),
+    ],
+    ids=["a later backup", "one with another server's", "a replay too far", "replayed to it", "just that backup"],
+)
+def test_a_restore_of_mysql_to_a_set_of_gtids_has_no_more(backup: str, after_replay: str, refused: str) -> None:
+    """Two parts of the script as they stand there: what follows the choice of the backup, and the replay."""
+    script = (SCRIPTS / "restore_mysql.sh").read_text()
+    chosen = script.partition("\nchoose_chain\n")[2].partition("series()")[0]
+    replayed = script.partition("check_gtid=$(")[2].partition("\ncheck_tables_once")[0]
+    given = f"""RS_ATTACH_DIR={SCRIPTS}/attachments RESTORE_TO=gtid:{U}:1-50 RESTORE_BACKUP=full-1 gtid={backup}
+        . {ATTACHMENT}
+        jq() {{ :; }}; copy_position() {{ echo {after_replay}; }}; replay() {{ :; }}; last=
+        reaches() {{ python3 $RS_ATTACH_DIR/gtid_sets.py holds "$1" "$2"; }}
+        must_reach() {{ reaches "$(copy_position)" "$1" || stop_with less; }}
+        {chosen}
+        check_gtid=$({replayed}
+        echo put in place"""
+
+    ended = subprocess.run(
+        ["bash", "-c", given], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30
+    )
+
+    if refused:
+        assert ended.returncode == 1 and f"NO SUCH POSITION: {refused}" in ended.stdout, ended.stdout
+    else:
+        assert (ended.returncode, ended.stdout) == (0, "put in place\n")
