@@ -109,13 +109,13 @@ printf '%s\n' "$BACKUP_KEY" >"$secret/key"
 
 root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
 if [ "$RESTORE_LINEAGE" = newest ]; then
-  RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || true
+  RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || RESTORE_LINEAGE=
 fi
 from=$root/$RESTORE_LINEAGE/schemas/$RESTORE_SCHEMA
 if [ "$RESTORE_BACKUP" = latest ]; then
-  RESTORE_BACKUP=$(rclone lsf --recursive --include '/*-schema-*/manifest.json' "$from" | sort | tail -n 1) || true
+  RESTORE_BACKUP=$(rclone lsf --recursive --include '/*-schema-*/manifest.json' "$from" | sort | tail -n 1) || RESTORE_BACKUP=
   RESTORE_BACKUP=${RESTORE_BACKUP%/manifest.json}
-  [ -n "$RESTORE_BACKUP" ] || stop_with "There is no backup of the schema $RESTORE_SCHEMA in $from."
+  [ -n "$RESTORE_BACKUP" ] || stop_with "There is no backup of the schema $RESTORE_SCHEMA in $from, or the object store cannot be read."
 fi
 rclone cat "$from/$RESTORE_BACKUP/manifest.json" >"$secret/manifest" || stop_with "MISSING LINK: $RESTORE_BACKUP has no manifest."
 free=$(df --output=avail -B1 "$work" | tail -n 1) need=$(($(jq .stored_bytes "$secret/manifest") * 30))

@@ -77,7 +77,7 @@ refuse_without_confirmation() {
 choose_history() { # sets RESTORE_LINEAGE, BACKUP_ROOT, RESTORE_NEW_LINEAGE
   local root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
   if [ "$RESTORE_LINEAGE" = newest ]; then
-    RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || true
+    RESTORE_LINEAGE=$(rclone lsf --dirs-only "$root" | sed -n 's|^\([0-9]\{8\}T[0-9]\{6\}Z-[0-9a-f]*\)/$|\1|p' | sort | tail -n 1) || RESTORE_LINEAGE=
     [ -n "$RESTORE_LINEAGE" ] || stop_with "There are no backups in $root, or the object store cannot be read."
   fi
   BACKUP_ROOT=$root/$RESTORE_LINEAGE
@@ -164,7 +164,9 @@ write_rest() { # until all of it is on disk
 streams=() logs_of='' logs_bytes=0 # of which stream the logs are put together in $work/logs, and how many bytes
 find_logs() { # sets streams; what each began with is below $secret/begins
   [ ! -e "$secret/begins" ] || return 0 # what has come since is not missing
-  mapfile -t streams < <(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs" 2>/dev/null | sed 's|/$||' | sort)
+  local listed
+  listed=$(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs") || stop_with "The binary logs cannot be read."
+  mapfile -t streams < <(sed -n 's|/$||p' <<<"$listed" | sort)
   rclone copy --include '/*/began.json' --include '/*/*/begins' "$BACKUP_ROOT/binlogs" "$secret/begins" || stop_with "The binary logs cannot be read."
 }
 

@@ -59,6 +59,15 @@ class Stand:
         )  # fmt: skip
         return ended.returncode, ended.stdout
 
+    def fails(self, words: str, says: str = "") -> None:
+        """From now on rclone called with just these, after it has said so much."""
+        program = self.folder / "rclone"
+        program.write_text(
+            f'#!/bin/sh\nif [ "$*" = "{words}" ]; then echo "{says}"; echo timeout >&2; exit 1; fi\n'
+            f'exec {Path(sys.executable).parent}/rclone "$@"\n'
+        )
+        program.chmod(0o755)
+
     def fetched(self, position: int, **given: str) -> list[str]:
         status, said = self.run(f"find_logs; fetch_logs {STREAM} {position}", **given)
         assert status == 0, said
@@ -113,15 +122,25 @@ def test_an_open_file_whose_first_pieces_are_gone_is_refused(stand: Stand) -> No
     assert "lacks the bytes 0 to 100" in stand.refused(15)
 
 
-def test_a_stream_that_cannot_be_listed_is_not_taken_for_an_empty_one(stand: Stand) -> None:
+@pytest.mark.parametrize("folder", ["binlogs", f"binlogs/{STREAM}"])
+def test_a_listing_that_fails_is_not_taken_for_there_being_no_binary_log(stand: Stand, folder: str) -> None:
     stand.ship(1, begins=10, closed=False)
-    program = Path(sys.executable).parent / "rclone"
-    (stand.folder / "rclone").write_text(
-        f'#!/bin/sh\ncase "$*" in "lsf "*{STREAM}*) echo timeout >&2; exit 1 ;; esac\nexec {program} "$@"\n'
-    )
-    (stand.folder / "rclone").chmod(0o755)
+    stand.fails(f"lsf --dirs-only {stand.folder}/store/{folder}")
 
     assert "cannot be read" in stand.refused(15)
+
+
+def test_a_listing_of_histories_that_breaks_off_names_none_as_the_newest(stand: Stand) -> None:
+    for lineage in ("20261101T000000Z-aaaaaa", "20261120T000000Z-bbbbbb"):
+        (stand.folder / "store/my" / lineage).mkdir(parents=True)
+    given = {"BACKUP_GROUP": "my", "RESTORE_LINEAGE": "newest", "BACKUP_ROOT": f"{stand.folder}/store/my"}
+    whole = stand.run("choose_history; echo $RESTORE_LINEAGE", **given)
+    stand.fails(f"lsf --dirs-only {stand.folder}/store/my", says="20261101T000000Z-aaaaaa/")
+
+    status, said = stand.run("choose_history; echo $RESTORE_LINEAGE", **given)
+
+    assert whole[0] == 0 and "20261120T000000Z-bbbbbb" in whole[1]
+    assert status == 1 and "or the object store cannot be read" in said
 
 
 @pytest.mark.parametrize(
