@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -91,29 +92,34 @@ class Catalogue:
             stored = await self._objects.list(f"{self._base(lineage)}/backups")
             stored += await self._objects.list(f"{self._base(lineage)}/schemas")
             sizes = {each.key: each.size_bytes for each in stored}
-            present = {self._row_id(each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
+            present = {self._row_id(lineage, each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
             known = {id: each for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
-            for id in present - known.keys():
-                known[id] = {**await self._read(self._folder(lineage, id)), "lineage": lineage}
+            unread = present - known.keys()
+            if unreadable := [id for id in sorted(present & known.keys()) if "unreadable" in known[id]]:
+                unread.add(random.choice(unreadable))  # one at each look
+            for id in unread:
+                try:
+                    known[id] = {**await self._read(self._folder(lineage, id)), "lineage": lineage}
+                except NotFound:  # gone since it was listed; if it is not, the next look finds it
+                    present.remove(id)
             faults = {id: self._fault(known[id], self._folder(lineage, id), sizes) for id in present}
             self._keep(lineage, {id: (known[id], faults[id]) for id in sorted(present)})
             every += stored
         return every
 
-    @staticmethod
-    def _row_id(key: str) -> str:
+    def _row_id(self, lineage: str, key: str) -> str:
         """Of a backup with this object: its id; of one of a single schema SCHEMA/ID, as two may have the same id."""
-        above, id, _ = key.rsplit("/", 2)
-        return id if above.endswith("/backups") else f"{above.rpartition('/')[2]}/{id}"
+        return _folder_of(key.removeprefix(f"{self._base(lineage)}/").partition("/")[2])
 
     def _folder(self, lineage: str, row_id: str) -> str:
         return f"{self._base(lineage)}/{'schemas' if '/' in row_id else 'backups'}/{row_id}"
 
     async def _read(self, folder: str) -> dict[str, Any]:
+        """NotFound when there is none."""
         try:
             manifest = json.loads(await self._objects.get(f"{folder}/{MANIFEST}"))
             read_manifest(manifest)
-        except (ValueError, BadInput, NotFound) as error:
+        except (ValueError, BadInput) as error:
             return {"id": folder.rpartition("/")[2], "unreadable": str(error)}
         return dict(manifest)
 
@@ -134,12 +140,13 @@ class Catalogue:
 
     def _keep(self, lineage: str, wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
         mine = backups.c.deployment == self._deployment
-        before = {id for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
+        before = {id: each for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
         with self._database.begin() as connection:
-            connection.execute(delete(backups).where(mine, backups.c.id.in_(before - wanted.keys())))
+            connection.execute(delete(backups).where(mine, backups.c.id.in_(before.keys() - wanted.keys())))
             for id, (manifest, fault) in wanted.items():
                 if id in before:
-                    connection.execute(update(backups).where(mine, backups.c.id == id).values(fault=fault))
+                    values = {"fault": fault} if manifest == before[id] else {"fault": fault, "manifest": manifest}
+                    connection.execute(update(backups).where(mine, backups.c.id == id).values(values))
                 else:
                     connection.execute(
                         insert(backups).values(deployment=self._deployment, id=id, manifest=manifest, fault=fault)

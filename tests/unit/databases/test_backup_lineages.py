@@ -21,7 +21,9 @@ from relaunch.databases import backup_catalogue
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
-from relaunch.databases.backups import Known, Proof, Retention, begun, of_lineage, to_go
+from relaunch.databases.backup_schemas import due_schema
+from relaunch.databases.backups import Known, Proof, Retention, Schedule, begun, of_lineage, to_go
+from relaunch.errors import NotFound
 from relaunch.records.schema import audit, metadata, tasks
 from relaunch.storage.memory import MemoryStore
 from relaunch.storage.objects import StoredObject
@@ -82,6 +84,69 @@ async def test_looking_at_one_history_does_not_forget_the_other(database: Engine
     await catalogue.refresh((NEW,))
 
     assert [each.id for each in catalogue.backups()] == ["o2", "o3", "o4"]
+
+
+def of_schema(id: str, schema: str) -> str:
+    return json.dumps({**json.loads(manifest(id, 21)), "kind": "schema", "schema": schema})
+
+
+async def test_a_schema_may_be_called_as_a_folder_of_the_store(database: Engine) -> None:
+    store, catalogue = await two_histories(database)
+    for schema in ("backups", "schemas", "shop"):
+        await store.put(f"shop/{NEW}/schemas/{schema}/s21/manifest.json", of_schema("s21", schema))
+
+    stored = await catalogue.refresh((NEW,))
+
+    known = await catalogue.known(NEW, NOW)
+    assert [each.id for each in known.backups] == ["n21"]
+    assert sorted((each.schema, each.id) for each in known.schemas) == [
+        ("backups", "s21"), ("schemas", "s21"), ("shop", "s21"),
+    ]  # fmt: skip
+    schedule = Schedule(schemas=timedelta(days=7))
+    assert [due_schema(known, (each,), schedule, NOW) for each in ("backups", "other")] == [None, "other"]
+    gone = [each for each in known.schemas if each.schema == "backups"]
+    assert await catalogue.remove(NEW, gone, stored, NOW) == [f"shop/{NEW}/schemas/backups/s21/manifest.json"]
+
+
+class LateStore(MemoryStore):
+    """Lists an object before it gives it: the next `away` times that one is asked for there is none."""
+
+    away = 0
+
+    async def get(self, key: str) -> str:
+        if self.away:
+            self.away -= 1
+            raise NotFound(f"no object {key}")
+        return await super().get(key)
+
+
+async def test_a_manifest_that_was_not_found_once_is_read_at_the_next_look(database: Engine) -> None:
+    store = LateStore(SetClock(NOW))
+    await store.put(f"shop/{NEW}/backups/n21/manifest.json", manifest("n21", 21))
+    catalogue = Catalogue(database, store, "shop")
+    store.away = 1
+
+    await catalogue.refresh((NEW,))
+    assert catalogue.backups() == ()
+    await catalogue.refresh((NEW,))
+
+    assert [each.id for each in catalogue.backups()] == ["n21"]
+
+
+async def test_a_manifest_that_could_not_be_read_is_read_again(database: Engine) -> None:
+    """As by an older program."""
+    store = MemoryStore(SetClock(NOW))
+    catalogue = Catalogue(database, store, "shop")
+    await store.put(f"shop/{NEW}/backups/n20/manifest.json", manifest("n20", 20))
+    await store.put(f"shop/{NEW}/backups/n21/manifest.json", "{")
+    for _ in range(2):
+        await catalogue.refresh((NEW,))
+        assert [each.id for each in catalogue.backups()] == ["n20"]
+    await store.put(f"shop/{NEW}/backups/n21/manifest.json", manifest("n21", 21))
+
+    await catalogue.refresh((NEW,))
+
+    assert [each.id for each in catalogue.backups()] == ["n20", "n21"]
 
 
 async def test_what_is_removed_from_one_history_leaves_the_other(database: Engine) -> None:
