@@ -43,7 +43,7 @@ REBOOT_SECONDS = 60.0
 HEARD_SECONDS = 2.0  # so long without a gap, and an agent is taken to have come back
 CONNECTIONS = 400  # more than any server of ours allows
 HUGE = """CREATE TABLE IF NOT EXISTS rack.huge (i INT PRIMARY KEY, t CHAR(200));
- INSERT INTO rack.huge SELECT seq, REPEAT('x', 200) FROM seq_1_to_400000; DROP TABLE rack.huge"""
+ INSERT INTO rack.huge SELECT seq, REPEAT('x', 200) FROM rack.seq_1_to_400000; DROP TABLE rack.huge"""
 TAKE_CONNECTIONS = """
 import pymysql, ssl, sys, time
 password, host, many, seconds = sys.stdin.readline().strip(), sys.argv[1], int(sys.argv[2]), float(sys.argv[3])

@@ -1,4 +1,4 @@
-"""How a restore fetches a backup, and stops the server whose data it replaces; MySQL's takes no more than was asked for."""
+"""How a restore fetches a backup and stops the server it replaces; MySQL's takes no more than was asked for."""
 
 from __future__ import annotations
 
