@@ -52,9 +52,8 @@ class KeptRole:
             return
         with self._lock:
             self.done = order
-            kept = self.order
             with contextlib.suppress(OSError):  # then it is carried out once more after a restart of ours
-                self._write(kept, order, durable=kept is not None and kept.role in SAFE)
+                self._write(self.order, order, durable=False)  # a failover waits for it, and the order itself is kept
 
     def _write(self, order: Optional[TakeRole], done: Optional[TakeRole], *, durable: bool) -> None:
         both = {"order": order and json.loads(encode(order)), "done": done and json.loads(encode(done))}

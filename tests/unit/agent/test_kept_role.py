@@ -45,24 +45,3 @@ def test_an_order_that_comes_while_the_one_before_is_carried_out_stays_kept(
 
     again = KeptRole(Places(tmp_path))
     assert (again.epoch, again.order, again.done) == (8, role.order, before)
-
-
-@pytest.mark.parametrize(("order", "durable"), [(FOLLOWS, False), (REVOKED, True)], ids=["replica", "revoked"])
-def test_what_is_safe_is_on_the_disk_also_after_it_was_carried_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: TakeRole, durable: bool
-) -> None:
-    role, said = KeptRole(Places(tmp_path)), []
-    real = kept.write_json
-
-    def noted(file: Path, value: Any, *, durable: bool = False) -> None:
-        said.append(durable)
-        real(file, value, durable=durable)
-
-    monkeypatch.setattr(kept, "write_json", noted)
-    role.keep(order)
-    assert role.order is not None
-
-    role.carried_out(role.order)
-    role.carried_out(role.order)
-
-    assert said == [True, durable]
