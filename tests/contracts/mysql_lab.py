@@ -99,9 +99,6 @@ class TestSession:
             code = error.args[0] if error.args else 0
             raise (Unavailable if code in LOST else Failed)(f"{statement}: {error.args}") from error
 
-    def answers(self, *statements: str) -> list[list[dict[str, Any]]]:
-        return [self.rows(statement) for statement in statements]
-
     def run(self, statement: str, *values: Any) -> None:
         self.rows(statement, *values)
 

@@ -16,10 +16,6 @@ class Session(Protocol):
         """The result's rows by column name; `%s` stands for a value."""
         ...
 
-    def answers(self, *statements: str) -> List[List[Dict[str, Any]]]:
-        """The rows of each, asked for in one go."""
-        ...
-
     def run(self, statement: str, *values: Any) -> None: ...
 
 

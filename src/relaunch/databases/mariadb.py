@@ -80,8 +80,8 @@ class MariaDB:
     # the server
 
     def state(self, session: Session) -> ServerState:
-        (server,), status, replicas = session.answers(STATE, SEMI_SYNC, REPLICAS)
-        semi_sync = _by_name(status)
+        server = session.rows(STATE)[0]
+        semi_sync = _semi_sync(session)
         replica = self._replica_if_any(session, writable=not _is_on(server["read_only"]))
         executed = _union(str(server["binlog_position"] or ""), str(server["slave_position"] or ""))
         clients = int(semi_sync.get("master_clients", 0))
@@ -102,7 +102,7 @@ class MariaDB:
             acknowledging=_is_on(server["acknowledges"]) or semi_sync.get("slave_status") == "ON",
             required=_required(server, semi_sync),
             # The server counts those that acknowledge and does not tell which they are.
-            acknowledgers=tuple(sorted({str(row["Host"]) for row in replicas})) if clients else (),
+            acknowledgers=tuple(sorted({str(row["Host"]) for row in session.rows(REPLICAS)})) if clients else (),
             waiting_commits=int(semi_sync.get("master_wait_sessions", 0)),
             arrived=_arrived(replica),
         )
@@ -295,12 +295,8 @@ def _replica(session: Session) -> Optional[Dict[str, Any]]:
 
 
 def _semi_sync(session: Session) -> Dict[str, str]:
-    return _by_name(session.rows(SEMI_SYNC))
-
-
-def _by_name(rows: List[Dict[str, Any]]) -> Dict[str, str]:
     prefix = len("Rpl_semi_sync_")
-    return {row["Variable_name"][prefix:]: row["Value"] for row in rows}
+    return {row["Variable_name"][prefix:]: row["Value"] for row in session.rows(SEMI_SYNC)}
 
 
 def _is_set_to(present: Dict[str, Any], source: Source) -> bool:

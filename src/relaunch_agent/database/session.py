@@ -42,7 +42,7 @@ class LocalSession:
             connection: Any = pymysql.connect(
                 unix_socket=path, user="root", autocommit=True, cursorclass=DictCursor, charset="utf8mb4",
                 connect_timeout=CONNECT_SECONDS, read_timeout=answer_seconds, write_timeout=answer_seconds,
-                client_flag=CLIENT.INTERACTIVE | CLIENT.MULTI_STATEMENTS, defer_connect=False,
+                client_flag=CLIENT.INTERACTIVE, defer_connect=False,
                 # Over a socket of this machine; else each try, many a second while it starts, reads all authorities.
                 ssl_disabled=True,
             )  # fmt: skip
@@ -72,20 +72,11 @@ class LocalSession:
         return int(self._connection.thread_id())
 
     def rows(self, statement: str, *values: Any) -> List[Dict[str, Any]]:
-        return self._ask(statement, *values)[0]
-
-    def answers(self, *statements: str) -> List[List[Dict[str, Any]]]:
-        return self._ask("; ".join(statements))
-
-    def _ask(self, statement: str, *values: Any) -> List[List[Dict[str, Any]]]:
         began = time.monotonic()
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, values or None)
-                found = [list(cursor.fetchall())]
-                while cursor.nextset():
-                    found.append(list(cursor.fetchall()))
-                return found
+                return list(cursor.fetchall())
         except pymysql.err.MySQLError as error:
             raise self._broken(error) from None
         except (OSError, struct.error, AttributeError) as error:
