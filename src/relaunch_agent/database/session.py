@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -103,14 +104,13 @@ class LocalSession:
 
 
 def is_silent(connection: socket.socket) -> bool:
-    """Whether the other side has neither closed it nor said something unasked: a server's last words."""
-    try:
-        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return True
-    except OSError:
+    """Whether the other side has neither closed it nor said something unasked: a server's last words. Waits for nothing,
+    which recv() of a socket with a timeout would."""
+    if connection.fileno() < 0:
         return False
-    return False
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    return not look.poll(0)
 
 
 def _codec(name: str) -> Optional[codecs.CodecInfo]:
