@@ -175,23 +175,10 @@ def _not_revoked(case: Case, change: Change) -> str:
         return "not every acknowledged write is on a replica, and nobody has allowed the loss"
     heirs = group.sync_set - {change.old}
     missing = {id for id in heirs if not _is_revoked(case, id)}
-    old = case.obeyed(change.old)
-    if change.candidate == change.old and _stands_still(old) and _never_led(case, change, old):
-        answering = {id for id in missing if (word := case.word(id)) is not None and word.answers}
-        return f"{case.names(answering)} may still receive" if answering else ""
     if missing:
         return f"{case.names(missing)} may have the last acknowledged writes, and has not confirmed to receive no more"
     forgetful = {id for id in heirs if not case.remembers(id)}
     return f"{case.names(forgetful)} has started again and may lack acknowledged writes" if forgetful else ""
-
-
-def _never_led(case: Case, change: Change, candidate: DatabaseReport | None) -> bool:
-    """The candidate's server is the very one that was chosen, and lacks what it was to have first. So nothing was ever
-    acknowledged that is not in `position`, and who has that has all, whoever else is not heard."""
-    if candidate is None or not change.position or not case.remembers(change.candidate or ""):
-        return False
-    has = everything(candidate, case)
-    return case.covers(change.position, has) and not case.covers(has, change.position)
 
 
 def _others(case: Case, change: Change) -> set[str]:
@@ -351,7 +338,7 @@ def _promote(case: Case, change: Change) -> Outcome:
         why = f"{case.names([candidate])} was named, and cannot apply all it has received: {word.error}"
         return Outcome(group=_with_what_it_has(case, change, word.executed), why=why)
     what, allowed = _why_not_taken(case, change), _allowed_since(case, change)
-    known = _durable(case, change) and (_heirs_heard(case, candidate) or _heir_has_all(case, change))
+    known = _durable(case, change) and _heirs_heard(case, candidate)
     if ((what or slow) and (allowed or known)) or (allowed and _is_stopped(word)):
         held = _held(case, change)
         if held is not None:
@@ -469,17 +456,6 @@ def _with_what_it_has(case: Case, change: Change, position: str) -> Group:
 def _heirs_heard(case: Case, candidate: str) -> bool:
     heirs = case.group.sync_set - {candidate}
     return bool(heirs) and all(case.word(id) is not None for id in heirs)
-
-
-def _heir_has_all(case: Case, change: Change) -> bool:
-    """Enough to go on when the candidate has never led; looked at again once it is fenced."""
-    word = case.word(change.candidate)
-    if change.step is not Step.PROMOTE or word is None or not word.answers or not word.read_only:
-        return False
-    if not _never_led(case, change, word):
-        return False
-    heirs = case.group.sync_set - {change.candidate, change.old}
-    return any(_has_all(case, change, id) and not case.stays_out(id) for id in heirs)
 
 
 def _stepped(case: Case, change: Change) -> Group:
