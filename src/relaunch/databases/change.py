@@ -340,9 +340,11 @@ def _promote(case: Case, change: Change) -> Outcome:
     what, allowed = _why_not_taken(case, change), _allowed_since(case, change)
     known = _durable(case, change) and _heirs_heard(case, candidate)
     if ((what or slow) and (allowed or known)) or (allowed and _is_stopped(word)):
+        if not allowed and group.loss_allowed_at >= change.step_began:  # it has run out, and nothing began with it
+            case = replace(case, group=no_loss_allowed(group))
         held = _held(case, change)
         if held is not None:
-            return Outcome(group=group, why=held.text, pages=(held,))
+            return Outcome(group=case.group, why=held.text, pages=(held,))
         failed = candidate if change.step is Step.PROMOTE else None
         rule = f"{change.rule}, then its heir {'failed' if what else 'was too slow'}"
         again = replace(change, step=Step.REVOKE, old=candidate, candidate=failed, rule=rule, forced="")

@@ -284,6 +284,39 @@ def test_a_promotion_waits_on_with_a_permission_that_was_not_given_for_it(said: 
     )
 
 
+def promoting_one_with_more() -> tuple[Group, Seen]:
+    """s2, which has 8 and s3 only 7, fails in its promotion when somebody may have allowed a loss long ago."""
+    less = member("s3", receiving=False, received_seconds=0.6)
+    seen = look(STOPPED, member("s2", received="8", receiving=False, received_seconds=0.6), less, **REFUSED)
+    group = begun(seen)
+    group = decided(obeyed(group, seen, executed="7"), group).group
+    assert group.change is not None and (group.primary, group.change.position) == ("s2", "8")
+    failed = member("s2", answers=False, trouble="stopped", received="8", receiving=False, epoch=group.epoch)
+    return group, look(replace(STOPPED, cut_off=True), failed, less, now=NOW + 1020)
+
+
+@pytest.mark.parametrize("said", [NOW + 120, NOW + 1080], ids=["ran out", "of a clock that was wrong"])
+def test_a_permission_that_ran_out_unused_in_a_promotion_counts_no_more_when_its_candidate_fails(said: float):
+    group, seen = promoting_one_with_more()
+
+    again = decided(seen, replace(group, **{**LOSS_ALLOWED, "loss_allowed_at": said}))
+
+    assert again.group.change is not None and again.group.change.step is Step.REVOKE
+    assert again.group.loss_allowed == "" and again.cut_off == set()
+    cut = replace(seen, members={**seen.members, "s2": replace(seen.members["s2"], cut_off=True)})
+    assert decided(obeyed(again.group, cut, "s3", executed="7"), again.group).group == again.group
+
+
+def test_a_permission_that_a_failover_began_with_still_counts_when_its_candidate_fails():
+    group, seen = promoting_one_with_more()
+
+    again = decided(seen, replace(group, **LOSS_ALLOWED))
+
+    assert again.group.loss_allowed == LOSS_ALLOWED["loss_allowed"] and again.cut_off == {"s2"}
+    cut = replace(seen, members={**seen.members, "s2": replace(seen.members["s2"], cut_off=True)})
+    assert decided(obeyed(again.group, cut, "s3", executed="7"), again.group).group.primary == "s3"
+
+
 def test_the_page_names_who_is_waited_for():
     group, seen = switching()
     group = replace(group, sync_set=frozenset({"s1", "s3", "s4"}))
@@ -679,6 +712,8 @@ def test_nor_does_it_begin_while_paused_or_in_maintenance(held: dict[str, Any], 
     assert over.change is not None and over.change.step is Step.REVOKE
     forced = decided(seen, replace(group, **{**LOSS_ALLOWED, "loss_allowed_at": NOW + 5})).group
     assert forced.change is not None and forced.change.step is Step.REVOKE and forced.failovers == ()
+    late = decided(seen, replace(group, **{**LOSS_ALLOWED, "loss_allowed_at": NOW + 5, "loss_allowed_seconds": 1.0}))
+    assert late.group == group and page in [each.rule for each in late.pages]
 
 
 def test_a_switchover_while_paused_still_finds_its_way_back_from_a_slow_candidate():
