@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from relaunch.databases.resizing import remove_replica
+from relaunch.databases.rolling import order_resize
 from relaunch.databases.store import GroupStore, StoredGroup
-from relaunch.errors import BadInput, NeedsConfirmation
+from relaunch.errors import BadInput, Conflict, NeedsConfirmation
 
-from .resize_scenarios import group_applied
+from .resize_scenarios import MEMORY, group_applied
 from .test_primary_is_spared import D, stored
 from .world import World
 
@@ -31,3 +32,37 @@ async def test_a_confirmation_of_another_server_is_none(world: World) -> None:
     answer = await remove_replica(world.orders, in_step(world, one), "one", confirm="one", who="ann")
     await world.succeeds(answer["task"])
     assert [server.name for server in world.store.servers(D)] == ["three", "two"]
+
+
+async def test_who_is_gone_does_not_stand_in(world: World) -> None:
+    """It is in the sync set until the watch has seen that it surely acknowledges no more."""
+    await group_applied(world, D)
+    one, three = (str(world.instance(f"{D}/{name}")["id"]) for name in ("one", "three"))
+    await world.succeeds(
+        (await remove_replica(world.orders, in_step(world, one, three), "one", confirm="", who="ann"))["task"]
+    )
+
+    assert stored(world).group.sync_set == {one, three}
+    with pytest.raises(NeedsConfirmation, match="no replica but three is in step"):
+        await remove_replica(world.orders, stored(world), "three", confirm="", who="ann")
+    with pytest.raises(Conflict, match="fewer than two replicas"):
+        await order_resize(world.orders, stored(world), memory_bytes=MEMORY, who="ann")
+    assert world.state(f"{D}/three") == "operational"
+
+
+async def test_nor_does_one_that_the_file_has_no_more(world: World) -> None:
+    await group_applied(world, D)
+    one, three = (str(world.instance(f"{D}/{name}")["id"]) for name in ("one", "three"))
+
+    def cancel(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "apply":
+            world.workflows.cancel(task, "bob")
+
+    world.after_effect = cancel
+    removal = await remove_replica(world.orders, in_step(world, one, three), "one", confirm="", who="ann")
+    assert (await world.ended(removal["task"]))["state"] == "cancelled"
+    world.after_effect = None
+
+    assert stored(world).in_step == {one, three}
+    with pytest.raises(NeedsConfirmation, match="no replica but three is in step"):
+        await remove_replica(world.orders, stored(world), "three", confirm="", who="ann")

@@ -44,8 +44,7 @@ async def order_checksum(ports: Ports, workflows: Workflows, stored: StoredGroup
         raise Conflict(f"{stored.deployment} has no primary now", hint="relaunch db status")
     if not replicas:
         raise Conflict(f"{stored.deployment} has no replica that the primary could be compared with")
-    in_step = group.sync_set - group.leaving - {group.primary}
-    if repair and group.durability == "strict" and len(in_step) < 2:
+    if repair and group.durability == "strict" and len(stored.in_step) < 2:
         raise Conflict(
             "while the only replica in step is replaced, writes would wait (durability strict)",
             hint=f"add another one first: relaunch db add-replica {stored.deployment}",
@@ -152,7 +151,7 @@ def _may_go(stored: StoredGroup, instance: str) -> bool:
     group = stored.group
     if group.durability == "available" and not _acknowledging(stored) - {instance}:
         return group.change is None
-    return spared(group, instance)
+    return spared(stored, instance)
 
 
 def _acknowledging(stored: StoredGroup) -> set[str]:

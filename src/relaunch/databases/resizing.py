@@ -44,7 +44,6 @@ async def remove_replica(orders: Orders, stored: StoredGroup, name: str, *, conf
     if confirm not in ("", name):
         raise BadInput(f"confirm: {confirm!r} is not {name}", hint="nothing was done; name the same server twice")
     spec, group = spec_of(orders, stored.deployment)
-    members = {each.name: each.id for each in stored.members.values()}
     if name not in group.members:
         raise NotFound(f"the group of {spec.name} has no server {name}", hint=f"it has {', '.join(group.members)}")
     primary = stored.members.get(stored.group.primary or "")
@@ -57,8 +56,8 @@ async def remove_replica(orders: Orders, stored: StoredGroup, name: str, *, conf
             f"{name} is a replica now, but the primary of the file",
             hint=f"write another one there and apply, or: relaunch db switchover {spec.name} --to {name}",
         )
-    others = stored.group.sync_set - {members.get(name, ""), primary.id}
-    if not others and confirm != name:
+    stay = {stored.members[id].name for id in stored.in_step} & {*group.members}
+    if not stay - {name} and confirm != name:
         what = "writes would wait" if stored.group.durability == "strict" else "writes would be on the primary alone"
         raise NeedsConfirmation(
             f"no replica but {name} is in step: without it {what}", hint=f"if that is meant: --confirm {name}"

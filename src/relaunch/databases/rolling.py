@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from relaunch.databases.group import Group, Mode
+from relaunch.databases.group import Mode
 from relaunch.databases.resizing import changes, spec_of
 from relaunch.databases.resizing_file import with_memory
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -81,7 +81,7 @@ async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str
         return "begun before"
 
     def goes(stored: StoredGroup) -> bool:
-        return spared(stored.group, _instance(stored, name))
+        return spared(stored, _instance(stored, name))
 
     said = await until(run, args["deployment"], goes, f"no replica but {name} is in step")
     old = store.server(server).instance_id
@@ -107,9 +107,9 @@ def _follows(stored: StoredGroup, instance: str) -> bool:
     return instance in group.sync_set - group.leaving
 
 
-def spared(group: Group, instance: str) -> bool:
+def spared(stored: StoredGroup, instance: str) -> bool:
     """Another replica is in step, so that writes go on without this one, and on two servers."""
-    others = group.sync_set - group.leaving - {instance, group.primary}
+    group, others = stored.group, stored.in_step - {instance}
     return group.mode is Mode.SYNC and group.change is None and bool(others) and group.primary != instance
 
 
@@ -148,7 +148,7 @@ def _refuse(stored: StoredGroup) -> None:
         raise Conflict(f"{name} has no primary that takes writes now", hint="relaunch db status")
     if group.paused:
         raise Conflict(f"{name} is paused: {group.paused}", hint=f"relaunch db resume {name}")
-    if len(group.sync_set - group.leaving - {group.primary}) < 2:
+    if len(stored.in_step) < 2:
         raise Conflict(
             f"fewer than two replicas of {name} are in step: replacing one would leave the primary alone",
             hint=f"first: relaunch db add-replica {name}; afterwards it can be removed again",

@@ -63,6 +63,12 @@ class StoredGroup:
     destroying: bool
     preset: str
 
+    @property
+    def in_step(self) -> frozenset[str]:
+        """Replicas in the sync set that stay there: none that is leaving it, being terminated, or gone by now."""
+        acknowledge = self.group.sync_set - self.group.leaving - {self.group.primary}
+        return frozenset(id for id in acknowledge if id in self.members and self.members[id].state in ENROLLED)
+
 
 class GroupStore:
     def __init__(self, database: Engine) -> None:
