@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from relaunch.clouds.cloud import InstanceId
 from relaunch.databases.repair import launch_missing
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, Unavailable
@@ -203,6 +204,44 @@ async def test_so_does_one_that_the_cloud_refuses(world: World) -> None:
     assert row["state"] == "failed" and "no reboots today" in row["error"]
     assert "no reboots today" in world.instance("shop/front1")["stranded_why"]
     await brought_up_by_a_retry(world)
+
+
+async def test_a_retry_then_runs_all_boot_scripts_though_one_had_failed_before(world: World) -> None:
+    world.agents.failing["announce"] = 1
+    alone = "deployment: shop\nservers:\n  front1: {template: web, zone: a}\n"
+    row = await world.ended(await world.orders.apply(alone, who="ann"))
+    assert row["state"] == "failed" and world.state("shop/front1") == "stranded"
+    await world.succeeds(await world.orders.act("shop/front1", "force-operational", who="ann"))
+    world.cloud.fail_next("reboot", Conflict("no reboots today"))
+
+    row = await world.ended(await world.orders.act("shop/front1", "reboot", who="ann"))
+
+    assert row["state"] == "failed" and world.state("shop/front1") == "stranded"
+    await brought_up_by_a_retry(world)
+    assert rebooted_says_the_last_boot(world) is False
+
+
+async def test_a_retry_says_it_was_rebooted_once_the_cloud_was_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.apply()
+    monkeypatch.setattr(reboot, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(world.cloud, "reboot", nothing_comes_back)
+
+    row = await world.ended(await world.orders.act("shop/front1", "reboot", who="ann"))
+
+    assert row["state"] == "failed" and "did not come back" in row["error"]
+    await brought_up_by_a_retry(world)
+    assert rebooted_says_the_last_boot(world) is True
+
+
+async def nothing_comes_back(instance: InstanceId) -> None:
+    """A reboot that the cloud takes and that is not heard of."""
+
+
+def rebooted_says_the_last_boot(world: World) -> bool:
+    runs = world.store.runs(instance_id=world.instance("shop/front1")["id"])
+    return bool(next(run for run in runs if run["phase"] == "boot")["order"]["reboot"])
 
 
 async def test_one_whose_services_were_not_stopped_is_left_as_it_is(world: World) -> None:

@@ -14,6 +14,7 @@ from relaunch.servers.boot import CONNECT_SECONDS, boot, settle, while_it_runs
 from relaunch.servers.launch import retry_hint
 from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
+from relaunch.servers.server_orders import REBOOT_STEP
 from relaunch.servers.store import Store
 from relaunch.servers.terminate import decommission, stop_run
 from relaunch.workflows.durable import Cancelled, Run, workflow
@@ -29,7 +30,7 @@ async def reboot(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     try:
         if args["ordered"]:
             await run.step("decommission scripts", decommission, run, instance, f"{args['run_id']}-down")
-            await run.step("reboot in the cloud", _reboot, ports, instance, args["boot_id"])
+            await run.step(REBOOT_STEP, _reboot, ports, instance, args["boot_id"])
             told = True
         await run.step("wait for its agent", _wait_rebooted, ports, instance, args["boot_id"], waits=True)
     except RelaunchError as error:

@@ -133,9 +133,13 @@ def retry(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:
 
 
 def retry_args(store: Store, server: str, instance: str) -> Args:
-    last = next((run for run in store.runs(instance_id=instance) if run["phase"] == "boot"), None)
+    """From the first boot script where decommission scripts have run since: they stopped what the others started."""
+    phases = ("boot", "decommission")
+    last = next((run for run in store.runs(instance_id=instance) if run["phase"] in phases), None)
     failed_at, rebooted = 0, False
-    if last is not None:
+    if last is not None and last["phase"] == "decommission":
+        rebooted = store.step_succeeded(last["task_id"], REBOOT_STEP)
+    elif last is not None:
         failed_at = next((each["index"] for each in last["results"] if each["state"] not in _PASSED), 0)
         rebooted = bool(last["order"].get("reboot"))
     return {
@@ -148,6 +152,7 @@ def retry_args(store: Store, server: str, instance: str) -> Args:
 
 
 _PASSED = ("succeeded", "skipped")
+REBOOT_STEP = "reboot in the cloud"
 
 
 def force_operational(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepared:

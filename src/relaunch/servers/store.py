@@ -336,6 +336,12 @@ class Store:
 
     # runs
 
+    def step_succeeded(self, task: str, name: str) -> bool:
+        steps = schema.task_steps
+        mine = (steps.c.task_id == task, steps.c.name == name, steps.c.state == "succeeded")
+        with self._database.connect() as connection:
+            return connection.scalar(select(steps.c.number).where(*mine)) is not None
+
     def runs(self, *, instance_id: str | None = None, task_id: str | None = None) -> list[Row]:
         query = select(schema.runs).order_by(schema.runs.c.created.desc())
         if instance_id is not None:
