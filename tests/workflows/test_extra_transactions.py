@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
 from relaunch.databases.extra_transactions import extra_pages, last_reading, order_reading
+from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict
 from relaunch.records.schema import audit
 
@@ -33,7 +35,7 @@ def rules(world: World) -> list[str]:
     ("count", "paged"),
     [(0, ["extra transactions unknown"]), (2, ["extra transactions", "extra transactions unknown"])],
 )
-async def test_a_log_that_was_not_read_to_its_end_is_paged_and_may_be_read_again(
+async def test_a_log_that_was_not_read_to_its_end_is_paged_and_read_on_by_hand_alone(
     world: World, count: int, paged: list[str]
 ) -> None:
     await read(world, count, UNREAD)
@@ -44,10 +46,14 @@ async def test_a_log_that_was_not_read_to_its_end_is_paged_and_may_be_read_again
         told = [row.detail for row in connection.execute(audit.select()) if row.action == "extra transactions"]
     assert [each["unread"] for each in told] == [UNREAD]
 
+    assert "--again" not in extra_pages(world.ports.database, stored(world))[-1].text
+
     (aside,) = stored(world).asides
-    again = await order_reading(world.ports, world.workflows, stored(world), aside, who="ann")
-    assert (await world.ended(again))["state"] == "failed", "these templates have no such script"
-    assert rules(world) == paged
+    GroupStore(world.ports.database).set_aside_until(aside.id, datetime(2027, 1, 2, tzinfo=UTC))
+    (aside,) = stored(world).asides
+    with pytest.raises(Conflict, match="was read already") as refused:
+        await order_reading(world.ports, world.workflows, stored(world), aside, who="ann")
+    assert "by hand on that server before 2027-01-02" in refused.value.hint
     assert (last_reading(world.ports.database, aside.id) or {})["unread"] == UNREAD
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, controller, one_deployment
 from relaunch.cli.show import Json, NoWait, Verbose, Yes, print_json, print_table
 from relaunch.cli.show import confirm as ask
-from relaunch.errors import Failed
+from relaunch.errors import Failed, RelaunchError
 
 app = typer.Typer(no_args_is_help=True)
 Name = Annotated[
@@ -66,23 +67,23 @@ def extra_transactions(
     """Show what old primaries that were set aside have and nobody else has; nothing of it is applied."""
     client, name = controller(), one_deployment(deployment)
     path = f"/databases/{part(name)}/extra-transactions"
-    if again:
-        for each in client.get(path)["readings"]:
-            if each["state"] != "succeeded" or each.get("unread"):
+    failed: list[RelaunchError] = []
+    for each in client.get(path)["readings"] if again else ():
+        if each["state"] != "succeeded":
+            try:
                 answer = client.post(path, {"instance": each["instance"]})
                 finish(client, answer, json=json, no_wait=no_wait, verbose=verbose)
+            except RelaunchError as error:  # the others may be readable
+                failed.append(error)
     found = client.get(path)["readings"]
     if json:
         print_json(found)
-        return
-    print_table(found, ["server", "instance", "transactions=count", "state", "error", "until"], empty="none set aside")
-    for each in found:
-        if each.get("unread"):
-            print(f"! what was {each['server']} could not be read to its end: {each['unread']}")
-    for each in found:
-        if report and each.get("count"):
-            print(f"\n# {each['count']} transactions of what was {each['server']}, instance {each['instance']}")
-            _print_output(client, each["run"])
+    else:
+        _show_readings(client, found, report=report)
+    for another in failed[1:]:
+        print(f"relaunch: {another}", file=sys.stderr)
+    if failed:
+        raise failed[0]
 
 
 @app.command("add-replica")
@@ -144,6 +145,17 @@ def _bytes(text: str) -> int:
     if found is None:
         raise typer.BadParameter(f"{text!r}: a number and M or G is expected, 1536M or 2G for example")
     return int(found[1]) << {"M": 20, "G": 30}[found[2]]
+
+
+def _show_readings(client: Client, found: list[dict[str, Any]], *, report: bool) -> None:
+    print_table(found, ["server", "instance", "transactions=count", "state", "error", "until"], empty="none set aside")
+    for each in found:
+        if each.get("unread"):
+            print(f"! what was {each['server']} could not be read to its end: {each['unread']}")
+    for each in found:
+        if report and each.get("count"):
+            print(f"\n# {each['count']} transactions of what was {each['server']}, instance {each['instance']}")
+            _print_output(client, each["run"])
 
 
 def _print_output(client: Client, run: str) -> None:

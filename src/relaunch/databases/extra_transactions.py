@@ -37,13 +37,17 @@ LOOK_SECONDS = 0.2
 
 async def order_reading(ports: Ports, workflows: Workflows, stored: StoredGroup, aside: Aside, *, who: str) -> str:
     """The task: read it again, or for the first time when it did not run before; it is started for that. Conflict when
-    all of it was read."""
+    it was read, though not to its end: its agent went for good with that."""
     running = workflows.tasks.running_on(f"instance:{aside.id}")
     if running is not None:
         raise Conflict(f"task {running['id']} is under way: {running['title']}", hint="wait for it, or cancel it")
     last = last_reading(ports.database, aside.id)
-    if last is not None and last["state"] == "succeeded" and not last.get("unread"):
-        raise Conflict(f"what {aside.server} alone had was read already, and its agent is gone for good")
+    if last is not None and last["state"] == "succeeded":
+        until = f" before {aside.until}, when it goes" if aside.until else ""
+        raise Conflict(
+            f"what {aside.server} alone had was read already, and its agent is gone for good",
+            hint=f"read the rest of its binary log by hand on that server{until}" if last.get("unread") else "",
+        )
     task = f"{KIND}-{new_id()}"
     asked = Asked(kind=KIND, title=_title(aside.server), subject=f"instance:{aside.id}", who=who)
     await workflows.start_workflow(asked, task, reading_args(stored.deployment, aside.server, aside.id, start=True))
@@ -199,7 +203,7 @@ def extra_pages(database: Engine, stored: StoredGroup) -> tuple[Page, ...]:
         if each.get("unread"):
             text = (
                 f"what was {each['server']} may have more transactions that nobody else has: its binary log cannot be"
-                f" read to its end ({each['unread']}); look into it there, or try again: {how} --again"
+                f" read to its end ({each['unread']}); look into it there, by hand"
             )
             pages.append(Page(rule="extra transactions unknown", text=text))
         elif each["state"] == "failed":

@@ -387,6 +387,26 @@ def test_a_replica_is_removed_unasked_only_when_it_is_named_twice(api: Api, rela
     assert api.bodies("POST /databases/shop/remove-replica") == [{"server": "db2", "confirm": "db2"}]
 
 
+def test_old_primaries_are_read_again_but_for_those_that_were_and_one_that_fails_stops_no_other(
+    api: Api, relaunch: Relaunch
+) -> None:
+    path = "/databases/shop/extra-transactions"
+    states = {"i1": "failed", "i2": "succeeded", "i3": "not read"}
+    read = [
+        {"server": "shop/db1", "instance": each, "until": None, "state": state, "error": "", "unread": "binlog.2"}
+        for each, state in states.items()
+    ]
+    api.answers[f"GET {path}"] = (200, {"readings": read})
+    api.answers[f"POST {path}"] = (202, {"task": TASK})
+    a_task_that(api, "failed", error="it does not start")
+
+    ran = relaunch("db", "extra-transactions", "shop", "--again", "--no-report")
+
+    assert api.bodies(f"POST {path}") == [{"instance": "i1"}, {"instance": "i3"}]
+    assert ran.status == 1 and ran.err.count("it does not start") == 2
+    assert "not read" in ran.out
+
+
 def test_every_error_ends_with_its_own_status(api: Api, relaunch: Relaunch) -> None:
     cases = {"bad_input": (400, 2), "not_found": (404, 3), "conflict": (409, 4), "needs_confirmation": (409, 5),
              "not_allowed": (401, 6), "unavailable": (503, 7), "failed": (500, 1)}  # fmt: skip
