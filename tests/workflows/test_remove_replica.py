@@ -66,3 +66,12 @@ async def test_nor_does_one_that_the_file_has_no_more(world: World) -> None:
     assert stored(world).in_step == {one, three}
     with pytest.raises(NeedsConfirmation, match="no replica but three is in step"):
         await remove_replica(world.orders, stored(world), "three", confirm="", who="ann")
+
+
+async def test_nor_does_one_that_is_told_to_acknowledge_no_more(world: World) -> None:
+    await group_applied(world, D)
+    one, three = (str(world.instance(f"{D}/{name}")["id"]) for name in ("one", "three"))
+    GroupStore(world.ports.database).change(D, leaving=frozenset({one}))
+
+    with pytest.raises(NeedsConfirmation, match="no replica but three is in step"):
+        await remove_replica(world.orders, in_step(world, one, three), "three", confirm="", who="ann")
