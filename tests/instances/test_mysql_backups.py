@@ -321,26 +321,6 @@ def test_one_schema_comes_back_alone(stand: Stand) -> None:
     assert [each["id"] for each in told("db", "backups", "my")["schemas"] if "-replaced-" in each["id"]]
 
 
-def test_a_replica_that_takes_writes_for_a_moment_cuts_no_binary_log_off(stand: Stand) -> None:
-    replica = stand.group.member("replica")
-    before = sorted(each.name for each in stand.bucket.glob("binlogs/*"))
-    # Whoever sets it right meanwhile: its shipper, which looks every 5 s, sees a server that takes writes.
-    open_it = "mysql -e 'SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF'; sleep 0.1"
-    stand.group.run(str(replica["address"]), f"for i in $(seq 60); do {open_it}; done", check=False)
-    stand.group.wait_redundant(seconds=240)
-    stand.sql(
-        stand.primary,
-        "CREATE DATABASE later; CREATE TABLE later.t (a INT PRIMARY KEY); INSERT INTO later.t VALUES (1), (2)",
-    )
-    stand.wait_shipped()
-
-    stand.restored()
-
-    assert sorted(each.name for each in stand.bucket.glob("binlogs/*")) == before
-    assert stand.sql(stand.lab, "SELECT COUNT(*) FROM later.t") == "2"
-    assert stand.sql(stand.lab, WHOLE) == stand.sql(stand.primary, WHOLE)
-
-
 def test_in_place_it_is_asked_for_by_name_and_a_fresh_replica_and_a_new_history_follow(stand: Stand) -> None:
     replica = stand.group.member("replica")
     assert "say --confirm my" in relaunch("db", "restore", "my", check=False)
