@@ -260,10 +260,18 @@ class Shipper:
             return None
 
     def reached_in_store(self):
-        """The position that the newest stream of this history has come to; None when there is no stream."""
-        streams = self.streams()
-        found = (self.gtid_in(f"{stream}/state.json") for stream in reversed(streams))
-        return next((gtid for gtid in found if gtid is not None), "" if streams else None)
+        """The position up to which a restore finds all in the streams of this history; None when there is no stream.
+
+        That is where the newest has come to. One that does not say so yet may end anywhere, and a restore takes nothing
+        of an older one after where it began: then it is that place."""
+        streams, began = self.streams(), None
+        for stream in reversed(streams):
+            reached = self.gtid_in(f"{stream}/state.json")
+            if reached is not None:
+                return reached if began is None else began
+            said = self.gtid_in(f"{stream}/began.json")
+            began = began if said is None else said
+        return "" if streams and began is None else began
 
     def gap(self):
         """What is missing in the store, until there is a backup of later: whatever is restored from that is whole."""

@@ -392,6 +392,31 @@ def test_a_primary_begins_anew_after_a_later_stream_that_is_not_its_own(member: 
     assert looked() == [own, other, anew]
 
 
+@pytest.mark.parametrize(("began", "older"), [("0-1-100", True), ("0-1-100", False), ("", True)])
+def test_after_a_primary_that_led_only_briefly_the_next_ships_all_from_where_that_one_began(
+    member: Any, tmp_path: Path, began: str, older: bool
+) -> None:
+    """A restore takes nothing of the older stream after that."""
+    (tmp_path / "role").write_text("primary\n")
+    above = f"{member.at['lineage']}/binlogs"
+    there = {"0000000002-1700000200-db2/began.json": began}
+    if older:
+        there |= {"0000000001-1700000100-db1/began.json": "0-1-50", "0000000001-1700000100-db1/state.json": "0-1-200"}
+    for name, gtid in there.items():
+        member.store.put(f"{above}/{name}", json.dumps({"gtid": gtid}).encode())
+    log_file(tmp_path, [(0, 1, 150)]).rename(tmp_path / "binlog.000002")
+    log_file(tmp_path, [(0, 1, 80)] if began else [])
+    newest = tmp_path / "binlog.000002"
+    member.server.standing = lambda: (
+        True, str(tmp_path / "binlog"), "db1", "0-1-300", str(newest), newest.stat().st_size,
+    )  # fmt: skip
+
+    member.look()
+
+    assert member.store.said(member.at["stream"], "began.json") == ("0-1-80" if began else "")
+    assert not member.at.get("gap")
+
+
 U, V = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"
 SAID = f"""# at 127
 #261128  4:05:49 server id 1  end_log_pos 198 CRC32 0x12345678 	Previous-GTIDs
