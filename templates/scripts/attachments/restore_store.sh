@@ -247,6 +247,9 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
   if [ "$2" = no ]; then
     stop=$(find "$work/pieces" -name 'end-*' -printf '%f\n' | sort | tail -n 1)
     [ "end-$(printf %012d "$at")" = "$stop" ] || stop_with "MISSING LINK: the end of binary log $folder is not in the store."
+  elif [ "$whole" = 0 ]; then # no log file is empty: what decodes it would refuse it
+    rm "$out"
+    rmdir --ignore-fail-on-non-empty "$work/logs"
   else
     truncate -s "$whole" "$out" # what follows the last whole transaction is not to be replayed
   fi

@@ -122,6 +122,21 @@ def test_an_open_file_whose_first_pieces_are_gone_is_refused(stand: Stand) -> No
     assert "lacks the bytes 0 to 100" in stand.refused(15)
 
 
+@pytest.mark.parametrize("has", ["a part", "nothing"])
+def test_a_newest_file_that_has_no_whole_transaction_yet_is_left_out(stand: Stand, has: str) -> None:
+    stand.ship(8, begins=80)
+    newest = stand.ship(9, begins=90, closed=False)
+    (piece,) = newest.glob("*.age")
+    if has == "nothing":
+        piece.unlink()
+    else:
+        piece.rename(newest / f"{0:012}-{5:012}.part.binlog.zst.age")
+
+    assert stand.fetched(85) == ["log 8"]
+    assert stand.fetched(95) == []
+    assert not (stand.folder / "work/logs").exists(), "as a stream that has nothing"
+
+
 @pytest.mark.parametrize("folder", ["binlogs", f"binlogs/{STREAM}"])
 def test_a_listing_that_fails_is_not_taken_for_there_being_no_binary_log(stand: Stand, folder: str) -> None:
     stand.ship(1, begins=10, closed=False)
