@@ -104,8 +104,8 @@ class LocalSession:
 
 
 def is_silent(connection: socket.socket) -> bool:
-    """Whether the other side has neither closed it nor said something unasked: a server's last words. Waits for nothing,
-    which recv() of a socket with a timeout would."""
+    """Whether the other side has neither closed it nor said something unasked: a server's last words. It waits for
+    nothing, as recv() of a socket with a timeout would."""
     if connection.fileno() < 0:
         return False
     look = select.poll()
