@@ -264,21 +264,25 @@ status() {
     '"STATUS " + ({import: $row, $follower, $there, $error} | tojson)' -r
 }
 
-# Accounts that may write to these schemas, when we may lock accounts there, and their sessions ended. `everyone` says that
-# nobody writes there any more; when it stays empty, the application has to be stopped. An administrator who is away may.
+# Accounts that may write to these schemas, when we may lock accounts there, and their sessions ended: those of accounts that
+# were locked before, too, as a lock ends none. `everyone` says that nobody writes there any more; when it stays empty, the
+# application has to be stopped. An administrator who is away may.
 everyone='' others=''
 lock() {
-  local grants accounts account own noted id present='' names=() taken=() left=()
+  local grants every accounts account own noted unknown='' id present='' names=() before=() taken=() left=()
   grants=$(there "SHOW GRANTS" | grep -E "^GRANT (ALL PRIVILEGES|.*CREATE USER).* ON \*\.\*") || return 0
+  every=$(writers_there all 2>/dev/null) || unknown="somebody unknown"  # first: who comes between the two is to be locked
   accounts=$(writers_there 2>/dev/null) || return 0
   own=$(there "SELECT CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))")
   # What an earlier cut-over could not unlock is still to be unlocked.
   noted=$(sql "SELECT locked FROM relaunch.import_source WHERE name = 'import'")
   accounts=$(printf '%s\n' "$accounts" "${noted//\\n/$'\n'}" | grep -vxF -e "$own" -e '' | sort -u || true)
-  [ -n "$accounts" ] || return 0
+  mapfile -t before < <(grep -vxF -e "$own" -e "$accounts" -e '' <<<"$every")
+  [ -n "$accounts${before[*]}" ] || return 0
   # Noted here first: whoever has to undo it must know.
-  sql "UPDATE relaunch.import_source SET locked = $(quoted "$accounts") WHERE name = 'import'"
+  [ -z "$accounts" ] || sql "UPDATE relaunch.import_source SET locked = $(quoted "$accounts") WHERE name = 'import'"
   while read -r account; do
+    [ -n "$account" ] || continue
     if there "ALTER USER $account ACCOUNT LOCK" 2>"$work/error"; then
       taken+=("$account")
     elif grep -qE '^ERROR (1064|1227|1396) ' "$work/error"; then  # MariaDB 10.3 cannot, we may not, it is gone: not locked
@@ -291,9 +295,10 @@ lock() {
   if [ "${#left[@]}" != 0 ]; then
     sql "UPDATE relaunch.import_source SET locked = $(quoted "$(printf '%s\n' "${taken[@]}")") WHERE name = 'import'"
   fi
-  [ "${#taken[@]}" != 0 ] || return 0
-  echo "Locked there: ${taken[*]}"
-  mapfile -t names < <(printf '%s\n' "${taken[@]}" | sed "s/^'//; s/'@.*//" | sort -u)
+  [ "${#taken[@]}${#before[@]}" != 00 ] || return 0
+  [ "${#taken[@]}" = 0 ] || echo "Locked there: ${taken[*]}"
+  # Sessions of our own name cannot be told from ours: `others` has it.
+  mapfile -t names < <(printf '%s\n' "${taken[@]}" "${before[@]}" | grep -vF -e "${own%@*}@" | sed "s/^'//; s/'@.*//; /^$/d" | sort -u)
   for _ in $(seq 10); do
     present=$(sessions_there "${names[@]}")
     [ -n "$present" ] || break
@@ -301,7 +306,7 @@ lock() {
     sleep 0.1
   done
   others=$(others_there 2>/dev/null) || others="somebody unknown"
-  others=$(printf '%s\n' "${left[@]}" "$others" ${present:+"a session that could not be ended"} | sed '/^$/d' | sort -u | paste -sd, | sed 's/,/, /g')
+  others=$(printf '%s\n' "${left[@]}" "$others" "$unknown" ${present:+"a session that could not be ended"} | sed '/^$/d' | sort -u | paste -sd, | sed 's/,/, /g')
   # Without PROCESS no session but our own can be seen.
   if ! grep -qE "ALL PRIVILEGES|PROCESS" <<<"$grants"; then others="${others:+$others, }sessions that we may not see"; fi
   if [ -z "$others" ]; then everyone=1; fi
@@ -386,7 +391,7 @@ cut_over() {
   locked=$(sql "SELECT locked <> '' FROM relaunch.import_source WHERE name = 'import'")
   if [ -n "$everyone" ]; then
     quiet=0.5 since=0
-  elif [ "$locked" = 1 ]; then
+  elif [ "$locked" = 1 ] || [ -n "$others" ]; then
     since=$began
     echo "STOP THE APPLICATION NOW: not all that may write there could be locked ($others). Waiting until nothing is written for $quiet s."
   else

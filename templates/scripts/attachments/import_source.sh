@@ -48,14 +48,17 @@ role_edges() {  # how many tables of them MySQL has: 5.7 has no roles
   there "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'mysql' AND table_name = 'role_edges'"
 }
 
-writers_there() {  # accounts that may write to these schemas and can be locked, and are not yet; a role is none
-  local only="u.is_role = 'N' AND NOT EXISTS (SELECT 1 FROM mysql.global_priv p WHERE p.user = u.user AND p.host = u.host
-    AND JSON_VALUE(p.priv, '\$.account_locked') = 1)" edges
+# Accounts that may write to these schemas and can be locked; without `all` those that are not locked yet. A role is none.
+writers_there() {  # [all]
+  local only="u.is_role = 'N'" edges
+  local unlocked="NOT EXISTS (SELECT 1 FROM mysql.global_priv p WHERE p.user = u.user AND p.host = u.host
+    AND JSON_VALUE(p.priv, '\$.account_locked') = 1)"
   if [ "$client" = mysql ]; then
-    only="u.account_locked = 'N'"
+    only="1 = 1" unlocked="u.account_locked = 'N'"
     edges=$(role_edges) || return 1
     if [ "$edges" = 1 ]; then only+=" AND NOT EXISTS (SELECT 1 FROM mysql.role_edges e WHERE e.from_user = u.user AND e.from_host = u.host)"; fi
   fi
+  [ "${1:-}" = all ] || only+=" AND $unlocked"
   there "$modes; SELECT DISTINCT CONCAT(QUOTE(u.user), '@', QUOTE(u.host)) FROM mysql.user u JOIN $(rights_sql) w
     ON w.user = u.user AND w.host = u.host WHERE $only"
 }

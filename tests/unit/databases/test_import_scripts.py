@@ -357,6 +357,50 @@ def test_whoever_may_write_is_locked_but_for_ourselves(tmp_path: Path) -> None:
     assert said(tmp_path).index("SET locked") < said(tmp_path).index("ACCOUNT LOCK")
 
 
+# The owner has locked app, whose pool (41 and 42) lives on: a lock ends no session.
+LOCKED_BEFORE = """
+open_ones="'it'@'%'"
+writers_there() {
+  [ "${1:-}" != all ] || printf '%s\\n' "'app'@'%'" "'mover'@'%'"
+  [ -z "$open_ones" ] || echo "$open_ones"
+}
+sessions_there() { case " $* " in *" app "*) [ -e "$folder/ended" ] || { touch "$folder/ended"; echo 41 42; } ;; esac; }
+"""
+
+
+@pytest.mark.parametrize(("open_ones", "shown"), [("'it'@'%'", "Locked there: 'it'@'%'\n"), ("", "")])
+def test_sessions_of_who_was_locked_already_are_ended_and_its_lock_stays(
+    tmp_path: Path, open_ones: str, shown: str
+) -> None:
+    more = f'{LOCKED_BEFORE}open_ones="{open_ones}"\n'
+
+    assert locked(tmp_path, more) == f"{shown}everyone=1 others=\n"
+
+    assert "KILL CONNECTION 41" in said(tmp_path) and "KILL CONNECTION 42" in said(tmp_path)
+    assert "'app'" not in said(tmp_path) and ("SET locked" in said(tmp_path)) == (open_ones != "")
+
+
+def test_who_was_locked_already_and_cannot_be_asked_for_is_unknown(tmp_path: Path) -> None:
+    more = """writers_there() { [ "${1:-}" != all ] && echo "'app'@'%'"; }"""
+
+    assert locked(tmp_path, more) == "Locked there: 'app'@'%'\neveryone= others=somebody unknown\n"
+
+
+def test_a_session_that_was_open_before_the_lock_and_stays_is_told(tmp_path: Path) -> None:
+    more = f"{LOCKED_BEFORE}sessions_there() {{ case \" $* \" in *' app '*) echo 41 ;; esac; }}\nopen_ones=\n"
+
+    assert locked(tmp_path, more).endswith("everyone= others=a session that could not be ended\n")
+
+
+def test_our_own_sessions_are_not_ended_with_those_of_another_account_of_our_name(tmp_path: Path) -> None:
+    more = """writers_there() { printf '%s\n' "'app'@'%'" "'mover'@'10.%'"; }
+      sessions_there() { printf '%s\n' "$@" >"$folder/asked"; }"""
+
+    locked(tmp_path, more)
+
+    assert (tmp_path / "asked").read_text() == "app\n"
+
+
 def test_what_was_noted_earlier_stays_noted(tmp_path: Path) -> None:
     assert "'old'@'%'" in locked(tmp_path, "earlier=\"'old'@'%'\"")
 
@@ -404,6 +448,9 @@ def test_rights_by_patterns_on_tables_and_through_roles_are_asked_for(tmp_path: 
     run(tmp_path, script)
 
     asked = said(tmp_path)
+    (tmp_path / "said").unlink()
+    run(tmp_path, script.replace("writers_there; others_there", "writers_there all"))
+    assert "'shop' LIKE db" in said(tmp_path) and "account_locked" not in said(tmp_path)
     assert "'shop' LIKE db" in asked
     assert all(f"FROM mysql.{table} WHERE db IN ('shop')" in asked for table in ("tables_priv", "columns_priv"))
     assert ("is_role = 'Y'" in asked) == (client == "mariadb")
