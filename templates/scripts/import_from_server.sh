@@ -156,21 +156,22 @@ note_table() {
   has_column import_source source || sql "ALTER TABLE relaunch.import_source ADD source VARCHAR(255) NOT NULL DEFAULT ''"
 }
 
-of_this_order() {  # whether what is noted is; an earlier release did not note from where
-  local noted
-  noted=$(sql "SELECT wanted, source FROM relaunch.import_source WHERE name = 'import'") || return 1
-  [ "$noted" = "$IMPORT_SCHEMAS"$'\t' ] || [ "$noted" = "$IMPORT_SCHEMAS"$'\t'"$IMPORT_HOST:$IMPORT_PORT" ]
+order_noted() { sql "SELECT wanted, source FROM relaunch.import_source WHERE name = 'import'"; }
+
+of_this_order() {  # NOTED: whether it is; an earlier release did not note from where
+  [ "$1" = "$IMPORT_SCHEMAS"$'\t' ] || [ "$1" = "$IMPORT_SCHEMAS"$'\t'"$IMPORT_HOST:$IMPORT_PORT" ]
 }
 
 copy() {
-  local stood file position schema stage as
+  local stood file position schema stage noted as
   need_primary
   note_table
   stage=$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")
   case $stage in
     following | cut) echo "It is copied already."; return ;;
     copying)
-      of_this_order || stop_with "An earlier copy, of other schemas or from another server, broke off. Undo it: relaunch db import --cancel"
+      noted=$(order_noted)
+      of_this_order "$noted" || stop_with "An earlier copy, of other schemas or from another server, broke off. Undo it: relaunch db import --cancel"
       echo "An earlier copy broke off: once more from the start"
       drop_schemas
       ;;
@@ -467,7 +468,8 @@ case $IMPORT_STEP in
     need_primary
     note_table
     unlock || echo "WARNING what was locked there could not be unlocked: $(sql "SELECT locked FROM relaunch.import_source")"
-    if of_this_order; then
+    noted=$(order_noted) # what cannot be read is no other order's
+    if of_this_order "$noted"; then
       drop_schemas
     else
       echo "WARNING nothing is dropped but the note of an earlier import: $(sql "SELECT wanted FROM relaunch.import_source")"

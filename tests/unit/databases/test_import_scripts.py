@@ -181,7 +181,7 @@ def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_copy_any_more(fi
     assert """sql "DELETE FROM relaunch.import_source WHERE stage = 'copying' AND""" in (ROOT / file).read_text()
 
 
-COPY = functions("import_from_server.sh", "copy", "of_this_order", "drop_schemas")
+COPY = functions("import_from_server.sh", "copy", "order_noted", "of_this_order", "drop_schemas")
 COPY += "IMPORT_SCHEMAS=shop IMPORT_HOST=db IMPORT_PORT=3306\nneed_primary() { :; }\nnote_table() { :; }\n"
 
 
@@ -203,6 +203,42 @@ def test_a_copy_that_broke_off_is_dropped_and_begun_again(tmp_path: Path, whence
     run(tmp_path, f"{script}copy", fails="REPLACE")
 
     assert "DROP DATABASE IF EXISTS `shop`" in said(tmp_path) and "REPLACE" in said(tmp_path)
+
+
+def cancelled(folder: Path, whence: str, fails: str = "nothing") -> str:
+    """What is printed when an import of shop is dropped, with a note of one from there."""
+    script = (ROOT / "import_from_server.sh").read_text()
+    return run(
+        folder,
+        f"""{functions("import_from_server.sh", "unlock")}{COPY}
+          answer() {{ case $1 in
+            *"SELECT wanted, source"*) printf 'shop\\t{whence}\\n' ;;
+            *"SELECT wanted"*) echo shop ;;
+          esac; }}
+          IMPORT_STEP=drop
+          {script[script.index("case $IMPORT_STEP in") :]}
+          echo done""",
+        fails=fails,
+    )
+
+
+def test_a_cancelled_import_is_dropped_with_its_note(tmp_path: Path) -> None:
+    assert cancelled(tmp_path, "db:3306").endswith("Dropping what was imported of shop\ndone\n")
+
+    assert "DROP DATABASE" in said(tmp_path) and "DROP TABLE" in said(tmp_path)
+
+
+def test_of_another_import_the_note_alone_is_dropped(tmp_path: Path) -> None:
+    assert "WARNING nothing is dropped but the note" in cancelled(tmp_path, "other:3306")
+
+    assert "DROP DATABASE" not in said(tmp_path) and "DROP TABLE" in said(tmp_path)
+
+
+@pytest.mark.parametrize("fails", ["SELECT wanted, source", "SELECT wanted FROM"])
+def test_a_note_that_cannot_be_read_stays_and_the_cancelling_fails(tmp_path: Path, fails: str) -> None:
+    assert cancelled(tmp_path, "db:3306", fails) == ""
+
+    assert "DROP DATABASE" not in said(tmp_path) and "DROP TABLE" not in said(tmp_path)
 
 
 @pytest.mark.parametrize(
