@@ -195,7 +195,6 @@ for schema in "${schemas[@]}"; do
   sql "REPLACE INTO relaunch.import_loading (name, saved, begun, run)
     VALUES ($(quoted "$schema"), $(quoted "$saved"), UTC_TIMESTAMP(), $(quoted "$run"))"
   sql "DROP DATABASE IF EXISTS \`$schema\`"
-  sql "DELETE FROM relaunch.import_source WHERE stage = 'copying' AND FIND_IN_SET('$schema', REPLACE(wanted, ' ', ','))" 2>/dev/null || true  # no longer half of a copy
   named="\"$schema\"" # in the dump
   [ -z "$IMPORT_SCHEMA" ] || named=".schemas[0] // $named"
   as=$(fact ".databases[$named] // \"CHARACTER SET utf8mb4\"")
@@ -207,6 +206,10 @@ python3 "$reader" load "$dump" "\`$DB_USER\`@\`%\`" "$folder/loader.cnf" ${renam
 for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 
 sql "DELETE FROM relaunch.import_loading WHERE run = $(quoted "$run")"
+for schema in "${schemas[@]}"; do # no longer half of a copy; what else is of it stays noted
+  sql "UPDATE relaunch.import_source SET wanted = TRIM(REPLACE(CONCAT(' ', wanted, ' '), ' $schema ', ' ')) WHERE stage = 'copying';
+    DELETE FROM relaunch.import_source WHERE stage = 'copying' AND wanted = ''" 2>/dev/null || true
+done
 sql "DROP USER $loader@localhost"
 jq -nc --slurpfile facts "$folder/facts" --arg schemas "${schemas[*]}" --arg position "$(own_position)" \
   '"IMPORTED " + ({schemas: ($schemas | split(" ")), tables: $facts[0].tables, bytes: $facts[0].bytes, $position} | tojson)' -r

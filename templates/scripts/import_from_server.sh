@@ -162,6 +162,12 @@ of_this_order() {  # NOTED: whether it is; an earlier release did not note from 
   [ "$1" = "$IMPORT_SCHEMAS"$'\t' ] || [ "$1" = "$IMPORT_SCHEMAS"$'\t'"$IMPORT_HOST:$IMPORT_PORT" ]
 }
 
+part_of_this_order() {  # NOTED: whether it is; other schemas of it were restored, or imported from a dump, since
+  local schema
+  for schema in ${1%$'\t'*}; do [[ " $IMPORT_SCHEMAS " == *" $schema "* ]] || return 1; done
+  [ "${1#*$'\t'}" = "$IMPORT_HOST:$IMPORT_PORT" ]
+}
+
 copy() {
   local stood file position schema stage noted as
   need_primary
@@ -469,7 +475,8 @@ case $IMPORT_STEP in
     note_table
     unlock || echo "WARNING what was locked there could not be unlocked: $(sql "SELECT locked FROM relaunch.import_source")"
     noted=$(order_noted) # what cannot be read is no other order's
-    if of_this_order "$noted"; then
+    stage=$(sql "SELECT stage FROM relaunch.import_source WHERE name = 'import'")
+    if of_this_order "$noted" || { [ "$stage" = copying ] && part_of_this_order "$noted"; }; then
       drop_schemas
     else
       echo "WARNING nothing is dropped but the note of an earlier import: $(sql "SELECT wanted FROM relaunch.import_source")"

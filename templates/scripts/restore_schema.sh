@@ -191,7 +191,9 @@ fi
 [ "$(sql "$writable")" = 1 ] || stop_with "This server takes no writes any more: another one leads now. Nothing was touched."
 sql "DROP DATABASE IF EXISTS \`$name\`; CREATE DATABASE \`$name\` ${as:-CHARACTER SET utf8mb4}"
 sql "DELETE FROM relaunch.import_loading WHERE name = '$name'" 2>/dev/null || true # no longer half of a dump; imports make the table
-sql "DELETE FROM relaunch.import_source WHERE stage = 'copying' AND FIND_IN_SET('$name', REPLACE(wanted, ' ', ','))" 2>/dev/null || true # nor of a copy
+# Nor of a copy; what else is of it stays noted.
+sql "UPDATE relaunch.import_source SET wanted = TRIM(REPLACE(CONCAT(' ', wanted, ' '), ' $name ', ' ')) WHERE stage = 'copying';
+  DELETE FROM relaunch.import_source WHERE stage = 'copying' AND wanted = ''" 2>/dev/null || true
 load "$name"
 [ "$(sql "$writable")" = 1 ] ||
   stop_with "Another server leads since, which may have only a part of $name: restore it again there."

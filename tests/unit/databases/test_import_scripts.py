@@ -177,11 +177,21 @@ def test_a_dump_is_loaded_with_another_account_than_a_server_is_followed_with(tm
 
 
 @pytest.mark.parametrize("file", ["restore_schema.sh", "import_database.sh"])
-def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_copy_any_more(file: str) -> None:
-    assert """sql "DELETE FROM relaunch.import_source WHERE stage = 'copying' AND""" in (ROOT / file).read_text()
+def test_a_schema_that_is_filled_in_another_way_is_no_half_of_a_copy_any_more_and_the_others_are(file: str) -> None:
+    script = (ROOT / file).read_text()
+
+    taken_out = script.index("UPDATE relaunch.import_source SET wanted = TRIM(REPLACE(CONCAT(' ', wanted, ' '), ' $")
+    assert script.index("DELETE FROM relaunch.import_source WHERE stage = 'copying' AND wanted = ''\"") > taken_out
 
 
-COPY = functions("import_from_server.sh", "copy", "order_noted", "of_this_order", "drop_schemas")
+def test_a_dump_that_cannot_be_loaded_leaves_the_note_of_a_copy() -> None:
+    script = (ROOT / "import_database.sh").read_text()
+
+    loaded = script.index("DELETE FROM relaunch.import_loading WHERE run")
+    assert script.index('"$reader" load') < loaded < script.index("relaunch.import_source")
+
+
+COPY = functions("import_from_server.sh", "copy", "order_noted", "of_this_order", "part_of_this_order", "drop_schemas")
 COPY += "IMPORT_SCHEMAS=shop IMPORT_HOST=db IMPORT_PORT=3306\nneed_primary() { :; }\nnote_table() { :; }\n"
 
 
@@ -205,8 +215,8 @@ def test_a_copy_that_broke_off_is_dropped_and_begun_again(tmp_path: Path, whence
     assert "DROP DATABASE IF EXISTS `shop`" in said(tmp_path) and "REPLACE" in said(tmp_path)
 
 
-def cancelled(folder: Path, whence: str, fails: str = "nothing") -> str:
-    """What is printed when an import of shop is dropped, with a note of one from there."""
+def cancelled(folder: Path, whence: str, fails: str = "nothing", stage: str = "following", order: str = "shop") -> str:
+    """What is printed when an import is dropped, with a note of one of shop from there."""
     script = (ROOT / "import_from_server.sh").read_text()
     return run(
         folder,
@@ -214,8 +224,9 @@ def cancelled(folder: Path, whence: str, fails: str = "nothing") -> str:
           answer() {{ case $1 in
             *"SELECT wanted, source"*) printf 'shop\\t{whence}\\n' ;;
             *"SELECT wanted"*) echo shop ;;
+            "SELECT stage"*) echo {stage} ;;
           esac; }}
-          IMPORT_STEP=drop
+          IMPORT_STEP=drop IMPORT_SCHEMAS="{order}"
           {script[script.index("case $IMPORT_STEP in") :]}
           echo done""",
         fails=fails,
@@ -234,7 +245,25 @@ def test_of_another_import_the_note_alone_is_dropped(tmp_path: Path) -> None:
     assert "DROP DATABASE" not in said(tmp_path) and "DROP TABLE" in said(tmp_path)
 
 
-@pytest.mark.parametrize("fails", ["SELECT wanted, source", "SELECT wanted FROM"])
+@pytest.mark.parametrize(
+    ("whence", "stage", "order", "dropped"),
+    [
+        ("db:3306", "copying", "shop blog", True),
+        ("db:3306", "copying", "workshop blog", False),
+        ("db:3306", "following", "shop blog", False),
+        ("other:3306", "copying", "shop blog", False),
+        ("", "copying", "shop blog", False),
+    ],
+)
+def test_what_is_left_of_half_a_copy_is_dropped_and_no_other_import(
+    tmp_path: Path, whence: str, stage: str, order: str, dropped: bool
+) -> None:
+    cancelled(tmp_path, whence, stage=stage, order=order)
+
+    assert ("DROP DATABASE IF EXISTS `shop`" in said(tmp_path)) == dropped
+
+
+@pytest.mark.parametrize("fails", ["SELECT wanted, source", "SELECT stage", "SELECT wanted FROM"])
 def test_a_note_that_cannot_be_read_stays_and_the_cancelling_fails(tmp_path: Path, fails: str) -> None:
     assert cancelled(tmp_path, "db:3306", fails) == ""
 
