@@ -66,7 +66,7 @@ async def resize(world: World, d: str) -> str:
     for _ in range(100):
         stored = GroupStore(world.ports.database).group(d)
         assert stored is not None
-        if len(stored.group.sync_set) == len(NAMES):
+        if len(stored.in_step) == len(NAMES) - 1:
             break
         await asyncio.sleep(LOOK_SECONDS)
     return str((await order_resize(world.orders, stored, memory_bytes=MEMORY, who="ann"))["task"])
