@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from relaunch.databases.group import Mode
 from relaunch.databases.resizing import remove_replica
 from relaunch.databases.rolling import order_resize
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -47,6 +48,8 @@ async def test_who_is_gone_does_not_stand_in(world: World) -> None:
         await remove_replica(world.orders, stored(world), "three", confirm="", who="ann")
     with pytest.raises(Conflict, match="fewer than two replicas"):
         await order_resize(world.orders, stored(world), memory_bytes=MEMORY, who="ann")
+    GroupStore(world.ports.database).change(D, mode=Mode.SYNC)
+    assert world.store.group_that_cannot_spare(three) == D, "the last look, right before an end"
     assert world.state(f"{D}/three") == "operational"
 
 

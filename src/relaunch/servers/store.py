@@ -15,7 +15,7 @@ from relaunch.clouds.cloud import Instance as CloudInstance
 from relaunch.errors import NotFound
 from relaunch.records import schema
 from relaunch.servers.deployments import DatabaseSpec, DeploymentSpec, ServerSpec, SiteSpec
-from relaunch.servers.lifecycle import Event, State, after
+from relaunch.servers.lifecycle import ENROLLED, Event, State, after
 
 Row = dict[str, Any]
 Args = dict[str, Any]  # of a workflow: plain
@@ -167,7 +167,7 @@ class Store:
         return None
 
     def group_that_cannot_spare(self, instance_id: str) -> str | None:
-        """The name of the group of this instance's server, unless another replica is in step there."""
+        """The name of the group of this instance's server, unless another replica is in step there, and not gone."""
         table, servers = schema.database_groups, schema.servers
         query = select(table).join(servers, servers.c.deployment_id == table.c.deployment_id)
         with self._database.connect() as connection:
@@ -176,6 +176,7 @@ class Store:
             return None
         state = group["state"] or {}
         others = set(state.get("sync_set", ())) - {*state.get("leaving", ()), instance_id, group["primary_instance_id"]}
+        others &= {row["id"] for row in self.living_instances() if row["state"] in ENROLLED}
         is_sync = state.get("mode") == "sync" and state.get("change") is None
         return None if is_sync and others else str(group["name"])
 
