@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -139,6 +140,7 @@ async def test_the_local_cloud_keeps_house_after_an_error(tmp_path: Path, monkey
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes the kernel's rules")
+@pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
 def test_the_local_clouds_rules_are_put_up_again_after_somebody_flushed_them(tmp_path: Path) -> None:
     """In a network namespace of its own, with the real nft."""
     done = subprocess.run(
