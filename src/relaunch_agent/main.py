@@ -64,7 +64,8 @@ class Agent:
         self._blobs = BlobStore(places.blobs, config, credential)
         self._runs = Runs(
             Journal(places.runs, places.logs), self._blobs, self._link,
-            agent=credential.agent, boot_id=self._boot_id, after_each=self._views.apply,
+            agent=credential.agent, boot_id=self._boot_id, first_view=self._views.first,
+            after_each=self._views.apply,
         )  # fmt: skip
         publisher = Publisher(places, self._link)
         self._databases = Databases(places, self._views, self._link)

@@ -8,10 +8,10 @@ import re
 import sys
 import time
 from dataclasses import replace
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Union
+from typing import Any, Awaitable, Callable, Coroutine, Dict, List, Optional, Union
 
 from relaunch.bus.messages import Accepted, Refused, RunProgress, RunScripts, RunState, ScriptResult
-from relaunch.errors import RelaunchError
+from relaunch.errors import Failed, RelaunchError
 from relaunch_agent import journal as journals
 from relaunch_agent.blobs import BlobStore
 from relaunch_agent.jobs import Job, JobFollower, runner_lives
@@ -25,10 +25,13 @@ STREAM_SECONDS = 3.0  # how long the report of an ended script waits for its out
 TOGETHER_SECONDS = 0.2  # that a script runs is told after so long: the end of a short one tells that too
 DISK_SECONDS = 5.0  # until a full disk is tried again
 ACKNOWLEDGED_SECONDS = 0.5  # until it is written down that the controller knows
+VIEW_SECONDS = 120.0  # what a new server's boot scripts wait for their view: the controller may be starting again
+CANCELLED_SECONDS = 0.5  # until a run that waits for its view sees that it was cancelled
 
 
 class Runs:
-    """All runs this agent knows, by id. `after_each` is called when a script has ended."""
+    """All runs this agent knows, by id. `first_view`: until this server has been told what it is; no boot script runs
+    before. `after_each` is called when a script has ended."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class Runs:
         *,
         agent: str,
         boot_id: str,
+        first_view: Callable[[], Awaitable[None]],
         after_each: Callable[[], None],
     ) -> None:
         self._journal = journal
@@ -45,6 +49,7 @@ class Runs:
         self._link = link
         self._agent = agent
         self._boot_id = boot_id
+        self._first_view = first_view
         self._after_each = after_each
         self._runs: Dict[str, Run] = {}
         self._jobs: Dict[str, Job] = {}
@@ -165,6 +170,8 @@ class Runs:
         order = run.order
         assert order is not None
         try:
+            if order.phase == "boot":
+                await self._viewed(run)
             first = await self._packages(order)
             indexes = range(order.start_at, len(order.scripts))
             for index in indexes if order.scripts else [-1]:
@@ -187,6 +194,19 @@ class Runs:
             self._end(run, "failed", str(error))
         finally:
             self._jobs.pop(run.run_id, None)
+
+    async def _viewed(self, run: Run) -> None:
+        """Failed when no view comes; a cancelled run need not wait."""
+        view = asyncio.ensure_future(self._first_view())
+        end = time.monotonic() + VIEW_SECONDS
+        try:
+            while not (await asyncio.wait({view}, timeout=CANCELLED_SECONDS))[0] and not run.cancelled:
+                if time.monotonic() >= end:
+                    raise Failed(
+                        f"the controller has not told this server within {VIEW_SECONDS:g} s what it is (its view)"
+                    )
+        finally:
+            view.cancel()
 
     async def _packages(self, order: RunScripts) -> List[Dict[str, object]]:
         missing = await not_installed(order.packages)

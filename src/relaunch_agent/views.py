@@ -52,6 +52,11 @@ class Views:
             self.apply()
         return Accepted()
 
+    async def first(self) -> None:
+        """Until there is one: an order to run boot scripts may overtake it."""
+        while not self.version:
+            await self.changed.wait()
+
     def apply(self) -> None:
         """Hosts and maintenance at once; HAProxy is brought to it beside."""
         if not self.version:

@@ -221,7 +221,7 @@ class Stand:
     async def begin(self, *scripts: ScriptToRun, **how: Any) -> str:
         self._runs += 1
         run_id = how.pop("run_id", f"run-{self._runs}")
-        await self.order(RunScripts(run_id, how.pop("phase", "boot"), list(scripts), **how))
+        await self.order(RunScripts(run_id, how.pop("phase", "operational"), list(scripts), **how))
         return run_id
 
     async def ended(self, run_id: str, timeout: float = 20.0) -> RunState:

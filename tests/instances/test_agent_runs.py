@@ -84,7 +84,7 @@ async def test_runs_scripts_in_order_with_their_environment(ready: Stand) -> Non
 
 async def test_same_run_twice_is_one_run(ready: Stand) -> None:
     go = ready.folder / "go"
-    order = RunScripts("twice", "boot", [ready.script(f"#!/bin/sh\necho once >>../../count\n{wait_for(go)}")])
+    order = RunScripts("twice", "operational", [ready.script(f"#!/bin/sh\necho once >>../../count\n{wait_for(go)}")])
     answers = [await ready.order(order) for _ in range(3)]
     assert [a.run.state for a in answers] == ["running"] * 3
     go.touch()
@@ -92,6 +92,17 @@ async def test_same_run_twice_is_one_run(ready: Stand) -> None:
     assert (await ready.order(order)).run.state == "succeeded"
     assert (ready.root / "var/lib/relaunch/runs/twice/count").read_text() == "once\n"
     assert (await ready.order(AskRun("never"))).run.state == "unknown"
+
+
+async def test_boot_scripts_wait_for_the_first_view(ready: Stand) -> None:
+    run_id = await ready.begin(ready.script(f"#!/bin/sh\ngrep -F a.test {ready.root}/etc/hosts\n"), phase="boot")
+    await asyncio.sleep(1.0)
+    assert ready.state(run_id) in ("unknown", "running") and ready.text(run_id) == ""
+
+    await ready.order(SetView(1, {"hosts": {"a.test": "127.0.1.1"}}))
+
+    assert (await ready.ended(run_id)).state == "succeeded"
+    assert ready.text(run_id) == "127.0.1.1 a.test\n"
 
 
 async def test_retry_starts_at_the_given_script(ready: Stand) -> None:

@@ -66,7 +66,17 @@ def test_a_controller_killed_again_and_again_finishes_what_it_was_at(site: Site)
         return step.startswith("boot script ") and numbers[0] == numbers[-1]
 
     def kill_once(moment: str, reached: Callable[[str], bool]) -> None:
-        until(lambda: any(reached(server["current_step"]) for server in site.servers("again")), moment)
+        seen: list[str] = []
+
+        def has_come() -> bool:
+            servers = site.servers("again")
+            seen[:] = [f"{each['name']}: {each['state']}, {each['current_step']}" for each in servers]
+            return any(reached(each["current_step"]) for each in servers)
+
+        try:
+            until(has_come, moment, seconds=60)  # Puma's stop hangs now and then, until systemd ends it after 30 s
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {seen}") from None
         site.kill_controller()
         site.start_controller()
         site.wait_whole("again")

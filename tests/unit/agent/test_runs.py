@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,15 +67,21 @@ class Disk:
         append_record(file, value, durable=durable)
 
 
-def runs_of(folder: Path, script: str, controller: Controller) -> Runs:
+async def at_once() -> None:
+    pass
+
+
+def runs_of(
+    folder: Path, script: str, controller: Controller, first_view: Callable[[], Awaitable[None]] = at_once
+) -> Runs:
     return Runs(
         Journal(folder / "runs", folder / "logs"), cast(BlobStore, OneScript(folder / "script", script)),
-        cast(Link, controller), agent="i-1", boot_id=BOOT, after_each=lambda: None,
+        cast(Link, controller), agent="i-1", boot_id=BOOT, first_view=first_view, after_each=lambda: None,
     )  # fmt: skip
 
 
-def order(run_id: str) -> RunScripts:
-    return RunScripts(run_id, "operational", [ScriptToRun("script", Blob("script", "0" * 64, 1))])
+def order(run_id: str, phase: str = "operational") -> RunScripts:
+    return RunScripts(run_id, phase, [ScriptToRun("script", Blob("script", "0" * 64, 1))])
 
 
 async def until(true: Callable[[], object], *, seconds: float = 10.0) -> None:
@@ -106,6 +112,39 @@ async def test_a_run_whose_end_finds_the_disk_full_is_told_as_it_ended_and_saved
     assert record["acknowledged"] == record["progress"]["sequence"]
     assert not reporting.done()
     reporting.cancel()
+
+
+async def test_boot_scripts_begin_once_the_server_knows_what_it_is(tmp_path: Path) -> None:
+    view, done = asyncio.Event(), tmp_path / "done"
+
+    async def first_view() -> None:
+        await view.wait()
+
+    ran = runs_of(tmp_path, f"#!/bin/sh\ntouch {done}\n", Controller(), first_view)
+    ran.begin(order("b1", "boot"))
+    ran.begin(order("b2", "boot"))
+    ran.begin(order("r1"))
+    await until(lambda: ran.state_of("r1").state == "succeeded")
+    done.unlink()
+    ran.cancel("b2")
+    await until(lambda: ran.state_of("b2").state == "cancelled")
+    assert ran.state_of("b1").state == "running" and not done.exists()
+
+    view.set()
+
+    await until(lambda: ran.state_of("b1").state == "succeeded")
+    assert done.exists()
+
+
+async def test_boot_scripts_that_wait_in_vain_say_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "VIEW_SECONDS", 0.3)
+    monkeypatch.setattr(runs, "CANCELLED_SECONDS", 0.05)
+    ran = runs_of(tmp_path, "#!/bin/sh\n", Controller(), asyncio.Event().wait)  # type: ignore[arg-type]
+    ran.begin(order("b1", "boot"))
+
+    await until(lambda: ran.state_of("b1").state == "failed")
+
+    assert "has not told this server within 0.3 s what it is" in ran.state_of("b1").detail
 
 
 async def test_a_step_that_finds_the_disk_full_is_told_once_it_is_saved(
