@@ -463,6 +463,8 @@ async def test_a_replica_too_far_behind_answers_no_reads_until_it_is_near_again(
         return [line.split()[1] for line in text.splitlines() if line.strip().startswith("server ")]
 
     await until_so(lambda: readers() == ["db2", "db3"], "both answer reads")
+    has_table = "SELECT 1 FROM information_schema.tables WHERE table_schema = 't' AND table_name = 'a'"
+    await until_so(lambda: three.sql(has_table), "db3 has the table")
     lock = three.server.session()
     lock.run("LOCK TABLES t.a READ")
     one.server.client().cursor().execute("INSERT INTO a (s) VALUES ('waits at db3')")
