@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest_asyncio
 
-from relaunch.bus.messages import Hello
+from relaunch.bus.messages import Accepted, Hello
 from relaunch.controller.agent_records import AgentRecords
 from relaunch.dns.zone import RecordSet
 from relaunch.servers.lifecycle import Event
@@ -83,6 +84,66 @@ async def test_an_agent_that_connects_anew_is_told_again(world: World, sites: Si
     sites.forget_view(instance)
 
     await eventually("told again", lambda: instance in world.agents.views)
+
+
+async def test_an_agent_that_connects_anew_while_a_view_is_on_its_way_is_told_at_once(
+    world: World, sites: SiteReconciler
+) -> None:
+    """The connection that it was sent over is gone, and with it perhaps the view, or its answer."""
+    await world.apply(SITE)
+    await eventually("told", lambda: view(world, "shop/front2").get("peers", [{}])[0].get("state") == "operational")
+    await asyncio.sleep(0.2)
+    instance = world.instance("shop/front1")["id"]
+    order, on_its_way, answered = world.agents.order, asyncio.Event(), asyncio.Event()
+
+    async def first_is_lost(to: str, message: object, *, timeout_seconds: float = 5.0) -> Any:
+        if to == instance and not on_its_way.is_set():
+            on_its_way.set()
+            with contextlib.suppress(asyncio.CancelledError):  # as it may be lost until Python 3.12
+                await answered.wait()
+            return Accepted()
+        return await order(to, message)
+
+    world.agents.order = first_is_lost  # type: ignore[method-assign]
+    world.agents.views.clear()
+    world.set_tags("shop/front1", app="8000")
+    sites.poke()
+    await asyncio.wait_for(on_its_way.wait(), 1)
+
+    sites.forget_view(instance)
+
+    await eventually("told over the new connection", lambda: view(world, "shop/front1"), within=0.5)
+    answered.set()
+    version = world.instance("shop/front1")["view_version"]
+    sites.poke()
+    await asyncio.sleep(0.2)
+    assert world.instance("shop/front1")["view_version"] == version
+
+
+async def test_a_view_that_is_answered_as_its_agent_connects_anew_is_told_again(
+    world: World, sites: SiteReconciler
+) -> None:
+    await world.apply(SITE)
+    await eventually("told", lambda: view(world, "shop/front2").get("peers", [{}])[0].get("state") == "operational")
+    await asyncio.sleep(0.2)
+    instance = world.instance("shop/front1")["id"]
+    order = world.agents.order
+    times = 0
+
+    async def connects_anew(to: str, message: object, *, timeout_seconds: float = 5.0) -> Any:
+        nonlocal times
+        answer = await order(to, message)
+        if to == instance:
+            times += 1
+            if times == 1:
+                sites.forget_view(instance)
+        return answer
+
+    world.agents.order = connects_anew  # type: ignore[method-assign]
+    world.set_tags("shop/front1", app="8000")
+    sites.poke()
+
+    await eventually("told again", lambda: times == 2, within=0.5)
 
 
 async def test_a_view_is_newer_than_what_its_agent_has_from_before_the_store_was_put_back(

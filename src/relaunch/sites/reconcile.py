@@ -63,8 +63,11 @@ class SiteReconciler:
         self._names.poke()
 
     def forget_view(self, instance: str) -> None:
-        """The agent has connected anew: whether it has its view still is not known."""
+        """The agent has connected anew: whether it has its view still is not known, nor is one on its way of any use."""
         self._sent.pop(instance, None)
+        sending = self._sending.pop(instance, None)
+        if sending is not None:
+            sending.cancel()
         self.poke()
 
     async def reconcile_views(self) -> None:
@@ -92,7 +95,9 @@ class SiteReconciler:
         try:
             version = self._store.next_view_version(instance)
             await self._ports.agents.order(instance, SetView(version=version, view=view))
-            self._sent[instance] = text
+            # Until Python 3.12 a cancellation that comes together with the answer may be lost.
+            if self._sending.get(instance) is asyncio.current_task():
+                self._sent[instance] = text
         except RelaunchError as error:
             log.info("view of %s: %s", instance, error)
             return  # tried again at the next beat
@@ -100,7 +105,8 @@ class SiteReconciler:
             log.exception("view of %s", instance)
             return
         finally:
-            self._sending.pop(instance, None)
+            if self._sending.get(instance) is asyncio.current_task():
+                del self._sending[instance]
         self._views.poke()  # it may have changed while this one was on its way
 
     async def reconcile_names(self) -> None:
