@@ -30,6 +30,7 @@ log = logging.getLogger("relaunch.servers")
 LOOK_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 WHO = "relaunch"
+RUN_NO_BOOT_SCRIPTS = ("run", "power-off", "start", "cut-off", "reconnect")  # kinds of tasks
 UP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
 Start = Callable[[], Awaitable[None]]
 
@@ -93,8 +94,8 @@ class ServerWatch:
         server = self._store.server_of(instance)
         if server is None or row["state"] not in UP:
             return None
-        running = self._workflows.tasks.running_on(server.subject, besides="run")
-        if running is not None:
+        running = self._workflows.tasks.running_on(server.subject, besides=RUN_NO_BOOT_SCRIPTS)
+        if running is not None and _sees_to_it(running, row):
             log.info("%s has rebooted while %s is under way", server.full_name, running["id"])
             return None
         after(State(row["state"]), Event.REBOOTED)
@@ -183,6 +184,15 @@ class ServerWatch:
             return
         record_end(self._ports, instance, "asked")
         self._workflows.changed()
+
+
+def _sees_to_it(task: Row, row: Row) -> bool:
+    """Whether this task at its server runs the boot scripts of an instance that has booted anew, or takes it away.
+
+    One that launches or replaces is through with them once the instance is operational, but may go on for hours.
+    """
+    goes = task["kind"] in ("terminate", "set-aside") or task["id"].startswith(f"replace-{row['id']}-")
+    return row["state"] != State.OPERATIONAL or task["kind"] == "reboot" or goes
 
 
 def _is_up(found: Instance) -> bool:

@@ -63,7 +63,7 @@ class SiteReconciler:
         self._names.poke()
 
     def forget_view(self, instance: str) -> None:
-        """The agent has connected anew: whether it has its view still is not known, nor is one on its way of any use."""
+        """The agent has connected anew: whether it has its view still is not known, and one on its way may be lost."""
         self._sent.pop(instance, None)
         sending = self._sending.pop(instance, None)
         if sending is not None:

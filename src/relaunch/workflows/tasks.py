@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,11 +110,11 @@ class TaskList:
             rows = connection.execute(select(tasks).where(tasks.c.state.not_in(ENDED)).order_by(tasks.c.created))
             return [dict(row) for row in rows.mappings()]
 
-    def running_on(self, subject: str, *, besides: str = "") -> dict[str, Any] | None:
-        """The unfinished task about this subject, the oldest if several; those of kind `besides` do not count."""
+    def running_on(self, subject: str, *, besides: Collection[str] = ()) -> dict[str, Any] | None:
+        """The unfinished task about this subject, the oldest if several; those of the kinds `besides` do not count."""
         with self._database.connect() as connection:
             query = select(tasks).where(
-                tasks.c.subject == subject, tasks.c.state.not_in(ENDED), tasks.c.kind != besides
+                tasks.c.subject == subject, tasks.c.state.not_in(ENDED), tasks.c.kind.not_in(besides)
             )
             row = connection.execute(query.order_by(tasks.c.created)).mappings().first()
         return dict(row) if row else None
