@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -153,6 +154,87 @@ async def test_an_end_that_is_under_way_is_left_to_its_task(world: World) -> Non
     assert world.store.instance(instance)["state"] == "decommissioning" and instance in world.running()
 
     world.agents.hanging.clear()
+    await world.succeeds(task)
+    world.check_invariant()
+
+
+def not_back_yet(world: World, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """The agents of these instances are not connected before somebody waits for them."""
+    world.agents.silent.update(names)
+    wait_connected = world.agents.wait_connected
+
+    async def comes_back(instance: str, *, timeout_seconds: float) -> None:
+        await asyncio.sleep(0.05)
+        world.agents.silent.clear()
+        await wait_connected(instance, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(world.agents, "wait_connected", comes_back)
+
+
+async def test_scripts_at_the_end_run_through_though_the_controller_starts_anew_before_the_agent_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, task = await ending(world)
+    not_back_yet(world, monkeypatch, "front1")
+    await world.restart()
+    await asyncio.sleep(0.3)
+    assert instance in world.running(), "its scripts are not through"
+
+    world.agents.hanging.clear()
+
+    await world.succeeds(task)
+    assert world.agents._ended[f"{instance}-down"].state == "succeeded"
+    world.check_invariant()
+
+
+async def test_one_that_is_lost_is_not_waited_for_at_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.apply()
+    instance = world.instance("shop/front1")["id"]
+    not_back_yet(world, monkeypatch, "front1")
+    world.ports.lost[instance] = "its agent is not heard"
+
+    await world.succeeds(await world.orders.act("shop/front1", "terminate", who="ann"))
+
+    assert (f"{instance}-down", "leave") not in world.agents.executed
+    world.check_invariant()
+
+
+async def test_boot_scripts_are_stopped_though_the_controller_starts_anew_before_the_agent_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.apply()
+    world.agents.executed.clear()
+    world.agents.hanging.add("configure")
+    task = await world.orders.act("shop/front1", "reboot", who="ann")
+    await eventually("they run", lambda: any(name == "configure" for _, name in world.agents.executed), within=3)
+    run_id = next(run for run, name in world.agents.executed if name == "configure")
+    not_back_yet(world, monkeypatch, "front1")
+    await world.end_and_make_anew()
+    world.workflows.tasks.ask_cancel(task, "bob")
+    await world.workflows.start(world.ports)
+
+    assert (await world.ended(task))["state"] == "cancelled"
+    assert world.state("shop/front1") == "stranded" and world.agents._ended[run_id].state == "cancelled"
+
+
+async def test_an_image_is_baked_though_the_controller_starts_anew_before_the_agent_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = asyncio.Event()
+
+    async def hang(kind: str, task: str, number: int, name: str) -> None:
+        if name == "install":
+            installed.set()
+            await asyncio.Event().wait()
+
+    world.after_effect = hang  # type: ignore[assignment]
+    task = await world.orders.apply("deployment: shop\nservers:\n  front1: {template: web, zone: a}\n", who="ann")
+    await asyncio.wait_for(installed.wait(), 5)
+    world.after_effect = None
+    not_back_yet(world, monkeypatch, "bake-web")
+
+    await world.restart()
+
     await world.succeeds(task)
     world.check_invariant()
 

@@ -12,7 +12,7 @@ from relaunch.bus.messages import PrepareImage, RunScripts
 from relaunch.clouds.cloud import ImageId, InstanceId, InstanceState, LaunchRequest
 from relaunch.errors import Failed, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import outcome, run_phase, wait_connected
+from relaunch.servers.boot import is_back, outcome, run_phase, wait_connected
 from relaunch.servers.groups import BAKE, host_only, set_groups
 from relaunch.servers.images import image_name
 from relaunch.servers.lifecycle import Event
@@ -142,6 +142,7 @@ async def _install(run: Run, recipe: dict[str, Any], builder: str) -> None:
 async def _prepare(ports: Ports, builder: str) -> None:
     cloud_id = InstanceId(str(Store(ports.database, ports.clock).instance(builder)["cloud_id"]))
     if (await ports.cloud.instance(cloud_id)).state is not InstanceState.STOPPED:
+        await is_back(ports, builder)
         await ports.agents.order(builder, PrepareImage(), timeout_seconds=60.0)
         await ports.cloud.stop(cloud_id)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from relaunch.bus.messages import RunScripts, RunState, ScriptResult
 from relaunch.clouds.cloud import InstanceId, InstanceState
-from relaunch.errors import Failed, NotFound, Unavailable
+from relaunch.errors import Failed, NotFound, RelaunchError, Unavailable
 from relaunch.servers import run_list
 from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
@@ -20,6 +20,7 @@ CONNECT_SECONDS = 120.0
 LOOK_AFTER_SECONDS = 3.0  # how often the cloud is asked whether an instance that keeps us waiting still runs
 DECOMMISSION_SECONDS = 180.0
 LOST_SECONDS = 300.0  # a machine that reboots amid its boot scripts is back by then; until then nobody replaces it
+RECONNECT_SECONDS = 10.0  # a controller that has just started goes on with its workflows before agents are back
 ASIDE_SECONDS = 30.0  # without an agent, of an instance that was set aside: it does not come back
 
 Answer = TypeVar("Answer")
@@ -36,6 +37,17 @@ async def wait_connected(ports: Ports, instance_id: str) -> None:
             f"the agent of instance {instance_id} did not connect within {CONNECT_SECONDS:.0f} s",
             hint=f"the end of its console:\n{console}",
         ) from None
+
+
+async def is_back(ports: Ports, instance_id: str) -> bool:
+    """Whether its agent is on the bus, or is so within RECONNECT_SECONDS; one that is lost is not waited for."""
+    if ports.agents.connected(instance_id) or instance_id in ports.lost:
+        return ports.agents.connected(instance_id)
+    try:
+        await ports.agents.wait_connected(instance_id, timeout_seconds=RECONNECT_SECONDS)
+    except RelaunchError:
+        return False
+    return True
 
 
 async def boot(run: Run, instance_id: str, run_id: str, *, start_at: int = 0, reboot: bool = False) -> dict[str, Any]:

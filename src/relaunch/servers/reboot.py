@@ -10,7 +10,7 @@ from typing import Any
 
 from relaunch.clouds.cloud import InstanceId
 from relaunch.errors import Failed, RelaunchError
-from relaunch.servers.boot import CONNECT_SECONDS, boot, settle, while_it_runs
+from relaunch.servers.boot import CONNECT_SECONDS, boot, is_back, settle, while_it_runs
 from relaunch.servers.launch import retry_hint
 from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
@@ -85,6 +85,7 @@ async def _strand_down(ports: Ports, args: dict[str, Any], why: str, told: bool)
     store = Store(ports.database, ports.clock)
     if not told and all(each["id"] != down for each in store.runs(instance_id=instance)):
         return "nothing was stopped"
+    await is_back(ports, instance)
     await stop_run(ports, instance, down)
     if store.instance(instance)["state"] in (State.BOOTING, State.OPERATIONAL, State.STRANDED):
         store.move(instance, Event.REBOOTED)
@@ -94,6 +95,7 @@ async def _strand_down(ports: Ports, args: dict[str, Any], why: str, told: bool)
 
 async def _strand(ports: Ports, instance: str, run_id: str, why: str) -> None:
     """Unless it is not half-way any more."""
+    await is_back(ports, instance)
     await stop_run(ports, instance, run_id)
     store = Store(ports.database, ports.clock)
     if store.instance(instance)["state"] == State.BOOTING:

@@ -14,7 +14,7 @@ from relaunch.bus.messages import CancelRun, Retire
 from relaunch.clouds.cloud import InstanceId
 from relaunch.errors import Conflict, NotFound, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import DECOMMISSION_SECONDS, outcome
+from relaunch.servers.boot import DECOMMISSION_SECONDS, is_back, outcome
 from relaunch.servers.groups import QUARANTINE, host_only, set_groups
 from relaunch.servers.lifecycle import Event, State
 from relaunch.servers.ports import Ports
@@ -60,7 +60,7 @@ async def decommission(run: Run, instance: str, run_id: str) -> str:
     order = run_list.phase_order(ports, instance, run_id, "decommission")
     if not order.scripts:
         return "none"
-    if not ports.agents.connected(instance):
+    if not await is_back(ports, instance):
         return "skipped: its agent is not connected"
     try:
         async with asyncio.timeout(DECOMMISSION_SECONDS):
