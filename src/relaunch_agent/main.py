@@ -42,6 +42,7 @@ from relaunch_agent.views import Views
 
 LEFT_FOR_GOOD = 78  # the unit knows it: no restart
 ANSWER_SECONDS = 0.3  # until an answer given before the end is surely sent
+OF_RUNS = (RunScripts, CancelRun, AskRun)  # taken until the end: the next agent goes on with what is on the disk
 
 
 class Agent:
@@ -51,6 +52,7 @@ class Agent:
         self._boot_id = facts.boot_id()
         self._over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._leaving = ""
+        self._for_good = False
 
     async def run(self) -> int:
         """Until it is to end; the exit status."""
@@ -93,7 +95,7 @@ class Agent:
         )  # fmt: skip
 
     async def _obey(self, order: Any) -> Any:
-        if self._leaving:
+        if self._leaving and (self._for_good or not isinstance(order, OF_RUNS)):
             return Refused(self._leaving)
         if isinstance(order, RunScripts):
             return self._runs.begin(order)
@@ -124,7 +126,7 @@ class Agent:
 
     def _leave(self, why: str, last: Any = None) -> None:
         print(why, file=sys.stderr, flush=True)
-        self._leaving = why
+        self._leaving, self._for_good = why, last is not None
 
         def end() -> None:
             if last is not None:

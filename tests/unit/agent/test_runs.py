@@ -14,13 +14,26 @@ from typing import Any, cast
 
 import pytest
 
-from relaunch.bus.messages import Blob, Output, RunProgress, RunScripts, ScriptToRun, Stored
+from relaunch.bus.messages import (
+    Accepted,
+    Blob,
+    CancelRun,
+    Output,
+    Refused,
+    RunProgress,
+    RunScripts,
+    ScriptToRun,
+    Stored,
+    UpgradeAgent,
+)
 from relaunch_agent import journal, runner, runs
 from relaunch_agent.blobs import BlobStore
 from relaunch_agent.disk import append_record, last_record
 from relaunch_agent.journal import Journal
 from relaunch_agent.link import Link
+from relaunch_agent.main import Agent
 from relaunch_agent.packages import installation
+from relaunch_agent.places import Places
 from relaunch_agent.runs import Runs
 
 BOOT = "boot-1"
@@ -302,3 +315,30 @@ async def test_the_longest_result_fits_into_the_room_reserved(tmp_path: Path) ->
     assert what.startswith("installing package-0, package-1, ") and what.endswith(", …")
     assert len(what) < runner.RESULT_BYTES / 3
     assert installation(["apache2", "php-fpm"])["what"] == "installing apache2, php-fpm"
+
+
+async def test_an_agent_that_is_being_replaced_takes_runs_and_the_next_one_carries_them_out(tmp_path: Path) -> None:
+    """The controller gives up on a run that is refused."""
+    agent = Agent(Places(tmp_path))
+    agent._runs = runs_of(tmp_path, "#!/bin/sh\n", Controller())
+    agent._leave("this agent is being replaced by a newer one")
+
+    for run_id in ("r1", "r2"):
+        assert isinstance(await agent._obey(order(run_id)), Accepted)
+    await agent._obey(CancelRun("r2"))
+    for task in list(agent._runs._tasks):  # it ends
+        task.cancel()
+
+    again = runs_of(tmp_path, "#!/bin/sh\n", Controller())
+    again.load()
+    await until(lambda: again.state_of("r1").state == "succeeded")
+    await until(lambda: again.state_of("r2").state == "cancelled")
+    assert isinstance(await agent._obey(UpgradeAgent(Blob("agent", "0" * 64, 1))), Refused)
+
+
+async def test_an_agent_that_leaves_for_good_takes_nothing(tmp_path: Path) -> None:
+    agent = Agent(Places(tmp_path))
+    agent._runs = runs_of(tmp_path, "#!/bin/sh\n", Controller())
+    agent._leave("this instance is retired", lambda _: None)
+
+    assert isinstance(await agent._obey(order("r1")), Refused)
