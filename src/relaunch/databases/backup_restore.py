@@ -18,6 +18,7 @@ from relaunch.databases.group import Group, Mode
 from relaunch.databases.member_scripts import last_word
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed, RelaunchError
+from relaunch.servers.boot import is_back
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.workflows.durable import Run, workflow
@@ -106,6 +107,7 @@ def _of_backup(args: dict[str, Any]) -> dict[str, str]:
 
 async def _discard(run: Run, args: dict[str, Any]) -> str:
     again = {**args, "run_id": f"{args['run_id']}-discard"}
+    await is_back(run.ports, args["instance"])
     try:
         await run.ports.agents.order(args["instance"], CancelRun(run_id=args["run_id"]))
         await run_script(run, again, RESTORE, {"RESTORE_PHASE": "text:discard"})

@@ -17,7 +17,7 @@ from relaunch.databases.backup_steps import configure, launch_throw_away
 from relaunch.databases.backups import Proof
 from relaunch.databases.member_scripts import last_word
 from relaunch.errors import Failed, RelaunchError
-from relaunch.servers.boot import wait_connected
+from relaunch.servers.boot import is_back, wait_connected
 from relaunch.servers.ports import Ports
 from relaunch.servers.terminate import end_unused
 from relaunch.workflows.durable import Run, workflow
@@ -49,6 +49,7 @@ async def _restore(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _stop(run: Run, args: dict[str, Any]) -> str:
+    await is_back(run.ports, args["instance"])
     try:
         await run.ports.agents.order(args["instance"], CancelRun(run_id=args["run_id"]))
     except RelaunchError as error:

@@ -24,7 +24,7 @@ from relaunch.databases.backups import SNAPSHOT, Proof
 from relaunch.databases.member_scripts import last_word
 from relaunch.errors import Conflict, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import wait_connected
+from relaunch.servers.boot import is_back, wait_connected
 from relaunch.servers.groups import BAKE, host_only, set_groups
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
@@ -92,6 +92,7 @@ async def _back_up(run: Run, args: dict[str, Any]) -> str:
 
 
 async def _stop(ports: Ports, instance: str, run_id: str) -> str:
+    await is_back(ports, instance)
     try:
         await ports.agents.order(instance, CancelRun(run_id=run_id))
     except RelaunchError as error:

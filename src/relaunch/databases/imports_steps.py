@@ -17,7 +17,7 @@ from relaunch.databases.imports import Source, judge, shown_status
 from relaunch.databases.store import GroupStore, StoredMember
 from relaunch.errors import Conflict, Failed, NotFound, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import outcome, while_it_runs
+from relaunch.servers.boot import is_back, outcome, while_it_runs
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Blobs, Ports
 from relaunch.servers.scripts import parse_script
@@ -354,6 +354,7 @@ async def _stop(ports: Ports, args: dict[str, Any]) -> str:
     """Whatever of it still runs on any member."""
     stored = GroupStore(ports.database).group(args["deployment"])
     for member in stored.members if stored else ():
+        await is_back(ports, member)
         for run_id in (args["run_id"], *(f"{args['run_id']}-{step}" for step in ("copy", "cut-over"))):
             with contextlib.suppress(RelaunchError):  # not connected, or it knows no such run
                 await ports.agents.order(member, CancelRun(run_id=run_id))

@@ -11,7 +11,7 @@ from typing import Any
 from relaunch.bus.messages import CancelRun
 from relaunch.errors import Failed, NotFound, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import outcome, while_it_runs
+from relaunch.servers.boot import is_back, outcome, while_it_runs
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.servers.templates import find_template
@@ -74,6 +74,7 @@ def last_word(output: str, marker: str) -> str:
 
 async def stop(ports: Ports, instance: str, run_id: str) -> str:
     """Cancel the run, if the agent knows it."""
+    await is_back(ports, instance)
     try:
         await ports.agents.order(instance, CancelRun(run_id=run_id))
     except RelaunchError as error:

@@ -8,7 +8,7 @@ from typing import Any
 from relaunch.bus.messages import CancelRun, RunState
 from relaunch.errors import Failed, RelaunchError
 from relaunch.servers import run_list
-from relaunch.servers.boot import outcome, while_it_runs
+from relaunch.servers.boot import is_back, outcome, while_it_runs
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Row, Store
 from relaunch.workflows.durable import Cancelled, Run, workflow
@@ -52,6 +52,7 @@ async def _on_one(run: Run, args: dict[str, Any], target: dict[str, Any], row: R
 
 async def _stop(ports: Ports, targets: list[dict[str, Any]]) -> None:
     async def stop(target: dict[str, Any]) -> None:
+        await is_back(ports, target["instance"])
         try:
             await ports.agents.order(target["instance"], CancelRun(run_id=target["run_id"]))
         except RelaunchError:
