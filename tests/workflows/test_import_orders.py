@@ -21,7 +21,8 @@ from relaunch.errors import RelaunchError
 
 from .ann import app_of
 from .import_scenarios import FACTS, ROW, STATUS, did, know_the_source, load
-from .scenarios import to_import
+from .scenarios import SCENARIOS, to_import
+from .test_ends import not_back_yet
 from .world import World
 
 D = "shop"
@@ -244,3 +245,29 @@ async def test_the_undo_of_a_dump_is_of_its_own_run_and_tells_what_it_left(
     assert (loading["IMPORT_STEP"], cleaning["IMPORT_STEP"]) == ("load", "clean")
     assert loading["IMPORT_RUN"] == cleaning["IMPORT_RUN"] != ""
     assert failed["state"] == "failed" and failed["error"].endswith("\nwhat was in shop is elsewhere")
+
+
+async def test_replicas_follow_though_the_controller_starts_anew_before_their_agents_are_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told again, the primary answers at once: nobody comes back meanwhile."""
+    scenario = SCENARIOS["import-server"]
+    await scenario.prepare(world, "d")
+    run, told = world.agents.run, asyncio.Event()
+
+    async def hangs(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if order.run_id.endswith("-follow-one"):
+            told.set()
+            await asyncio.Event().wait()
+        return await run(instance, order, task=task)
+
+    monkeypatch.setattr(world.agents, "run", hangs)
+    task = await scenario.start(world, "d")
+    await asyncio.wait_for(told.wait(), 5)
+    monkeypatch.setattr(world.agents, "run", run)
+    not_back_yet(world, monkeypatch, "one")
+
+    await world.restart()
+
+    await world.succeeds(task)
+    assert any(run_id.endswith("-follow-one") for run_id, _ in world.agents.executed)

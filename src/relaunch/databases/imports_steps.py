@@ -255,7 +255,7 @@ async def _everywhere(run: Run, args: dict[str, Any], step: str) -> list[str]:
     others = [each for each in stored.members.values() if each.id != primary.id] if stored else []
     for member in (primary, *others):
         leads = member.id == primary.id  # though its boot scripts may have given up
-        if not (leads or member.state is State.OPERATIONAL) or not ports.agents.connected(member.id):
+        if not (leads or member.state is State.OPERATIONAL) or not await is_back(ports, member.id):
             continue
         given = {**args, "run_id": f"{args['run_id']}-{step}-{member.name}"}
         await _run(ports, member, given, FROM_SERVER, inputs_for(ports, args["deployment"], step), task=run.task)
