@@ -277,6 +277,7 @@ class World:
             proxies=frozenset(FRONT_ENDS),
             maintenance=self.maintenance,
             wanted_primary=self.wanted,
+            watched_seconds=self.now - self.began,
         )
 
     def _control(self) -> None:

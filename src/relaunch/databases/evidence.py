@@ -59,6 +59,7 @@ class Evidence:
     own: DatabaseReport | None  # the primary's own agent, when heard
     sights: tuple[Sight, ...]  # of all others that are heard
     others: int  # how many there are, heard or not
+    unheard_yet: bool  # whoever is not heard, the primary's agent too, has not been since this controller began
     ahead: tuple[str, ...]  # replicas that have what the primary, started again, lacks
 
     @property
@@ -107,11 +108,13 @@ def gather(case: Case) -> Evidence:
     primary = case.primary
     probing = {each.id: each for each in case.seen.observers if each.id != primary.id}
     following = {id: each for id, each in case.seen.members.items() if id != primary.id and id not in case.group.fenced}
-    sights = []
+    own = case.word(primary.id)
+    sights, missing = [], [] if own is not None else [primary.id]
     for id in sorted({*probing, *following}):
         observer, word = probing.get(id), case.word(id)
         looks = observer is not None and observer.connected and observer.heard_seconds <= case.windows.fresh
         if not looks and word is None:
+            missing.append(id)
             continue
         age = case.member(id).report_seconds
         since = word.received_seconds if word else None
@@ -127,10 +130,17 @@ def gather(case: Case) -> Evidence:
         )
     return Evidence(
         case=case,
-        own=case.word(primary.id),
+        own=own,
         sights=tuple(sights),
         others=len({*probing, *following}),
+        unheard_yet=bool(missing) and not any(_was_heard(case, id) for id in missing),
         ahead=_ahead(case),
+    )
+
+
+def _was_heard(case: Case, id: str) -> bool:
+    return case.member(id).report is not None or any(
+        each.id == id and each.heard_seconds != float("inf") for each in case.seen.observers
     )
 
 

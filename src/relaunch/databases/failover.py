@@ -7,7 +7,7 @@ from dataclasses import replace
 from relaunch.bus.messages import DISK_FULL, NO_ACKNOWLEDGEMENT, TakeRole
 from relaunch.databases.case import Case, Covers, Parted, never_parted
 from relaunch.databases.change import begin_failover, begin_switchover, go_on, no_loss_allowed
-from relaunch.databases.evidence import gather
+from relaunch.databases.evidence import Evidence, gather
 from relaunch.databases.group import Decision, Group, Mode, Page, Seen, Step, Windows
 from relaunch.databases.membership import active, living_primary, lost_for_good, next_transition
 from relaunch.databases.overtaken import OVERTAKEN, is_overtaken, known_again, why_not_known
@@ -16,6 +16,7 @@ from relaunch.databases.roles import due_orders, one_order_per_epoch, wanted_rol
 from relaunch.databases.rules import DETECTION, LOST_WRITES, Rule, Verdict, judged, refused_by
 
 SWITCHOVER_LAG_SECONDS = 1.0
+CONNECTS_SECONDS = 5.0  # an agent whose controller was away tries again every other second at most
 LOST_SECONDS = 2.0  # an acknowledgement that has not come for so long, from a replica that has it all, is lost
 
 
@@ -29,7 +30,8 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Covers, parted: P
     if group.change is not None:
         outcome = go_on(case)
         return _decision(case, outcome.group, f"{group.change.kind}: {group.change.step}", outcome.why, outcome.pages)
-    rule = judged(gather(case))
+    evidence = gather(case)
+    rule = judged(evidence)
     over = _permission_over(case, rule)
     if over:
         return _decision(case, no_loss_allowed(group), "permission over", over)
@@ -39,7 +41,8 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Covers, parted: P
         case Verdict.FAILED:
             return _failed(case, rule)
         case Verdict.PAGE:
-            return _steady(case, rule, (page_of(case, rule.name, rule.why),))
+            pages = () if _has_just_started(evidence) else (page_of(case, rule.name, rule.why),)
+            return _steady(case, rule, pages)
         case Verdict.WAIT:
             return _steady(case, rule)
 
@@ -54,6 +57,11 @@ def _overtaken(case: Case) -> Decision:
         f" copy. Nothing is ordered, as {unknown}. If that stays so, a person says who leads: relaunch db adopt."
     )
     return Decision(group=case.group, rule=OVERTAKEN, why=text, pages=(Page(rule=OVERTAKEN, text=text),))
+
+
+def _has_just_started(evidence: Evidence) -> bool:
+    """Agents are still connecting to this controller: that one is not heard says nothing yet."""
+    return evidence.unheard_yet and evidence.case.seen.watched_seconds < CONNECTS_SECONDS
 
 
 def is_well(decision: Decision | None) -> bool:

@@ -121,6 +121,7 @@ class Seen:
     proxies: frozenset[str] = frozenset()  # all front ends that should
     maintenance: bool = False
     wanted_primary: str | None = None  # a switchover was asked to this member
+    watched_seconds: float = float("inf")  # since this controller began to listen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

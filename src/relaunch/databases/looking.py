@@ -160,6 +160,7 @@ def look(
         proxies=frozenset(instance for instance in stored.front_ends if connected.get(instance, False)),
         maintenance=maintenance,
         wanted_primary=wanted_primary,
+        watched_seconds=present - heard.began,
     )
 
 

@@ -30,6 +30,8 @@ from relaunch.databases.rules import DETECTION, PERMISSION, Verdict, judged
 
 TIMEOUT_SHORT = {"f1": probe("timeout", 1.0, 1.1), "f2": probe("timeout", 1.0, 1.1)}
 UNHEARD = tuple(member(id, age=9.0, connected=False) for id in ("s2", "s3"))
+NEVER = tuple(member(id, unheard=True, age=4.9, connected=False) for id in ("s1", "s2", "s3"))
+NEVER_LOOKED = tuple(Observer(id=f, name=f, connected=False, heard_seconds=float("inf")) for f in ("f1", "f2"))
 NO_WATCHERS = tuple(Observer(id=f, name=f, connected=False, heard_seconds=9.0) for f in ("f1", "f2"))
 LONG = {"f1": probe("timeout", 11.0, 11.0), "f2": probe("timeout", 11.0, 11.0)}
 VERY_DEAF = tuple(member(id, received_seconds=11.0) for id in ("s2", "s3"))
@@ -95,6 +97,44 @@ def test_what_is_seen_reaches_its_rule(story: str, rule: str, seen: Seen):
     assert begins == (found.verdict is Verdict.FAILED)
     if found.verdict is Verdict.PAGE:
         assert rule in [page.rule for page in decision.pages]
+
+
+SOME = tuple(Observer(id=f, name=f, connected=True, heard_seconds=0.1, probes={"s1": probe()}) for f in ("f1", "f2"))
+JUST_STARTED: tuple[tuple[str, str, bool, Seen], ...] = (
+    ("nobody is heard yet", "controller is blind", False,
+     look(*NEVER, observers=NEVER_LOOKED, watched_seconds=4.9)),
+    ("the primary's agent is not heard yet", "only we are cut off", False,
+     look(NEVER[0], observers=SOME, watched_seconds=4.9)),
+    ("nor is it, and nobody else reaches the primary", "in doubt", False,
+     look(replace(NEVER[0], report_seconds=1.5), *DEAF, **TIMEOUT_SHORT, watched_seconds=1.5)),
+    ("only its agent is heard yet", "controller is blind", False,
+     look(STOPPED, *NEVER[1:], observers=NEVER_LOOKED, watched_seconds=4.9)),
+    ("nobody in time", "controller is blind", True, look(*NEVER, observers=NEVER_LOOKED, watched_seconds=5.0)),
+    ("all were heard, and nobody is any more", "controller is blind", True,
+     look(GONE, *UNHEARD, observers=NO_WATCHERS, watched_seconds=4.9)),
+    ("one of those that were heard is not any more", "controller is blind", True,
+     look(NEVER[0], UNHEARD[0], NEVER[2], observers=NEVER_LOOKED, watched_seconds=4.9)),
+    ("a front end that was heard is not any more", "controller is blind", True,
+     look(*NEVER, observers=NO_WATCHERS, watched_seconds=4.9)),
+    ("all are heard", "explained stall", True,
+     look(member("s1", stall="disk full", write_seconds=60.0), watched_seconds=0.5)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("story", "rule", "paged", "seen"), JUST_STARTED, ids=[each[0] for each in JUST_STARTED])
+def test_a_controller_that_has_just_started_waits_for_its_agents_before_it_pages(
+    story: str, rule: str, paged: bool, seen: Seen
+):
+    decision = decided(seen)
+
+    assert decision.group == SYNC and decision.rule == rule
+    assert (rule in [page.rule for page in decision.pages]) == paged
+
+
+def test_a_primary_that_is_dead_when_the_controller_starts_is_not_waited_for():
+    dead = look(replace(NEVER[0], report_seconds=1.5), *DEAF, **REFUSED, watched_seconds=1.5)
+
+    assert decided(dead).group.change is not None
 
 
 def test_what_is_wrong_with_a_primary_or_a_replica_that_go_on_is_a_page():

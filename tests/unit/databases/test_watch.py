@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from looks import DEAF, REFUSED, SYNC, look, member
+from looks import DEAF, REFUSED, SYNC, look, member, probe
 from sqlalchemy import insert, update
 from sqlalchemy.exc import OperationalError
 
@@ -202,6 +202,49 @@ def test_a_page_is_in_the_audit_trail_with_what_was_seen(world):
     assert (who, subject, result) == ("relaunch", "database:shop", "failed")
     assert "disk full" in detail["explained stall"]
     assert detail["seen"]["primary"] == "db1"
+
+
+async def looked_at(world, *heard: str) -> list[str]:
+    """The pages that a look of a watch that goes on writes down, once these have said that all is well."""
+    before = len(world.records)
+    for id in heard:
+        if id.startswith("s"):
+            world.watch.seen(id, member(id).report)
+        world.watch.seen(id, Witnessed(probes={"@s1": probe()}))
+    world.watch._read_again(always=True)
+    world.watch._look_at("shop")
+    await asyncio.sleep(0)
+    return [rule for each in world.records[before:] if each[1] == "page" for rule in each[4] if rule != "seen"]
+
+
+async def test_a_controller_that_starts_and_is_blind_afterwards_says_so_once_each_time(world):
+    """Its own start is none: its agents need a moment to connect."""
+    everybody, one = ("s1", "s2", "s3", "f1", "f2"), ("s3",)
+    heard = world.watch._heard
+
+    def pass_by(seconds: float) -> None:
+        heard.began -= seconds
+        for said in (heard.reports, heard.witnessed):
+            said.update({id: (word, at - seconds) for id, (word, at) in said.items()})
+
+    assert "controller is blind" not in await looked_at(world)
+    assert "controller is blind" not in await looked_at(world, *everybody)
+    pass_by(2.0)
+    assert "controller is blind" in await looked_at(world, *one), "and not once the 5 s of its start are over"
+    assert await looked_at(world, *one) == []
+    await looked_at(world, *everybody)
+    pass_by(2.0)
+    assert "controller is blind" in await looked_at(world, *one)
+    await world.watch.stop()
+
+
+async def test_a_controller_whose_servers_are_all_gone_when_it_starts_says_so_after_a_moment(world):
+    assert await looked_at(world) == []
+    world.watch._heard.began -= 5.0
+
+    assert await looked_at(world) == ["controller is blind"]
+    assert "controller is blind" in world.alarm.wrong["database of shop"]
+    await world.watch.stop()
 
 
 def test_what_a_comparison_found_reaches_the_alarm_until_the_replica_is_replaced(world):
