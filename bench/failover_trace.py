@@ -24,7 +24,7 @@ DISK_SECONDS = 0.02  # between two looks at the disk
 class Traced:
     def __init__(self, client: Client, names: Sequence[str]) -> None:
         self._client = client
-        self._agents = {name: rehearsal.process_of(client, name, _is_agent) for name in names}
+        self._agents = {name: rehearsal.agent_of(client, name) for name in names}
         self._synced: list[tuple[float, float]] = []  # when it began, how long it took
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sync)
@@ -82,7 +82,3 @@ class Traced:
                     moment, _, text = line.partition(" ")
                     if "database:" in text:
                         yield float(moment) - wall, f"{name} {text.partition('database: ')[2]}"
-
-
-def _is_agent(command: list[str]) -> bool:
-    return any(word.endswith("relaunch-agent.pyz") for word in command)

@@ -89,15 +89,21 @@ def controller_pid() -> int:
     return int((STATE / "controller.lock").read_text())
 
 
-def process_of(client: Client, server: str, is_it: Callable[[list[str]], bool], *, deployment: str = "shop") -> int:
-    """The host's number of a process of that server, by its command line."""
+def agent_of(client: Client, server: str, *, deployment: str = "shop") -> int:
+    """The host's number of that server's agent."""
     cloud_id = str(client.get(f"/servers/{deployment}/{server}")["cloud_id"])
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             group = cgroups.group_of(int(folder.name))
-            if group is not None and cloud_id in str(group) and is_it((folder / "cmdline").read_text().split("\0")):
+            if group is not None and cloud_id in str(group) and _is_agent(folder):
                 return int(folder.name)
-    raise RuntimeError(f"no such process of {server} ({cloud_id})")
+    raise RuntimeError(f"no agent of {server} ({cloud_id})")
+
+
+def _is_agent(process: Path) -> bool:
+    """Not what it forked to run a script: that has its command line too, any number, and outlives it."""
+    words, complaints = (process / "cmdline").read_text().split("\0"), (process / "fd/2").readlink()
+    return any(word.endswith("/relaunch-agent.pyz") for word in words) and not complaints.name.startswith("runner.err")
 
 
 def apply(client: Client, text: str) -> str:

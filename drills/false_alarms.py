@@ -61,6 +61,7 @@ time.sleep(seconds)
 class Alarms:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
+        self.found = ""  # the rule that held while it lasted, where that is asked for
 
     @contextlib.contextmanager
     def _frozen(self, *processes: int) -> Iterator[None]:
@@ -74,8 +75,7 @@ class Alarms:
                     os.kill(process, signal.SIGCONT)
 
     def _agent(self, server: str) -> int:
-        """The host's number of that server's agent."""
-        return rehearsal.process_of(self.rig.client, server, lambda words: "relaunch-agent.pyz" in " ".join(words))
+        return rehearsal.agent_of(self.rig.client, server)
 
     def agent_frozen(self) -> None:
         """The primary's agent says nothing more; the server is fine."""
@@ -91,6 +91,7 @@ class Alarms:
         names = [self.rig.old["name"], self.rig.replicas[0]["name"], "front1"]
         with self._frozen(*(self._agent(name) for name in names)):
             time.sleep(ALARM_SECONDS)
+            self.found = str(self.rig.group.shown()["rule"])
 
     def controller_cut(self) -> None:
         """The controller and the primary do not hear each other; everybody else hears both."""
@@ -236,9 +237,9 @@ def one(group: Group, name: str) -> str:
     """What was wrong with it, "" when nothing was."""
     rig = Rig(group.client, group)
     before, began = group.shown(), datetime.now(UTC)
-    not_given = ""
+    alarms, not_given = Alarms(rig), ""
     try:
-        ALARMS[name](Alarms(rig))
+        ALARMS[name](alarms)
     except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
         not_given = f"it could not be given: {type(error).__name__} {error}"
     group.client = Client(rehearsal.find_controller(rehearsal.ENVIRONMENT))  # it may be another process now
@@ -252,7 +253,8 @@ def one(group: Group, name: str) -> str:
     pages = pages_of(group.client, began)
     print(f"  pages: {', '.join(sorted(pages)) or 'none'}", file=sys.stderr, flush=True)
     if name in PAGES and PAGES[name] not in pages:
-        return f"no page {PAGES[name]!r}, but {sorted(pages)}"
+        found = f"; at its end the rule {alarms.found!r} held" if alarms.found else ""
+        return f"no page {PAGES[name]!r}, but {sorted(pages)}{found}"
     return ""
 
 

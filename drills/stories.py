@@ -151,10 +151,7 @@ class World:
             process.wait(30)
 
     def kill_agent(self) -> None:
-        def is_it(words: list[str]) -> bool:
-            return "relaunch-agent.pyz" in " ".join(words)
-
-        os.kill(rehearsal.process_of(self.client, self.member()["name"], is_it), signal.SIGKILL)
+        os.kill(rehearsal.agent_of(self.client, self.member()["name"]), signal.SIGKILL)
 
     def kill_controller(self) -> None:
         os.kill(rehearsal.controller_pid(), signal.SIGKILL)
