@@ -224,7 +224,8 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     workflows.subscribe(activity.changed)
     alarm = Alarm(Pager(settings.alert_command, base.clock).tell)
     in_background(stack, alarm.tell_for_ever(), "alarm")
-    in_background(stack, watch_certificates(place.certificate_file, base.database, base.clock, alarm), "certificates")
+    certificates = watch_certificates(place.certificate_file, base.authority, base.database, base.clock, alarm)
+    in_background(stack, certificates, "certificates")
     upgrades = AgentUpgrades(hub, program, base.records.called, alarm)
     databases = await _start_acting(stack, bus, hub, ports, workflows, upgrades, base.audit, alarm)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relaunch.clock import SetClock, SystemClock
-from relaunch.controller.certificates import RENEW_BEFORE, Authority
+from relaunch.controller.certificates import AUTHORITY_LIFE, RENEW_AUTHORITY_BEFORE, RENEW_BEFORE, Authority
 from relaunch.servers.lifecycle import CERTIFICATE_LIFE
 
 VERIFY_X509_STRICT = 0x20  # on by default from Python 3.13
@@ -93,3 +93,24 @@ def test_a_start_in_the_second_year_renews_the_controllers_certificate_long_befo
     Authority.open(tmp_path, clock).keep_issued(tmp_path, "server", names=("localhost",), addresses=())
 
     assert (tmp_path / "server.crt").read_text() != first
+
+
+def test_a_start_near_the_authoritys_end_makes_it_anew_and_what_it_signed_holds_by_either(tmp_path: Path) -> None:
+    now = SystemClock().now()
+    authority = Authority.open(tmp_path, SetClock(now - AUTHORITY_LIFE + RENEW_AUTHORITY_BEFORE))
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+    Authority.open(tmp_path, SetClock(now - timedelta(days=2))).keep_issued(
+        old, "server", names=("localhost",), addresses=()
+    )
+
+    renewed = Authority.open(tmp_path, SetClock(now))
+    renewed.keep_issued(new, "server", names=("localhost",), addresses=())
+
+    assert renewed.ends == (now + AUTHORITY_LIFE).replace(microsecond=0)
+    for folder in (old, new):
+        for trusted in (authority, renewed):
+            handshake(folder, trusted, "localhost")
+    assert Authority.open(tmp_path, SetClock(now)).pem == renewed.pem
+    assert stat.S_IMODE((tmp_path / "ca.crt").stat().st_mode) == 0o644
