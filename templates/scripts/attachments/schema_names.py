@@ -12,14 +12,14 @@ import signal
 import sys
 
 DEFAULT = re.compile(rb"ALTER DATABASE `(?:[^`]|``)+`( CHARACTER SET \w+ COLLATE \w+ (;+)\s*)$")
-NAME = rb'(?:`(?:[^`]|``)+`|"(?:[^"]|"")+"|[^\s`".]+)'
-BEGIN = rb"/\*!\d+ CREATE(?: OR REPLACE)?(?:\*/)? (?:/\*!\d+ DEFINER=.*?\*/ )?(?:/\*!\d+ )?TRIGGER\s"
+NAME = rb'(?:`(?:[^`]|``)+`|"(?:[^"]|"")+"|[\w$\x80-\xff]+)'
+GAP = rb"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|(?:--(?=\s)|#)[^\n]*\n)"
+BEGIN = rb"/\*!\d+ CREATE(?: OR REPLACE)?(?:\*/)? (?:/\*!\d+ DEFINER=.*?\*/ )?(?:/\*!\d+ )?TRIGGER\b"
 TRIGGER = re.compile(BEGIN, re.I)
-HEAD_END = re.compile(rb"\bFOR\s+EACH\s+ROW\b", re.I)
-SCHEMAS_IN_HEAD = re.compile(
-    rb"^(%(begin)s\s*(?:IF\s+NOT\s+EXISTS\s+)?)(?:%(name)s\s*\.\s*)?"
-    rb"(%(name)s\s+(?:BEFORE|AFTER)\s+[\w\s]+?\s+ON\s+)(?:%(name)s\s*\.\s*)?(%(name)s\s+FOR\s+EACH\s+ROW\b)"
-    % {b"begin": BEGIN, b"name": NAME},
+HEAD = re.compile(
+    rb"(%(begin)s%(gap)s*(?:IF%(gap)s+NOT%(gap)s+EXISTS\b%(gap)s*)?)(?:%(name)s%(gap)s*\.%(gap)s*)?"
+    rb"(%(name)s%(gap)s*\b(?:BEFORE|AFTER)\b(?:\w|%(gap)s)+?\bON\b%(gap)s*)(?:%(name)s%(gap)s*\.%(gap)s*)?"
+    rb"(?=%(name)s%(gap)s*\bFOR%(gap)s+EACH%(gap)s+ROW\b)" % {b"begin": BEGIN, b"name": NAME, b"gap": GAP},
     re.I,
 )
 
@@ -35,9 +35,10 @@ def for_schema(name, lines):
             line = b"ALTER DATABASE `" + name + b"`" + default[1]
         if head or TRIGGER.match(line):
             head += line
-            if not HEAD_END.search(head) and not line.rstrip().endswith(delimiter):
+            named = HEAD.match(head)
+            if not named and not line.rstrip().endswith(delimiter):
                 continue
-            line, head = SCHEMAS_IN_HEAD.sub(rb"\1\2\3", head), b""
+            line, head = named[1] + named[2] + head[named.end() :] if named else head, b""
         yield line
     if head:
         yield head

@@ -38,6 +38,23 @@ def trigger(text: str) -> str:
             "trigger if not exists `a.b`\n before update\n on orders\n ",
         ),
         ('TRIGGER "shop"."t2" AFTER INSERT ON "shop"."orders" ', 'TRIGGER "t2" AFTER INSERT ON "orders" '),
+        (
+            "trigger /* a */ shop.t2 /* b. */ before insert on shop.o /* FOR EACH ROW\n */ ",
+            "trigger /* a */ t2 /* b. */ before insert on o /* FOR EACH ROW\n */ ",
+        ),
+        (
+            "trigger -- it's\n shop . t2 -- y\n before # z\n update on --\n shop.o /* ; FOR EACH ROW */ ",
+            "trigger -- it's\n t2 -- y\n before # z\n update on --\n o /* ; FOR EACH ROW */ ",
+        ),
+        (
+            "trigger/*a*/`shop`./*b*/`t2`/*c*/before/*d*/insert/*e*/on/*f*/`shop`./**/`o`/* h **/",
+            "trigger/*a*/`t2`/*c*/before/*d*/insert/*e*/on/*f*/`o`/* h **/",
+        ),
+        ("TRIGGER`shop`.`t2`BEFORE INSERT ON`shop`.`o`", "TRIGGER`t2`BEFORE INSERT ON`o`"),
+        (
+            "TRIGGER /* IF */ IF /* x */ NOT EXISTS shop.t$2 BEFORE INSERT ON shop.ö ",
+            "TRIGGER /* IF */ IF /* x */ NOT EXISTS t$2 BEFORE INSERT ON ö ",
+        ),
     ],
 )
 def test_the_schema_is_taken_out_of_a_triggers_head_alone(head: str, expected: str) -> None:
