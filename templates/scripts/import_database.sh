@@ -100,7 +100,7 @@ clean() {
         sql "CREATE DATABASE \`$schema\` $as" || return 1
       elif [ -n "$saved" ]; then
         echo "Bringing back what $schema was before"
-        zstd -dc "$saved" | "$client" --binary-mode --max-allowed-packet=1G || return 1
+        zstd -dc "$saved" | "$client" --binary-mode --comments --max-allowed-packet=1G || return 1
       fi
     fi
     sql "DELETE FROM relaunch.import_loading WHERE name = $(quoted "$schema")" || return 1

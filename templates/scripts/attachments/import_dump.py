@@ -237,7 +237,7 @@ def load(path, definer, settings, rename):
     """Into the server; what went wrong ends this program with status 1."""
     stream, process, file = opened(path) if path else (sys.stdin.buffer, None, None)
     total = os.path.getsize(path) if path else 0
-    command = [CLIENT, f"--defaults-extra-file={settings}", "--binary-mode", "--max-allowed-packet=1G"]
+    command = [CLIENT, f"--defaults-extra-file={settings}", "--binary-mode", "--comments", "--max-allowed-packet=1G"]
     client = subprocess.Popen(command + ([rename] if rename else []), stdin=subprocess.PIPE)
     began = said = time.monotonic()
     done, stood = 0, []

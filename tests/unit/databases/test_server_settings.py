@@ -37,7 +37,7 @@ def test_who_dumps_and_who_loads_takes_such_a_statement() -> None:
             "join_database_group.sh",
             ("} | mariadb --max-allowed-packet=1G", "--max-allowed-packet=1G --add-drop-database"),
         ),
-        ("restore_schema.sh", ('"${here[@]}" --max-allowed-packet=1G "$1"',)),
+        ("restore_schema.sh", ('"${here[@]}" --comments --max-allowed-packet=1G "$1"',)),
         ("import_database.sh", ('--max-allowed-packet=1G --databases "$schema"',)),
         ("attachments/schema_dump.sh", ("--hex-blob --max-allowed-packet=1G)",)),
     ):

@@ -1,0 +1,101 @@
+"""A schema whose code has comments, dumped from a real MariaDB and loaded under another name, as restores and imports
+load it: the client by itself takes comments out, and breaks what holds one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mariadb_lab import Authority, MariaDBServer
+from test_dialects import SUITES, folder_of
+
+SCRIPTS = Path(__file__).parents[2] / "templates/scripts"
+pytestmark = pytest.mark.root
+BODY = "FOR EACH ROW BEGIN /* why */ SET NEW.id = 1; -- it's\n SET /* so */ NEW.id = 2; END"
+CODE = (
+    f"CREATE TRIGGER t1 BEFORE INSERT ON o {BODY}",
+    f"CREATE /* x */ TRIGGER /* a */ shop.t2 /* b. */ BEFORE UPDATE ON shop.o /* FOR EACH ROW */ {BODY}",
+    f"CREATE -- x\n TRIGGER -- y\n shop . t3 # z\n AFTER DELETE ON shop.o {BODY.replace('NEW.id', '@id')}",
+    "CREATE PROCEDURE p() BEGIN /* why */ SELECT 1; -- it's\n END",
+)
+THERE = """SELECT trigger_name, event_object_schema, action_statement FROM information_schema.triggers
+  WHERE trigger_schema = %s UNION ALL SELECT routine_name, '', routine_definition FROM information_schema.routines
+  WHERE routine_schema = %s ORDER BY 1"""
+
+
+@pytest.fixture(params=SUITES)
+def server(request: pytest.FixtureRequest) -> Iterator[MariaDBServer]:
+    with folder_of(request.param) as (root, folder):
+        server = MariaDBServer(97, root, folder / "97", Authority(folder / "ca"))
+        try:
+            server.install()
+            server.start()
+            session = server.session()
+            for statement in (
+                "SET GLOBAL read_only = OFF",
+                "CREATE DATABASE shop",
+                "CREATE DATABASE new",
+                "USE shop",
+                "CREATE TABLE o (id INT PRIMARY KEY)",
+                *CODE,
+            ):
+                session.run(statement)
+            session.close()
+            yield server
+        finally:
+            server.stop()
+
+
+def dumped(server: MariaDBServer) -> bytes:
+    words = ("mariadb-dump", "--no-defaults", f"--socket={server.inside}/sock", "--routines", "--triggers", "shop")
+    return subprocess.run(["chroot", server.root, *words], capture_output=True, timeout=60, check=True).stdout
+
+
+def assert_all_there(server: MariaDBServer) -> None:
+    session = server.session()
+    before, after = session.rows(THERE, "shop", "shop"), session.rows(THERE, "new", "new")
+    session.close()
+    assert len(before) == len(CODE)
+    assert after == [
+        {**row, "event_object_schema": row["event_object_schema"].replace("shop", "new")} for row in before
+    ]
+
+
+def test_a_restore_loads_all_of_it(server: MariaDBServer, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(dumped(server))
+    text = (SCRIPTS / "restore_schema.sh").read_text()
+    load = text[text.index("\nload() {") : text.index("\n}\n", text.index("\nload() {")) + 3]
+    script = f"""RS_ATTACH_DIR={SCRIPTS}/attachments
+      here=(chroot {server.root} mariadb --no-defaults --socket={server.inside}/sock)
+      plain() {{ cat {tmp_path}/dump; }}; in_this_year() {{ cat; }}
+      {load}
+      load new"""
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert_all_there(server)
+
+
+def test_an_import_loads_all_of_it(server: MariaDBServer, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(dumped(server))
+    (server.folder / "loader.cnf").write_text(f"[client]\nsocket={server.inside}/sock\n")
+    client = tmp_path / "mariadb"
+    client.write_text(f'#!/bin/sh\nexec chroot {server.root} mariadb "$@"\n')
+    client.chmod(0o755)
+    words = ("load", f"{tmp_path}/dump", "`root`@`localhost`", f"{server.inside}/loader.cnf", "new")
+
+    done = subprocess.run(
+        [sys.executable, f"{SCRIPTS}/attachments/import_dump.py", *words],
+        env={"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert_all_there(server)
