@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from relaunch.databases.group import Page
 from relaunch.databases.member_scripts import answer_of, script_of, stop
-from relaunch.databases.rolling import spared, until
+from relaunch.databases.rolling import until
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed, RelaunchError
 from relaunch.records.schema import audit, tasks
@@ -151,7 +151,7 @@ def _may_go(stored: StoredGroup, instance: str) -> bool:
     group = stored.group
     if group.durability == "available" and not _acknowledging(stored) - {instance}:
         return group.change is None
-    return spared(stored, instance)
+    return stored.can_spare(instance)
 
 
 def _acknowledging(stored: StoredGroup) -> set[str]:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from relaunch.databases.group import Mode
 from relaunch.databases.resizing import changes, spec_of
 from relaunch.databases.resizing_file import with_memory
 from relaunch.databases.store import GroupStore, StoredGroup
@@ -81,7 +80,7 @@ async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str
         return "begun before"
 
     def goes(stored: StoredGroup) -> bool:
-        return spared(stored, _instance(stored, name))
+        return stored.can_spare(_instance(stored, name))
 
     said = await until(run, args["deployment"], goes, f"no replica but {name} is in step")
     old = store.server(server).instance_id
@@ -105,12 +104,6 @@ def _follows(stored: StoredGroup, instance: str) -> bool:
     if member is not None and member.never_leads:
         return member.state is State.OPERATIONAL and instance not in group.fenced
     return instance in group.sync_set - group.leaving
-
-
-def spared(stored: StoredGroup, instance: str) -> bool:
-    """Another replica is in step, so that writes go on without this one, and on two servers."""
-    group, others = stored.group, stored.in_step - {instance}
-    return group.mode is Mode.SYNC and group.change is None and bool(others) and group.primary != instance
 
 
 async def until(run: Run, deployment: str, is_so: Callable[[StoredGroup], bool], why: str) -> str:

@@ -14,6 +14,7 @@ from relaunch.databases.group import Change, Group, Mode, Step
 from relaunch.errors import Conflict
 from relaunch.records import schema
 from relaunch.servers.lifecycle import ENROLLED, State
+from relaunch.servers.sparing import in_step, spared
 from relaunch.servers.store import kept_aside, spec_from
 
 COLUMNS = frozenset({"name", "epoch", "primary", "durability", "initialised"})  # the rest is kept in `state`
@@ -65,9 +66,12 @@ class StoredGroup:
 
     @property
     def in_step(self) -> frozenset[str]:
-        """Replicas in the sync set that stay there: none that is leaving it, being terminated, or gone by now."""
-        acknowledge = self.group.sync_set - self.group.leaving - {self.group.primary}
-        return frozenset(id for id in acknowledge if id in self.members and self.members[id].state in ENROLLED)
+        group, states = self.group, {id: member.state for id, member in self.members.items()}
+        return in_step(group.sync_set, leaving=group.leaving, primary=group.primary, states=states)
+
+    def can_spare(self, instance: str) -> bool:
+        group, changing = self.group, self.group.change is not None
+        return spared(instance, self.in_step, primary=group.primary, mode=group.mode, changing=changing)
 
 
 class GroupStore:

@@ -15,7 +15,8 @@ from relaunch.clouds.cloud import Instance as CloudInstance
 from relaunch.errors import NotFound
 from relaunch.records import schema
 from relaunch.servers.deployments import DatabaseSpec, DeploymentSpec, ServerSpec, SiteSpec
-from relaunch.servers.lifecycle import ENROLLED, Event, State, after
+from relaunch.servers.lifecycle import Event, State, after
+from relaunch.servers.sparing import in_step, spared
 
 Row = dict[str, Any]
 Args = dict[str, Any]  # of a workflow: plain
@@ -174,11 +175,12 @@ class Store:
             group = _row(connection, query.where(servers.c.instance_id == instance_id))
         if group is None:
             return None
-        state = group["state"] or {}
-        others = set(state.get("sync_set", ())) - {*state.get("leaving", ()), instance_id, group["primary_instance_id"]}
-        others &= {row["id"] for row in self.living_instances() if row["state"] in ENROLLED}
-        is_sync = state.get("mode") == "sync" and state.get("change") is None
-        return None if is_sync and others else str(group["name"])
+        state, primary = group["state"] or {}, group["primary_instance_id"]
+        states = {row["id"]: row["state"] for row in self.living_instances()}
+        replicas = in_step(state.get("sync_set", ()), leaving=state.get("leaving", ()), primary=primary, states=states)
+        changing = state.get("change") is not None
+        is_spared = spared(instance_id, replicas, primary=primary, mode=state.get("mode", ""), changing=changing)
+        return None if is_spared else str(group["name"])
 
     def set_initialised(self, server_id: str) -> bool:
         """The group whose primary this server is holds data from now on; True when that is news."""
