@@ -174,6 +174,8 @@ async def test_an_instance_is_not_said_to_be_terminated_before_its_end_has_succe
 
     assert (await cloud.instance(instance.id)).state is InstanceState.TERMINATED
     assert walls[-1].members == []
+    with pytest.raises(Conflict, match="i-1 is terminated"):
+        await cloud.cut_off(instance.id, True)
     await cloud.close()
 
 

@@ -77,9 +77,10 @@ class Instances:
             raise NotFound(f"no instance {id} in the local cloud")
         return self._known[id]
 
-    def _get_present(self, id: str) -> InstanceRecord:
+    def _get_present(self, id: str, *, ending: bool = False) -> InstanceRecord:
+        """`ending`: also one whose end is under way, or has failed: it may run still."""
         record = self.get(id)
-        if record.wanted is Wanted.TERMINATED:
+        if record.terminated is not None or (record.wanted is Wanted.TERMINATED and not ending):
             raise Conflict(f"instance {id} is terminated")
         return record
 
@@ -264,11 +265,7 @@ class Instances:
                 entry.unlink()
 
     async def cut_off(self, id: str, cut: bool) -> None:
-        """Also of one whose end is under way, or has failed: it may run still."""
-        record = self.get(id)
-        if record.terminated is not None:
-            raise Conflict(f"instance {id} is terminated")
-        self._keep(replace(record, cut_off=cut))
+        self._keep(replace(self._get_present(id, ending=True), cut_off=cut))
         await self._put_up_wall()
 
     async def set_groups(self, id: str, groups: tuple[str, ...]) -> None:
