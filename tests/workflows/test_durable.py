@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from sqlalchemy import event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
+from relaunch.controller.unstored import watch_unstored
+from relaunch.databases.alarm import Alarm
 from relaunch.errors import BadInput, Conflict, Failed, FormatError, RelaunchError, Unavailable
 from relaunch.records.schema import audit, task_steps
 from relaunch.workflows.durable import REGISTRY, Run, workflow
@@ -319,6 +322,37 @@ async def test_an_end_that_cannot_be_stored_is_stored_later_and_only_then_told(
 
     assert (await world.succeeds("parent"))["result"] == ends
     assert world.workflows.tasks.get("child")["state"] == ends
+
+
+async def test_a_person_is_told_of_a_task_that_waits_for_the_store_and_when_it_does_no_more(
+    world: World, probe: Any
+) -> None:
+    said: asyncio.Queue[tuple[str, str, tuple[str, ...]]] = asyncio.Queue()
+
+    async def tell(*what: Any) -> None:
+        said.put_nowait(what)  # type: ignore[arg-type]
+
+    async def body(run: Run, args: dict[str, Any]) -> None:
+        await run.step("only", lambda: None)
+
+    probe["does"] = body
+    alarm = Alarm(tell)
+    watching = [
+        asyncio.create_task(alarm.tell_for_ever()),
+        asyncio.create_task(watch_unstored(world.workflows, alarm, every=0.05, stays=1.5)),
+    ]
+    with full("UPDATE tasks "):
+        began = time.monotonic()
+        await world.workflows.start_workflow(ASKED, "probe-1", {})
+        subject, state, reasons = await asyncio.wait_for(said.get(), 5)
+        assert time.monotonic() - began >= 1.5, "what is over soon is told to nobody"
+
+    assert (subject, state) == ("tasks", "alert")
+    assert "task probe-1 waits" in reasons[0] and "database or disk is full" in reasons[0]
+    await world.succeeds("probe-1")
+    assert (await asyncio.wait_for(said.get(), 5))[:2] == ("tasks", "over")
+    for each in watching:
+        each.cancel()
 
 
 async def test_an_end_that_was_not_stored_before_the_controller_stopped_is_stored_afterwards(

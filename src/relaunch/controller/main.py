@@ -38,6 +38,7 @@ from relaunch.controller.pager import Pager
 from relaunch.controller.refusals import Refusals
 from relaunch.controller.serving import HttpsServer
 from relaunch.controller.settings import Settings
+from relaunch.controller.unstored import watch_unstored
 from relaunch.controller.upgrades import AgentUpgrades
 from relaunch.dashboard import pages
 from relaunch.dashboard.ports import DashboardPorts
@@ -226,6 +227,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     in_background(stack, alarm.tell_for_ever(), "alarm")
     certificates = watch_certificates(place.certificate_file, base.authority, base.database, base.clock, alarm)
     in_background(stack, certificates, "certificates")
+    in_background(stack, watch_unstored(workflows, alarm), "unstored")
     upgrades = AgentUpgrades(hub, program, base.records.called, alarm)
     databases = await _start_acting(stack, bus, hub, ports, workflows, upgrades, base.audit, alarm)
 

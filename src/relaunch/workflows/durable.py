@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relaunch import errors
@@ -132,8 +132,9 @@ class Run:
             if self._cancelled_by is not None and not self._undoing:
                 return {"error": _plain(Cancelled(f"cancelled by {self._cancelled_by}"))}
             try:
-                acted = self._act(act, args, waits) if not self._undoing else _stored(self._act, act, args, waits)
-                return {"value": await acted}
+                if self._undoing:
+                    return {"value": await self.workflows.stored(self.task, self._act, act, args, waits)}
+                return {"value": await self._act(act, args, waits)}
             except Unavailable as error:
                 if waits or attempt == TRIES - 1:
                     return {"error": _plain(error)}
@@ -225,6 +226,7 @@ class Workflows:
         self.tasks = TaskList(database, clock)
         self.ports: Any = None
         self.after_effect = after_effect
+        self.not_stored: dict[str, str] = {}  # by task that waits for it: why the store does not take what it did
         self._url = workflow_database_url
         self._poll_seconds = poll_seconds  # how soon DBOS sees that it is to stop
         self._listeners: list[tuple[Callable[[], None], Sequence[str]]] = []
@@ -345,7 +347,7 @@ class Workflows:
 
     async def _end_forsaken(self, workflow_id: str, asked: Asked, state: str, error: str) -> None:
         """End what nothing works on, now or after a restart."""
-        status = await _stored(self._dbos.get_workflow_status_async, workflow_id)
+        status = await self.stored(workflow_id, self._dbos.get_workflow_status_async, workflow_id)
         if status is None or status.status not in PENDING:
             await self._end(workflow_id, asked, state, error=error)
 
@@ -353,6 +355,22 @@ class Workflows:
         """The recorded outcome of this step, or that of doing it now."""
         outcome: dict[str, Any] = await self._dbos.run_step_async({"name": name}, effect)
         return outcome
+
+    async def stored(self, task: str, write: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """What `write` answers, once the store takes it, however long that is: a task that failed instead could not be
+        stored as such either, and what it did would be forgotten."""
+        try:
+            while True:
+                try:
+                    answer = write(*args, **more)
+                    return await answer if inspect.isawaitable(answer) else answer
+                except NOT_NOW as error:
+                    if task not in self.not_stored:
+                        log.warning("what task %s did is tried again until it is stored: %s", task, error)
+                    self.not_stored[task] = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+                    await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            self.not_stored.pop(task, None)
 
     async def _body(self, workflow_id: str, asked_plain: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         asked = Asked(**asked_plain)
@@ -363,7 +381,7 @@ class Workflows:
         current.add_done_callback(lambda _: self._bodies.pop(workflow_id, None))
         try:
             await self._started.wait()
-            row = await _stored(self.tasks.begin, workflow_id, asked)
+            row = await self.stored(workflow_id, self.tasks.begin, workflow_id, asked)
             if row["state"] in ENDED:  # only DBOS could not be told
                 return {}
             if (who := (row["result"] or {}).get("cancel_asked_by")) is not None:
@@ -387,7 +405,7 @@ class Workflows:
         for child, of in [(id, of) for id, of in self._not_begun.items() if of.parent == workflow_id]:
             del self._not_begun[child]
             await self._end(child, of, "failed", error=NEVER_BEGAN)
-        await _stored(self.tasks.end, workflow_id, asked, state, error=error, result=result)
+        await self.stored(workflow_id, self.tasks.end, workflow_id, asked, state, error=error, result=result)
         if (watched := self._ended.pop(workflow_id, None)) is not None:
             watched.done.set()
         self.changed(asked.kind)
@@ -434,20 +452,6 @@ def _use_write_ahead_log(url: str) -> None:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         with closing(sqlite3.connect(parsed.database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-
-
-async def _stored(write: Callable[..., Any], *args: Any, **more: Any) -> Any:
-    """What `write` answers, once the store takes it."""
-    told = False
-    while True:
-        try:
-            answer = write(*args, **more)
-            return await answer if inspect.isawaitable(answer) else answer
-        except NOT_NOW as error:
-            if not told:
-                log.warning("it is tried again until it is stored: %s", error)
-            told = True
-            await asyncio.sleep(AGAIN_SECONDS)
 
 
 def _not_looked_up(name: str, error: Exception) -> Failed:
