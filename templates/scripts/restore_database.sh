@@ -224,7 +224,7 @@ replay() { # replay POSITION TIME: the binary logs in the store, from where we a
     [ -z "$stop" ] || limits+=(--stop-position="$stop")
     [ -z "$2" ] || limits+=(--stop-datetime="$2")
     TZ=UTC mariadb-binlog --start-position="$position" --gtid-strict-mode=0 "${limits[@]}" "$work"/logs/* 2>"$secret/binlog" |
-      ask_copy --binary-mode 2>"$secret/sql" || stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
+      ask_copy --binary-mode --comments 2>"$secret/sql" || stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
     if came_to_its_end "$1" "$2" "$next"; then return; fi
   done
 }

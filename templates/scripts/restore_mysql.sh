@@ -179,7 +179,7 @@ replay() { # replay SET TIME: the binary logs in the store, from where we are to
       decoded ${next:+--include-gtids="$next"} | sed -n "s/^SET @@SESSION.GTID_NEXT= '\([^']*:[0-9]*\)'.*/\1/p" |
         gtids unbroken "$1" || stop_with "The position is not one that this history ever had. Nothing was touched."
     fi
-    decoded ${wanted:+--include-gtids="$wanted"} ${2:+--stop-datetime="$2"} | ask_copy --binary-mode 2>"$secret/sql" ||
+    decoded ${wanted:+--include-gtids="$wanted"} ${2:+--stop-datetime="$2"} | ask_copy --binary-mode --comments 2>"$secret/sql" ||
       stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
     if came_to_its_end "$1" "$2" "$next"; then return; fi
   done

@@ -270,7 +270,7 @@ def follow(settings, file, position, ending=()):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TZ": "UTC"},
     )  # fmt: skip
     ours = subprocess.Popen(
-        [CLIENT, f"--defaults-extra-file={FOLDER}/ours.cnf", "--binary-mode", "--max-allowed-packet=1G"],
+        [CLIENT, f"--defaults-extra-file={FOLDER}/ours.cnf", "--binary-mode", "--comments", "--max-allowed-packet=1G"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     follower = Follower(settings["schemas"], settings["definer"], file, position, ours.stdin.write, own_gtids=OWN_GTIDS)
