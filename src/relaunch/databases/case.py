@@ -9,6 +9,8 @@ from relaunch.bus.messages import DatabaseReport
 from relaunch.databases.group import Group, Member, Seen, Windows
 from relaunch.errors import BadInput
 
+CONNECTED_SECONDS = 3.0  # after the controller's start each agent that can be is connected: it tries every 2 s
+
 Covers = Callable[[str, str], bool]  # positions
 Parted = Callable[[DatabaseReport, DatabaseReport], bool]
 
@@ -44,6 +46,12 @@ class Case:
         if member.report is None or not member.connected or member.report_seconds > self.windows.fresh:
             return None
         return member.report
+
+    def may_yet_be_heard(self, id: str) -> bool:
+        """It has not been since the controller began, which is too short a time to say that it is away."""
+        member = self.member(id)
+        unknown = member.report is None and not member.cut_off and member.cloud_running is not False
+        return unknown and member.report_seconds < max(CONNECTED_SECONDS, self.windows.silent)
 
     def obeyed(self, id: str | None) -> DatabaseReport | None:
         """What its agent says after it carried out an order of the present epoch; however old, that order holds."""

@@ -14,7 +14,6 @@ from relaunch.databases.roles import satisfied, wanted_roles
 
 DRAIN_SECONDS = 1.0  # a front end that has not answered by then holds nothing, and has few visitors
 FREEZE_SECONDS = 2.0  # for the old primary to stop and the candidate to reach its position
-CONNECTED_SECONDS = 3.0  # after the controller's start each agent that can be is connected: it tries every 2 s
 DAY = 86400.0
 
 
@@ -330,8 +329,7 @@ def _promote(case: Case, change: Change) -> Outcome:
     slow = change.old in group.sync_set - group.fenced and waited >= FREEZE_SECONDS  # the old one waits, and is well
     if waited < case.windows.silent and not slow:
         return Outcome(group=group, why=f"waiting for {case.names([candidate])} to take writes")
-    unheard = not _accounted_for(case, candidate)
-    if unheard and case.member(candidate).report_seconds < max(CONNECTED_SECONDS, case.windows.silent):
+    if case.may_yet_be_heard(candidate):
         return Outcome(group=group, why=f"{case.names([candidate])} is not heard yet, and may take writes already")
     if _cannot_apply_all(case, change):
         assert word is not None
@@ -339,7 +337,7 @@ def _promote(case: Case, change: Change) -> Outcome:
         return Outcome(group=_with_what_it_has(case, change, word.executed), why=why)
     what, allowed = _why_not_taken(case, change), _allowed_since(case, change)
     known = _durable(case, change) and _heirs_heard(case, candidate)
-    if ((what or slow) and (allowed or known)) or (allowed and _is_stopped(word)):
+    if allowed or ((what or slow) and known):
         if not allowed and group.loss_allowed_at >= change.step_began:  # it has run out, and nothing began with it
             case = replace(case, group=no_loss_allowed(group))
         held = _held(case, change)
@@ -354,7 +352,8 @@ def _promote(case: Case, change: Change) -> Outcome:
         if allowed:
             stepped = replace(stepped, fenced=group.fenced - _complete_again(case, change))
         return Outcome(group=stepped, why=f"{case.names([candidate])} did not take writes")
-    what = what or f"has not applied all it has received: {word.error if word else ''}"
+    error = f": {word.error}" if word is not None and word.error else ""
+    what = what or f"has not applied all it has received{error}"
     text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}.{_way_out(case, change)}"
     return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
 

@@ -211,7 +211,10 @@ def _to_cut_off(case: Case, group: Group) -> frozenset[str]:
     An old primary not before its successor is chosen, as until then it may be the one that goes on; but when a loss is
     allowed, nothing else than being fenced or cut off keeps it from acknowledging more.
     """
-    wanted = {id for id in group.fenced if not _confirmed_fenced(case, id)} | lost_for_good(case)
+    unconfirmed = {id for id in group.fenced if not _confirmed_fenced(case, id)}
+    if group.change is not None:  # the one that has all that a failed candidate lacks may be among them
+        unconfirmed = {id for id in unconfirmed if not case.may_yet_be_heard(id)}
+    wanted = unconfirmed | lost_for_good(case)
     if group.change is not None and group.change.step is Step.REVOKE and group.loss_allowed:
         wanted |= {id for id in (group.change.old,) if not _confirmed_fenced(case, id)}
     return frozenset(id for id in wanted if id in case.seen.members and not case.member(id).cut_off)

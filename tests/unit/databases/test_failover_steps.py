@@ -407,6 +407,27 @@ def test_a_loss_allowed_while_a_candidate_is_stopped_by_an_error_lets_another_le
     assert again.change is not None and (again.change.step, again.change.old) == (Step.REVOKE, "s2")
 
 
+def test_a_loss_allowed_while_a_candidate_applies_nothing_and_does_not_know_why_lets_another_lead():
+    group = promoting()
+    still = member("s2", executed="6", received="7", receiving=False)
+    seen = look(STOPPED, still, DEAF[1], **REFUSED, now=NOW + 600)
+    assert "has not applied all it has received." in waiting(group, seen)
+
+    again = decided(seen, allowed_later(group)).group
+
+    assert again.change is not None and (again.change.step, again.change.old) == (Step.REVOKE, "s2")
+
+
+@pytest.mark.parametrize(("seconds", "cloud", "cut"), [(2.9, None, False), (3.1, None, True), (2.9, False, True)])
+def test_a_fenced_old_primary_is_not_cut_off_before_a_controller_that_began_in_a_promotion_can_have_heard_it(
+    seconds: float, cloud: bool | None, cut: bool
+):
+    group, _ = of_two("strict")
+    old, candidate = (member(id, unheard=True, connected=False, age=seconds, cloud=cloud) for id in ("s1", "s2"))
+
+    assert ("s1" in decided(look(members={"s1": old, "s2": candidate}), group).cut_off) == cut
+
+
 def test_a_candidate_that_never_heard_stays_stored_as_one_that_may_acknowledge():
     """Found by the simulation: it still follows, and acknowledges to, the server that leads again."""
     frozen = replace(
