@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scripted import a_store_is_put_back_into_a_switchover, the_heir_of_a_failed_candidate_restarts
+from scripted import (
+    a_loss_is_allowed_while_a_candidate_applies_nothing,
+    a_store_is_put_back_into_a_switchover,
+    of_two_the_old_primary_is_to_lead_again,
+    one_that_acknowledged_to_a_failed_candidate_is_away,
+    one_that_is_not_told_acknowledges_on_to_a_failed_candidate,
+    the_heir_of_a_failed_candidate_restarts,
+)
 from simulated import Physics
 
 from relaunch.databases import change, failover, membership, roles, rules
@@ -92,6 +99,16 @@ def _failed_candidate_forgiven(case: Case, change_: Any) -> str:
     return "" if change_.candidate is not None and said.endswith("may lack acknowledged writes") else said
 
 
+def _those_heard_after_a_candidate(case: Case, change_: Any) -> str:
+    heirs = {id for id in case.group.sync_set - {change_.old} if case.word(id) is not None}
+    failed_again = change_.candidate is not None and heirs
+    return "" if failed_again and all(change._is_revoked(case, id) for id in heirs) else _NOT_REVOKED(case, change_)
+
+
+def _heirs_not_asked_again(case: Case, change_: Any) -> str:
+    return "" if change_.candidate is not None else _NOT_REVOKED(case, change_)
+
+
 def _without_position(*args: Any) -> Any:
     order = _WANTED(*args)
     return replace(order, position="") if order is not None else order
@@ -102,41 +119,55 @@ _WANTED, _REMOVE, _NOT_REVOKED = roles._wanted, membership._remove, change._not_
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(story="0", rule=1, name="every replica acknowledges, stored or not",
            patches=((roles, "_wanted", _everybody_acknowledges),)),
-    Mutant(story="0", rule=1, name="one is taken out before it has confirmed",
+    Mutant(story="21", rule=1, name="one is taken out before it has confirmed",
            patches=((membership, "TRANSITIONS", _transitions("replica left", _taken_out_at_once)),)),
-    Mutant(story="24", rule=1, name="one is taken out before the others have what it may be alone with",
+    Mutant(story="145", rule=1, name="one is taken out before the others have what it may be alone with",
            patches=((membership, "TRANSITIONS", _transitions("replica removed", _removed_unproven)),)),
     Mutant(story="0", rule=2, name="mode sync is stored before the primary waits",
            patches=((membership, "TRANSITIONS", _transitions("in step", _sync_at_once)),)),
-    Mutant(story="2", rule=2, name="orders are given before the group is stored",
+    Mutant(story="0", rule=2, name="orders are given before the group is stored",
            physics=lambda: Physics(stores_first=False)),
-    Mutant(story="2", rule=3, name="nobody is waited for",
+    Mutant(story="13", rule=3, name="nobody is waited for",
            patches=((change, "_not_revoked", lambda *_: ""),)),
-    Mutant(story="24", rule=3, name="those heard are enough",
+    Mutant(story="13", rule=3, name="those heard are enough",
            patches=((change, "_not_revoked", _heard_are_enough),
                     (rules, "PERMISSION", _without("not all are heard")))),
-    Mutant(story="18", rule=3, name="a restarted replica is believed",
+    Mutant(story="16", rule=3, name="a restarted replica is believed",
            patches=((Case, "remembers", lambda *_: True),)),
     Mutant(story="431", rule=3, name="a replica that restarted after the candidate failed is believed",
            scripted=the_heir_of_a_failed_candidate_restarts,
            patches=((change, "_not_revoked", _failed_candidate_forgiven),)),
-    Mutant(story="1", rule=3, name="an agent obeys an older epoch", physics=lambda: Physics(agents_refuse_older=False)),
-    Mutant(story="139", rule=4, name="the most executed leads",
+    Mutant(story="2", rule=3, name="after a failed candidate those heard are enough",
+           scripted=one_that_acknowledged_to_a_failed_candidate_is_away,
+           patches=((change, "_not_revoked", _those_heard_after_a_candidate),)),
+    Mutant(story="2", rule=3, name="after a failed candidate nobody is waited for",
+           scripted=one_that_is_not_told_acknowledges_on_to_a_failed_candidate,
+           patches=((change, "_not_revoked", _heirs_not_asked_again),
+                    (change, "_is_revoked", lambda case, id: case.member(id).report is not None),
+                    (Case, "obeyed", lambda case, id: case.member(id).report))),
+    Mutant(story="2", rule=5, name="a loss that is allowed takes no promotion from its candidate",
+           scripted=a_loss_is_allowed_while_a_candidate_applies_nothing,
+           patches=((change, "_allowed_since", lambda *_: False),)),
+    Mutant(story="2", rule=5, name="an old primary is cut off before a controller can have heard it",
+           scripted=of_two_the_old_primary_is_to_lead_again,
+           patches=((Case, "may_yet_be_heard", lambda *_: False),)),
+    Mutant(story="0", rule=3, name="an agent obeys an older epoch", physics=lambda: Physics(agents_refuse_older=False)),
+    Mutant(story="83", rule=4, name="the most executed leads",
            patches=((change, "everything", lambda report, _: report.executed),)),
-    Mutant(story="5", rule=4, name="promoted before all is applied",
+    Mutant(story="15", rule=4, name="promoted before all is applied",
            patches=((roles, "_wanted", _without_position),)),
-    Mutant(story="41", rule=5, name="failover in any mode",
+    Mutant(story="21", rule=5, name="failover in any mode",
            patches=((rules, "PERMISSION", _without("replication was degraded", "no data yet")),
                     (change, "_durable", lambda *_: True))),
-    Mutant(story="34", rule=5, name="loss allowed, and the old primary not fenced first",
+    Mutant(story="13", rule=5, name="loss allowed, and the old primary not fenced first",
            patches=((change, "_not_revoked", _old_not_asked),)),
     Mutant(story="0", rule=6, name="a server starts writable", physics=lambda: Physics(starts_read_only=False)),
-    Mutant(story="41", rule=7, name="failover while forming",
+    Mutant(story="64", rule=7, name="failover while forming",
            patches=((rules, "PERMISSION", _forming_is_enough()),
                     (change, "_durable", lambda *_: True))),
-    Mutant(story="0", rule=1, name="one that is being terminated counts as gone",
+    Mutant(story="191", rule=1, name="one that is being terminated counts as gone",
            physics=lambda: Physics(forgets_the_going=True)),
-    Mutant(story="44", rule=8, name="an older copy of the store is obeyed",
+    Mutant(story="6", rule=8, name="an older copy of the store is obeyed",
            patches=((failover, "is_overtaken", lambda _: False),)),
     Mutant(story="7001-1920", rule=8, name="a switchover is given up before its candidate is heard",
            scripted=a_store_is_put_back_into_a_switchover,

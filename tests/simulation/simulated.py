@@ -64,6 +64,7 @@ class World:
     controller_up: bool = True
     began: float = 1000.0  # the controller that is there did
     crash_soon: bool = False
+    lies_in_wait: str = ""  # what happens to the next one that is told to lead
     controller_disk_full: bool = False
     maintenance: bool = False
     cloud_works: bool = True
@@ -86,6 +87,7 @@ class World:
     allowed: bool = False
     failovers: int = 0
     switchovers: int = 0
+    struck: int = 0  # that were told to lead
     losses: int = 0
     last: Decision | None = None
     random: Random = field(default_factory=Random)
@@ -388,7 +390,7 @@ class World:
         if not agent.alive or not agent.server.host_up:
             return
         floor = agent.floor
-        agent.take(order, refuses_older=self.physics.agents_refuse_older)
+        agent.take(order, self.now, refuses_older=self.physics.agents_refuse_older)
         if agent.floor < floor:
             raise Broken(f"{id} obeys epoch {agent.floor} after {floor}")
 

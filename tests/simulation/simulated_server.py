@@ -13,6 +13,7 @@ Write = tuple[str, int]  # the server it began on, and its number there
 Position = dict[str, int]  # by the server it began on, how many
 
 LEASE_SECONDS = 6.0
+SETTLE_SECONDS = 1.0  # for what was received to be applied before the source changes
 
 
 def text(position: Position) -> str:
@@ -182,6 +183,7 @@ class Agent:
     pending: bool = False
     done: tuple[int, str] = (0, "")
     seen_start: int = 1
+    taken_at: float = 0.0
     heard_at: float = 0.0
     last_report: DatabaseReport | None = None
     reported_at: float = -1.0
@@ -192,9 +194,11 @@ class Agent:
             self.alive = True
             self.pending = self.order is not None and self.order.role != "primary"
 
-    def take(self, order: TakeRole, *, refuses_older: bool) -> None:
+    def take(self, order: TakeRole, now: float, *, refuses_older: bool) -> None:
         if order.epoch < self.floor and refuses_older:
             return
+        if order != self.order:
+            self.taken_at = now
         self.floor = order.epoch
         self.order = order
         self.pending = True
@@ -214,6 +218,8 @@ class Agent:
             case "primary":
                 return self._lead(order, now)
             case "replica":
+                if self._settles(order, now):
+                    return []
                 self._follow(order)
             case _:
                 server.read_only = True
@@ -239,6 +245,15 @@ class Agent:
         server.committed_at = server.waiting_since = now
         self._finished(order)
         return []
+
+    def _settles(self, order: TakeRole, now: float) -> bool:
+        """Another source means that what is not applied is thrown away: a running applier gets some time first."""
+        server = self.server
+        if server.source == order.source.removeprefix("@") or not server.relay or not server.source:
+            return False
+        server.read_only = True
+        server.stop_receiving()
+        return not server.applier_blocked and now - self.taken_at < SETTLE_SECONDS
 
     def _follow(self, order: TakeRole) -> None:
         server = self.server

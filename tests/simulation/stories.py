@@ -11,7 +11,7 @@ from simulated import CONTROLLER, FRONT_ENDS, WINDOWS, Broken, Physics, World
 from simulated_server import chance, covers
 
 from relaunch.databases.case import Case
-from relaunch.databases.group import Mode
+from relaunch.databases.group import Mode, Step
 from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
 
 CALM = "calm"
@@ -21,7 +21,13 @@ FAULTS: dict[str, int] = {
     "block applier": 3, "free applier": 5, "kill agent": 3, "start agent": 6, "kill controller": 4,
     "crash at a decision": 4, "start controller": 10, "clock jump": 1, "a day later": 6, "switch over": 6,
     "terminate": 2, "put the store back": 1, "controller's disk full": 2, "controller's disk free": 6,
+    "candidate crashes": 2, "candidate freezes": 2, "candidate is cut off": 2, "candidate applies nothing": 2,
     "cloud down": 2, "cloud up": 4, "allow loss": 1, "maintenance": 1, "maintenance over": 3, "pause": 1, "go on": 3,
+}  # fmt: skip
+# Of a server that is told to lead: a moment that is over too soon to be met by chance.
+AT_A_PROMOTION = {
+    "candidate crashes": "crash", "candidate freezes": "freeze", "candidate is cut off": "isolate",
+    "candidate applies nothing": "block applier",
 }  # fmt: skip
 END_TICKS = 900
 PERSON_TICKS = 450
@@ -36,6 +42,7 @@ class Told:
     steps: int
     failovers: int
     switchovers: int
+    struck: int
     losses: int
     acks: int
     end: str
@@ -72,16 +79,30 @@ def tell(story: Story) -> Told:
         happen(world, fault)
         for _ in range(world.random.choice((1, 1, 2, 3, 5, 12))):
             world.tick()
+            _strike(world)
     world.random.seed(f"{story.seed}:end")
-    return _ended(world, len(story.faults))
+    return ended(world, len(story.faults))
 
 
-def _ended(world: World, steps: int) -> Told:
+def _strike(world: World) -> None:
+    """Before the order has arrived, or some time later; each third time the controller dies as well."""
+    change, candidate = world.group.change, world.group.primary
+    if not world.lies_in_wait or change is None or change.step is not Step.PROMOTE or candidate not in world.members:
+        return
+    if chance(world.random, 60):
+        happen(world, world.lies_in_wait, candidate)
+        world.lies_in_wait = ""
+        world.struck += 1
+        if chance(world.random, 33):
+            world.kill_controller()
+
+
+def ended(world: World, steps: int = 0) -> Told:
     """All faults stop; people clear the budget and what they had declared."""
     over = "mend", "fast", "cloud up", "maintenance over", "go on", "controller's disk free", "start controller"
     for fault in over:
         happen(world, fault)
-    world.crash_soon, world.wanted = False, None
+    world.crash_soon, world.wanted, world.lies_in_wait = False, None, ""
     for server in world.servers.values():
         server.disk_full = server.applier_blocked = False
     acks, ticks, count = 0, END_TICKS, 0
@@ -137,15 +158,15 @@ def _has_led(world: World, id: str) -> tuple[bool, int]:
 
 
 def _told(world: World, steps: int, end: str, pages: tuple[str, ...] = ()) -> Told:
-    return Told(steps, world.failovers, world.switchovers, world.losses, world.acks, end, pages)
+    return Told(steps, world.failovers, world.switchovers, world.struck, world.losses, world.acks, end, pages)
 
 
-def happen(world: World, fault: str) -> None:
+def happen(world: World, fault: str, to: str = "") -> None:
     random = world.random
     # The primary is where it hurts: half of all that happens to servers happens to it.
     ids = sorted(world.members)
     primary = world.group.primary
-    id = primary if primary in world.members and chance(random, 50) else random.choice(ids)
+    id = to or (primary if primary in world.members and chance(random, 50) else random.choice(ids))
     other = random.choice([*ids, *FRONT_ENDS, CONTROLLER, CONTROLLER])
     server, agent = world.servers[id], world.agents[id]
     match fault:
@@ -172,7 +193,7 @@ def happen(world: World, fault: str) -> None:
         case "cut one way":
             world.blocked.add((id, other))
         case "isolate":
-            who = random.choice((id, CONTROLLER))
+            who = to or random.choice((id, CONTROLLER))
             everybody = (*world.servers, *FRONT_ENDS, CONTROLLER)
             world.blocked |= {(who, each) for each in everybody} | {(each, who) for each in everybody}
         case "mend":
@@ -202,6 +223,8 @@ def happen(world: World, fault: str) -> None:
             world.kill_controller()
         case "crash at a decision":
             world.crash_soon = True
+        case _ if fault in AT_A_PROMOTION:
+            world.lies_in_wait = AT_A_PROMOTION[fault]
         case "start controller":
             world.start_controller()
         case "terminate":
@@ -284,7 +307,7 @@ def total(told: Sequence[Told]) -> Counter[str]:
     counted: Counter[str] = Counter(stories=len(told))
     for each in told:
         counted.update(
-            steps=each.steps, failovers=each.failovers, switchovers=each.switchovers, losses_allowed=each.losses,
-            acknowledged=each.acks, **{f"ended with a {each.end}": 1},
+            steps=each.steps, failovers=each.failovers, switchovers=each.switchovers, candidates_struck=each.struck,
+            losses_allowed=each.losses, acknowledged=each.acks, **{f"ended with a {each.end}": 1},
         )  # fmt: skip
     return counted

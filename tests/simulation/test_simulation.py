@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from mutants import MUTANTS, Mutant
-from scripted import a_store_is_put_back_into_a_switchover, the_heir_of_a_failed_candidate_restarts
+from scripted import (
+    a_candidate_that_alone_has_all_crashes,
+    a_loss_is_allowed_while_a_candidate_applies_nothing,
+    a_store_is_put_back_into_a_switchover,
+    of_two_the_old_primary_is_to_lead_again,
+    one_that_acknowledged_to_a_failed_candidate_is_away,
+    one_that_is_not_told_acknowledges_on_to_a_failed_candidate,
+    promotion,
+    the_heir_of_a_failed_candidate_restarts,
+)
 from simulated import Broken, Physics
-from stories import CALM, invented, shortened, tell, total
+from stories import CALM, ended, happen, invented, shortened, tell, total
 
 STORIES, LENGTH = 34, 60
+FAILURES = ("crash", "power off", "freeze", "isolate")
 
 
 def test_faults_in_any_order_lose_nothing_and_end_in_one_writer():
@@ -18,6 +30,7 @@ def test_faults_in_any_order_lose_nothing_and_end_in_one_writer():
     assert counted["steps"] >= 2000
     assert counted["failovers"] >= 10  # or it proves little
     assert counted["switchovers"] >= 5
+    assert counted["candidates_struck"] >= 3
     assert counted["ended with a writer"] >= STORIES * 0.8
 
 
@@ -27,6 +40,7 @@ def test_a_broken_rule_is_noticed(mutant: Mutant):
     with mutant.at_work() as physics, pytest.raises(Broken):
         if mutant.scripted is not None:
             mutant.scripted(physics)
+            return
         for seed in (mutant.story, *(str(number) for number in range(150))):
             tell(invented(seed, LENGTH, physics))
 
@@ -48,6 +62,102 @@ def test_a_switchover_that_is_over_is_not_given_up_by_an_older_store():
         world.tick()
 
     assert {world.group.primary} == leads and world.group.change is None
+
+
+@pytest.mark.parametrize("durability", ["strict", "available"])
+@pytest.mark.parametrize("old_is_back", ["before", "after", "never"])
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "and the controller"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_candidate_that_fails_is_followed_by_another(failure: str, restarts: bool, old_is_back: str, durability: str):
+    for replicas, leads in itertools.product((2, 3), (False, True)):
+        told = promotion(Physics(), replicas=replicas, durability=durability)
+        if old_is_back == "before":
+            told.comes_back(told.old)
+        if leads:
+            told.leads_unheard(told.heirs[0])
+        assert told.world.group.change is not None and told.world.group.primary == told.candidate.id
+        told.fails(failure, restarts=restarts)
+        if old_is_back == "after":
+            told.comes_back(told.old)
+
+        told.is_led_by(*told.heirs)
+        assert ended(told.world).end == "writer"
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "and the controller"])
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_no_other_follows_a_candidate_while_a_replica_that_may_have_more_is_away(
+    replicas: int, failure: str, restarts: bool
+):
+    told = promotion(Physics(), replicas=replicas)
+    happen(told.world, "isolate", told.heirs[0].id)
+    told.fails(failure, restarts=restarts)
+    told.waits()
+
+    told.comes_back(told.heirs[0])
+
+    told.is_led_by(*told.heirs)
+    assert ended(told.world).end == "writer"
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "and the controller"])
+def test_a_candidate_that_applies_nothing_leads_once_it_does(restarts: bool):
+    told = promotion(Physics(), behind=True)
+    told.fails("block applier", restarts=restarts)
+    told.waits()
+
+    happen(told.world, "free applier")
+
+    told.is_led_by(told.candidate)
+    assert ended(told.world).end == "writer"
+
+
+def test_a_loss_that_is_allowed_takes_the_lead_from_a_candidate_that_applies_nothing():
+    told = a_loss_is_allowed_while_a_candidate_applies_nothing(Physics())
+
+    assert not told.candidate.writable
+    assert ended(told.world).end == "writer"
+
+
+@pytest.mark.parametrize("old_is_back", ["before", "after"])
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "and the controller"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_of_two_the_old_primary_leads_again_when_its_heir_fails_and_somebody_allows_it(
+    failure: str, restarts: bool, old_is_back: str
+):
+    told = of_two_the_old_primary_is_to_lead_again(
+        Physics(), failure, restarts=restarts, before=old_is_back == "before"
+    )
+
+    assert ended(told.world).end == "writer"
+
+
+def test_a_candidate_that_crashes_and_alone_has_all_leads_when_it_is_back():
+    told = a_candidate_that_alone_has_all_crashes(Physics())
+
+    told.comes_back(told.candidate)
+
+    told.is_led_by(told.candidate)
+    assert ended(told.world).end == "writer"
+
+
+def test_who_hears_nothing_and_follows_a_failed_candidate_on_is_waited_for():
+    told = one_that_is_not_told_acknowledges_on_to_a_failed_candidate(Physics())
+
+    told.comes_back(told.heirs[1])
+
+    told.is_led_by(*told.heirs)
+    assert ended(told.world).end == "writer"
+
+
+def test_who_acknowledged_to_a_failed_candidate_leads_when_it_is_back():
+    told = one_that_acknowledged_to_a_failed_candidate_is_away(Physics())
+
+    told.comes_back(told.heirs[0])
+
+    told.is_led_by(told.heirs[0])
+    assert ended(told.world).end == "writer"
 
 
 def test_a_story_that_breaks_is_shortened_to_what_breaks_it():
