@@ -14,7 +14,7 @@ from simulated_server import Agent, Position, Server, Write, chance, covers, hol
 from relaunch.bus.messages import DatabaseReport, Probe, TakeRole
 from relaunch.databases.failover import decide
 from relaunch.databases.group import Decision, Group, Member, Mode, Observer, Seen, Step, Windows
-from relaunch.databases.looking import Heard, answers_since
+from relaunch.databases.looking import Heard, answers_since, stands_since
 
 TICK = 0.1
 FRONT_ENDS = ("f1", "f2")
@@ -79,6 +79,7 @@ class World:
     sights: dict[tuple[str, str], Sight] = field(default_factory=dict)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
     answering: dict[str, float | None] = field(default_factory=dict)  # since when without a gap
+    standing: dict[str, tuple[str, float]] = field(default_factory=dict)  # what it has executed, since when
     heard: Heard = field(default_factory=Heard)  # only of who is away
     witnessed: dict[str, tuple[dict[str, Probe], float]] = field(default_factory=dict)
     given: dict[str, tuple[TakeRole, float]] = field(default_factory=dict)
@@ -208,6 +209,7 @@ class World:
         if not self.controller_up:
             return
         _, before = self.reports.get(id, (None, 0.0))
+        self.standing[id] = stands_since(self.standing.get(id), report, self.now)
         self.answering[id] = answers_since(self.answering.get(id), report, self.now - before, self.now)
         self.reports[id] = (report, self.now)
 
@@ -255,6 +257,7 @@ class World:
                 report=report,
                 report_seconds=self.now - said,
                 answering_seconds=self.now - (self.answering.get(id) or self.now),
+                standing_seconds=self.now - self.standing.get(id, ("", self.now))[1],
                 cloud_running=self.servers[id].host_up if self.cloud_works else None,
                 going=id in self.going,
                 cut_off=id in self.cut,
@@ -411,6 +414,7 @@ class World:
         self.controller_up = False
         self.reports.clear()
         self.answering.clear()
+        self.standing.clear()
         self.heard.away.clear()
         self.witnessed.clear()
         self.given.clear()

@@ -14,6 +14,7 @@ from relaunch.databases.roles import satisfied, wanted_roles
 
 DRAIN_SECONDS = 1.0  # a front end that has not answered by then holds nothing, and has few visitors
 FREEZE_SECONDS = 2.0  # for the old primary to stop and the candidate to reach its position
+STANDING_SECONDS = 10.0  # it may be at a large transaction: only a person takes the lead from it
 DAY = 86400.0
 
 
@@ -337,7 +338,7 @@ def _promote(case: Case, change: Change) -> Outcome:
         return Outcome(group=_with_what_it_has(case, change, word.executed), why=why)
     what, allowed = _why_not_taken(case, change), _allowed_since(case, change)
     known = _durable(case, change) and _heirs_heard(case, candidate)
-    if allowed or ((what or slow) and known):
+    if ((what or slow) and (allowed or known)) or (allowed and (_is_stopped(word) or _stands(case, change))):
         if not allowed and group.loss_allowed_at >= change.step_began:  # it has run out, and nothing began with it
             case = replace(case, group=no_loss_allowed(group))
         held = _held(case, change)
@@ -352,8 +353,7 @@ def _promote(case: Case, change: Change) -> Outcome:
         if allowed:
             stepped = replace(stepped, fenced=group.fenced - _complete_again(case, change))
         return Outcome(group=stepped, why=f"{case.names([candidate])} did not take writes")
-    error = f": {word.error}" if word is not None and word.error else ""
-    what = what or f"has not applied all it has received{error}"
+    what = what or f"has not applied all it has received{_how_it_applies(case, change)}"
     text = f"{case.names([candidate])} is to be the primary of {group.name} and {what}.{_way_out(case, change)}"
     return Outcome(group=group, why=text, pages=(Page(rule="promotion waits", text=text),))
 
@@ -365,6 +365,17 @@ def _held(case: Case, change: Change) -> Page | None:
     name, why = ("paused", "it is paused") if case.group.paused else ("maintenance", "its server is being rebooted")
     text = f"{case.names([change.old])}, primary of {case.group.name}, was to go on and has failed. No failover: {why}."
     return Page(rule=f"no failover: {name}", text=text)
+
+
+def _stands(case: Case, change: Change) -> bool:
+    return case.member(change.candidate).standing_seconds >= STANDING_SECONDS
+
+
+def _how_it_applies(case: Case, change: Change) -> str:
+    word = case.word(change.candidate)
+    if word is not None and word.error:
+        return f": {word.error}"
+    return f", and nothing of it for {STANDING_SECONDS:g} s" if _stands(case, change) else ", but is at it"
 
 
 def _why_not_taken(case: Case, change: Change) -> str:

@@ -91,6 +91,7 @@ class Member:
     report: DatabaseReport | None = None
     report_seconds: float = 0.0  # since its agent said so; since the controller began, when it has said nothing yet
     answering_seconds: float = 0.0  # for how long its agent has said without a gap that it answers
+    standing_seconds: float = 0.0  # for how long all its agent has said is that it has executed nothing more
     cloud_running: bool | None = None  # what the cloud says: None when it does not answer
     rank: int = 0  # in the deployment file: of two that could lead, the lower one does
     never_leads: bool = False  # the file says so; such a one does not acknowledge either

@@ -30,6 +30,7 @@ class Heard:
     began: float = field(default_factory=time.monotonic)
     reports: dict[str, tuple[DatabaseReport, float]] = field(default_factory=dict)
     answering: dict[str, float | None] = field(default_factory=dict)  # since when without a gap
+    standing: dict[str, tuple[str, float]] = field(default_factory=dict)  # what it has executed, and since when no more
     away: dict[str, float] = field(default_factory=dict)  # since when its agent is not connected
     witnessed: dict[str, tuple[Witnessed, float]] = field(default_factory=dict)
     running: dict[str, tuple[bool | None, float]] = field(default_factory=dict)  # what the cloud says
@@ -46,6 +47,7 @@ class Heard:
             return
         _, before = self.reports.get(instance, (None, 0.0))
         self.answering[instance] = answers_since(self.answering.get(instance), said, now - before, now)
+        self.standing[instance] = stands_since(self.standing.get(instance), said, now)
         self.reports[instance] = (said, now)
         if now - self.cut_off.get(instance, now) > CUT_OFF_SECONDS:
             del self.cut_off[instance]  # somebody has connected it again
@@ -73,8 +75,8 @@ class Heard:
         return now - self.away.setdefault(instance, now)
 
     def forget(self, living: set[str]) -> None:
-        kept_ones = (self.reports, self.answering, self.away, self.witnessed, self.running, self.written, self.lags)
-        for kept in (*kept_ones, self.cut_off):
+        kept_ones = (self.reports, self.answering, self.standing, self.away, self.witnessed, self.running)
+        for kept in (*kept_ones, self.written, self.lags, self.cut_off):
             for gone in set(kept) - living:
                 del kept[gone]
         self.held &= living
@@ -85,6 +87,11 @@ def answers_since(since: float | None, said: DatabaseReport, gap: float, now: fl
     if not said.answers:
         return None
     return now if since is None or gap > GAP_SECONDS else since
+
+
+def stands_since(known: tuple[str, float] | None, said: DatabaseReport, now: float) -> tuple[str, float]:
+    """What it has executed, and since when it has said so."""
+    return known if known is not None and known[0] == said.executed else (said.executed, now)
 
 
 def lag(report: DatabaseReport, positions: Iterable[tuple[float, str]], said: float, covers: Covers) -> float | None:
@@ -130,6 +137,7 @@ def look(
             report=heard.truthful(each.id, stored.group.primary),
             report_seconds=present - said,
             answering_seconds=present - (heard.answering.get(each.id) or present),
+            standing_seconds=present - heard.standing.get(each.id, ("", present))[1],
             cloud_running=running if present - asked <= CLOUD_WORD_SECONDS else None,
             rank=each.rank,
             never_leads=each.never_leads,

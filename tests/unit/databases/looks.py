@@ -42,10 +42,12 @@ def member(id: str, *, age: float = 0.1, connected: bool = True, cloud: bool | N
         usual |= {"received_seconds": 0.2, "lag_seconds": 0.0}
     fields = {"dialect": "mariadb", "epoch": 5, "answers": True, "executed": "7", "received": "7", "started": "1"}
     cut_off, answering, away = said.pop("cut_off", False), said.pop("answering", 60.0), said.pop("away", 0.0)
+    standing = said.pop("standing", 0.0)
     report = None if said.pop("unheard", False) else DatabaseReport(**{**fields, **usual, **said})
     return Member(
         id=id, name=f"db{id[1:]}", address=f"@{id}", connected=connected, away_seconds=away, report=report,
-        report_seconds=age, answering_seconds=answering, cloud_running=cloud, cut_off=cut_off,
+        report_seconds=age, answering_seconds=answering, standing_seconds=standing, cloud_running=cloud,
+        cut_off=cut_off,
     )  # fmt: skip
 
 

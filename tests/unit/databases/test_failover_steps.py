@@ -409,10 +409,18 @@ def test_a_loss_allowed_while_a_candidate_is_stopped_by_an_error_lets_another_le
 
 def test_a_loss_allowed_while_a_candidate_applies_nothing_and_does_not_know_why_lets_another_lead():
     group = promoting()
-    still = member("s2", executed="6", received="7", receiving=False)
-    seen = look(STOPPED, still, DEAF[1], **REFUSED, now=NOW + 600)
-    assert "has not applied all it has received." in waiting(group, seen)
+    working, still = (
+        look(
+            STOPPED, member("s2", executed="6", received="7", receiving=False, standing=seconds), DEAF[1], **REFUSED,
+            now=NOW + 600,
+        )
+        for seconds in (9.9, 10.0)
+    )  # fmt: skip
+    assert "has not applied all it has received, but is at it." in waiting(group, working)
+    assert "has not applied all it has received, and nothing of it for 10 s." in waiting(group, still)
+    assert "but is at it." in waiting(allowed_later(group), working)
 
+    seen = still
     again = decided(seen, allowed_later(group)).group
 
     assert again.change is not None and (again.change.step, again.change.old) == (Step.REVOKE, "s2")
