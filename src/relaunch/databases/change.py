@@ -11,6 +11,7 @@ from relaunch.bus.messages import DatabaseReport
 from relaunch.databases.case import Case, everything, raised
 from relaunch.databases.group import Change, Group, Mode, Page, Step
 from relaunch.databases.roles import satisfied, wanted_roles
+from relaunch.databases.rules import LOST_WRITES
 
 DRAIN_SECONDS = 1.0  # a front end that has not answered by then holds nothing, and has few visitors
 FREEZE_SECONDS = 2.0  # for the old primary to stop and the candidate to reach its position
@@ -149,7 +150,8 @@ def _revoke(case: Case, change: Change) -> Outcome:
             )
         why = f"divergence: none of {case.names(pool)} has all that the others have"
         waiting = why if pool else "nobody that could take over"
-    if case.elapsed(change.step_began) < case.windows.silent:
+    unheard_yet = any(case.may_yet_be_heard(id) for id in case.seen.members)  # it may have what the old primary lacks
+    if unheard_yet or case.elapsed(change.step_began) < case.windows.silent:
         return Outcome(group=case.group, why=f"waiting: {waiting}")
     back = _back(case, change)
     if back is not None:
@@ -246,7 +248,10 @@ def _back(case: Case, change: Change) -> Group | None:
     if old is None or old.epoch != case.group.epoch or not _stands_still(old):
         return None
     position = everything(old, case)
-    others = [report for id in _others(case, change) if (report := case.obeyed(id)) is not None]
+    others = [report for id in _others(case, change) if (report := _last_known(case, id)) is not None]
+    lacks = change.rule == LOST_WRITES and not case.group.loss_allowed
+    if lacks and any(case.member(id).report is None for id in case.group.sync_set - {change.old}):
+        return None
     if any(case.parted(old, other) for other in others):
         return None
     if not all(case.covers(position, everything(other, case)) for other in others) or not case.covers(
@@ -254,6 +259,11 @@ def _back(case: Case, change: Change) -> Group | None:
     ):
         return None
     return _stepped(case, replace(change, step=Step.GO_BACK, candidate=change.old, position=position))
+
+
+def _last_known(case: Case, id: str) -> DatabaseReport | None:
+    """Also of one that is gone: it had what it said; a permission to lose writes gives that up."""
+    return case.obeyed(id) if case.group.loss_allowed else case.member(id).report
 
 
 # promotion
@@ -368,7 +378,9 @@ def _held(case: Case, change: Change) -> Page | None:
 
 
 def _stands(case: Case, change: Change) -> bool:
-    return case.member(change.candidate).standing_seconds >= STANDING_SECONDS
+    """Since it was told to lead: before, there may have been nothing to apply."""
+    standing = min(case.member(change.candidate).standing_seconds, case.elapsed(change.step_began))
+    return standing >= STANDING_SECONDS
 
 
 def _how_it_applies(case: Case, change: Change) -> str:

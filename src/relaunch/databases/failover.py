@@ -39,7 +39,7 @@ def decide(group: Group, seen: Seen, windows: Windows, covers: Covers, parted: P
         case Verdict.FINE:
             return _steady(case, rule)
         case Verdict.FAILED:
-            return _failed(case, rule)
+            return _failed(case, rule, tell=not _has_just_started(evidence))
         case Verdict.PAGE:
             pages = () if _has_just_started(evidence) else (page_of(case, rule.name, rule.why),)
             return _steady(case, rule, pages)
@@ -155,13 +155,13 @@ def _steady(case: Case, rule: Rule, pages: tuple[Page, ...] = ()) -> Decision:
     return _decision(case, case.group, rule.name, rule.why, pages)
 
 
-def _failed(case: Case, rule: Rule) -> Decision:
+def _failed(case: Case, rule: Rule, *, tell: bool) -> Decision:
     refusal = refused_by(case)
     if refusal is None:
         return _decision(case, begin_failover(case, rule.name), rule.name, rule.why)
     text = f"{case.primary.name}, primary of {case.group.name}, has failed ({rule.name}): {rule.why} "
     page = Page(rule=f"no failover: {refusal.name}", text=f"{text}No failover: {refusal.why}")
-    decision = _steady(case, replace(rule, name=page.rule, why=refusal.why), (page,))
+    decision = _steady(case, replace(rule, name=page.rule, why=refusal.why), (page,) if tell else ())
     if rule.name != LOST_WRITES:
         return decision
     # It would number its new writes like those it lost.

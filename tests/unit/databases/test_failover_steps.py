@@ -25,7 +25,7 @@ from looks import (
 from relaunch.bus.messages import TakeRole
 from relaunch.databases.change import begin_promotion
 from relaunch.databases.failover import refuse_promotion, refuse_switchover
-from relaunch.databases.group import Change, Group, Member, Mode, Seen, Step
+from relaunch.databases.group import Change, Decision, Group, Member, Mode, Seen, Step
 
 DEAD = look(STOPPED, *DEAF, **REFUSED)
 
@@ -140,6 +140,55 @@ def test_with_the_old_primary_back_and_one_heir_gone_the_old_one_goes_on():
     assert decision.orders["s1"].role == "primary"
     done = decided(obeyed(decision.group, back, "s1"), decision.group)
     assert (done.group.primary, done.group.change, done.group.mode) == ("s1", None, Mode.SYNC)
+
+
+def lost_writes() -> tuple[Group, Seen]:
+    """s1 has started again without the write 7 that s2 acknowledged, and is fenced; s2 is not heard any more."""
+    short = member("s1", executed="6", received="6", started="2", read_only=True)
+    group = begun(look(short, member("s3", executed="6", received="6")))
+    back = look(short, member("s2", age=9.0, connected=False), member("s3", executed="6", received="6"), now=NOW + 5)
+    return group, obeyed(group, back, "s1", "s3")
+
+
+def test_an_old_primary_that_lacks_what_one_had_that_is_gone_does_not_go_on():
+    group, seen = lost_writes()
+
+    decision = decided(seen, group)
+
+    assert decision.group == group
+    assert [page.rule for page in decision.pages] == ["failover waits"]
+
+
+@pytest.mark.parametrize("gone", [{}, {"unheard": True}])
+def test_it_does_when_nobody_else_is_left_and_somebody_allows_the_loss(gone: dict[str, Any]):
+    group, seen = lost_writes()
+    members = {"s1": seen.members["s1"], "s2": member("s2", age=9.0, connected=False, **gone)}
+    alone = replace(seen, members=members)
+    assert [page.rule for page in decided(alone, group).pages] == ["failover waits"]
+
+    change = decided(alone, allowed_later(group)).group.change
+
+    assert change is not None and change.step is Step.GO_BACK
+
+
+def test_a_new_controller_hears_the_others_before_an_old_primary_goes_on():
+    group, seen = lost_writes()
+
+    def decision(age: float, rule: str) -> Decision:
+        assert group.change is not None
+        unheard = {id: member(id, unheard=True, age=age, connected=False) for id in ("s2", "s3")}
+        told = replace(group, change=replace(group.change, rule=rule))
+        return decided(replace(seen, members={**seen.members, **unheard}), told)
+
+    def step(age: float, rule: str) -> Step:
+        change = decision(age, rule).group.change
+        assert change is not None
+        return change.step
+
+    assert step(2.9, "silence") is Step.REVOKE and decision(2.9, "silence").pages == ()
+    assert step(3.0, "silence") is Step.GO_BACK
+    assert step(3.0, "lost writes") is Step.REVOKE, "they have what it lacks, whether they are heard or not"
+    assert [page.rule for page in decision(3.0, "lost writes").pages] == ["failover waits"]
 
 
 def promoting() -> Group:
@@ -419,6 +468,7 @@ def test_a_loss_allowed_while_a_candidate_applies_nothing_and_does_not_know_why_
     assert "has not applied all it has received, but is at it." in waiting(group, working)
     assert "has not applied all it has received, and nothing of it for 10 s." in waiting(group, still)
     assert "but is at it." in waiting(allowed_later(group), working)
+    assert "but is at it." in waiting(group, replace(still, now=NOW + 9.9)), "before, there was nothing to apply"
 
     seen = still
     again = decided(seen, allowed_later(group)).group
