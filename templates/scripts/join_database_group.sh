@@ -283,7 +283,7 @@ copy_rows() {
     # shellcheck disable=SC2086  # options and names of databases, as separate words
     at_primary mariadb-dump --single-transaction --master-data=1 --gtid --routines --events --triggers --hex-blob $history \
       --max-allowed-packet=1G --add-drop-database --system=users --insert-ignore --databases $schemas
-  } | mariadb --max-allowed-packet=1G
+  } | mariadb --binary-mode --comments --max-allowed-packet=1G
   rm "$half"
 }
 

@@ -136,7 +136,7 @@ in_this_year() {  # a filter
 }
 load() { # load SCHEMA [STATEMENTS to begin with]
   plain | in_this_year | python3 "$RS_ATTACH_DIR/schema_names.py" "$1" |
-    { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" --comments --max-allowed-packet=1G "$1"
+    { [ -z "${2:-}" ] || echo "$2"; cat; } | "${here[@]}" --binary-mode --comments --max-allowed-packet=1G "$1"
 }
 
 compare() { # what was noted at backup time, against what is loaded; prints how many tables. In a subshell: one session each

@@ -1,5 +1,6 @@
 """A schema whose code has comments, dumped from a real MariaDB and loaded under another name, as restores and imports
-load it, or replayed from its binary log: the client by itself takes comments out, and breaks what holds one."""
+load it, or replayed from its binary log: the client by itself takes comments out, breaks what holds one,
+and ends lines in its own way."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ CODE = (
     f"CREATE TRIGGER t1 BEFORE INSERT ON o {BODY}",
     f"CREATE /* x */ TRIGGER /* a */ shop.t2 /* b. */ BEFORE UPDATE ON shop.o /* FOR EACH ROW */ {BODY}",
     f"CREATE -- x\n TRIGGER -- y\n shop . t3 # z\n AFTER DELETE ON shop.o {BODY.replace('NEW.id', '@id')}",
-    "CREATE PROCEDURE p() BEGIN /* why */ SELECT 1; -- it's\n END",
+    "CREATE PROCEDURE p() BEGIN /* why */ SELECT 1; -- it's\r\n SELECT 'a\r\nb'; END",
 )
 PARTS = "CREATE TABLE shop.parts (a INT) /*!50100 PARTITION BY HASH (a) /* two */ PARTITIONS 2 */"
 THERE = """SELECT trigger_name, event_object_schema, action_statement FROM information_schema.triggers
@@ -101,6 +102,31 @@ def test_an_import_loads_all_of_it(server: MariaDBServer, tmp_path: Path) -> Non
 
     assert done.returncode == 0, done.stderr
     assert_all_there(server)
+
+
+def test_a_replica_copied_row_by_row_has_all_of_it(server: MariaDBServer, tmp_path: Path) -> None:
+    """Dropped and loaded again on the server that it is read from: the dump is read before anything is dropped."""
+    text = (SCRIPTS / "join_database_group.sh").read_text()
+    copy = text[text.index("\ncopy_rows() {") : text.index("\n}\n", text.index("\ncopy_rows() {")) + 3]
+    session = server.session()
+    before = session.rows(THERE, "shop", "shop")
+    made = "SELECT created FROM information_schema.routines WHERE routine_schema = 'shop'"
+    session.run("SET SESSION timestamp = 1")
+    session.run("CREATE PROCEDURE shop.q() SELECT 1")
+    script = f"""set -e -o pipefail; copying={tmp_path}/copy half={tmp_path}/half
+      systemctl() {{ :; }}; history_words() {{ :; }}
+      at_primary() {{ chroot {server.root} "$1" --no-defaults --socket={server.inside}/sock "${{@:2}}"; }}
+      mariadb() {{ cat >{tmp_path}/dump; at_primary mariadb "$@" <{tmp_path}/dump; }}
+      {copy}
+      copy_rows"""
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert all(row["created"].year > 1970 for row in session.rows(made)), "it is the copy"
+    session.run("DROP PROCEDURE shop.q")
+    assert session.rows(THERE, "shop", "shop") == before and len(before) == len(CODE)
+    session.close()
 
 
 def test_a_replay_leaves_nothing_out(server: MariaDBServer, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_copy_by_rows_has_history(tmp_path: Path) -> None:
 
     dump = next(line for line in done.stdout.splitlines() if line.startswith("mariadb-dump"))
     assert " --dump-history " in dump and " --max-allowed-packet=1G " in dump and dump.endswith("--databases shop")
-    assert "mariadb --max-allowed-packet=1G" in done.stdout
+    assert "mariadb --binary-mode --comments --max-allowed-packet=1G" in done.stdout
 
 
 def test_a_copy_of_another_server_has_history(tmp_path: Path) -> None:
