@@ -17,7 +17,7 @@ from relaunch.controller.blobs import BlobFolder
 from relaunch.databases import imports_api
 from relaunch.databases import imports_steps as steps
 from relaunch.databases.imports import read_source
-from relaunch.errors import RelaunchError
+from relaunch.errors import RelaunchError, Unavailable
 
 from .ann import app_of
 from .import_scenarios import FACTS, ROW, STATUS, did, know_the_source, load
@@ -271,3 +271,34 @@ async def test_replicas_follow_though_the_controller_starts_anew_before_their_ag
 
     await world.succeeds(task)
     assert any(run_id.endswith("-follow-one") for run_id, _ in world.agents.executed)
+
+
+async def test_members_that_are_away_are_waited_for_together_while_the_other_server_is_locked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SCENARIOS["import-cut-over"]
+    await scenario.prepare(world, "d")
+    run, wait_connected, waiting = world.agents.run, world.agents.wait_connected, set[str]()
+    together = asyncio.Event()
+
+    async def fails(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if order.run_id.endswith("-cut-over"):
+            world.agents.silent.update({"one", "two"})
+            raise Unavailable("gone")
+        return await run(instance, order, task=task)
+
+    async def waits(instance: str, *, timeout_seconds: float) -> None:
+        waiting.add(instance)
+        if len(waiting) == 2:
+            world.agents.silent.clear()
+            together.set()
+        async with asyncio.timeout(2):
+            await together.wait()
+        await wait_connected(instance, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(world.agents, "run", fails)
+    monkeypatch.setattr(world.agents, "wait_connected", waits)
+
+    failed = await world.ended(await scenario.start(world, "d"))
+
+    assert failed["state"] == "failed" and len(waiting) == 2 and did(world, "d", "unlock")

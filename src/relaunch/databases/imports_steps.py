@@ -351,13 +351,16 @@ def _order(
 
 
 async def _stop(ports: Ports, args: dict[str, Any]) -> str:
-    """Whatever of it still runs on any member."""
+    """Whatever of it still runs on any member; on all at once: the other server may be locked until then."""
     stored = GroupStore(ports.database).group(args["deployment"])
-    for member in stored.members if stored else ():
+
+    async def stop_on(member: str) -> None:
         await is_back(ports, member)
         for run_id in (args["run_id"], *(f"{args['run_id']}-{step}" for step in ("copy", "cut-over"))):
             with contextlib.suppress(RelaunchError):  # not connected, or it knows no such run
                 await ports.agents.order(member, CancelRun(run_id=run_id))
+
+    await asyncio.gather(*(stop_on(member) for member in (stored.members if stored else ())))
     return "stopped"
 
 
