@@ -49,7 +49,8 @@ class Authority:
     @classmethod
     def open(cls, folder: Path, clock: Clock) -> Authority:
         """The authority kept in `folder`; made at the first start. Near its end its certificate is made anew, for the
-        same key and name: what it signed, and what it signs now, hold by either certificate."""
+        same key and name: what it signed, and what it signs now, hold by either certificate. So is one that does not
+        hold yet: the clock was wrong when that was made."""
         key_file, certificate_file, before_file = folder / "ca.key", folder / "ca.crt", folder / "ca-before.crt"
         if not certificate_file.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)  # ca.crt is for everyone, the keys are 0600
@@ -61,8 +62,10 @@ class Authority:
         loaded = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
         assert isinstance(loaded, ec.EllipticCurvePrivateKey)
         certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-        if certificate.not_valid_after_utc - RENEW_AUTHORITY_BEFORE <= clock.now():
-            _write(before_file, _pem(certificate), mode=0o644)
+        began = certificate.not_valid_before_utc <= clock.now()
+        if not began or certificate.not_valid_after_utc - RENEW_AUTHORITY_BEFORE <= clock.now():
+            if began:
+                _write(before_file, _pem(certificate), mode=0o644)
             certificate = _self_signed(certificate.subject, loaded, clock)
             _write(certificate_file, _pem(certificate), mode=0o644)
         before = x509.load_pem_x509_certificate(before_file.read_bytes()) if before_file.exists() else None
@@ -111,7 +114,8 @@ class Authority:
         return Issued(certificate=_pem(certificate).decode(), key=_key_pem(key))
 
     def keep_issued(self, folder: Path, stem: str, *, names: Sequence[str], addresses: Sequence[str]) -> None:
-        """`stem.crt` and `stem.key` in `folder`, made anew when missing, near their end, or for other names."""
+        """`stem.crt` and `stem.key` in `folder`, made anew when missing, near their end, not valid yet or for other
+        names."""
         certificate_file, key_file = folder / f"{stem}.crt", folder / f"{stem}.key"
         if certificate_file.exists() and key_file.exists() and self._still_good(certificate_file, names, addresses):
             return
@@ -127,7 +131,7 @@ class Authority:
         return (
             present == {*names, *addresses}
             and certificate.issuer == self._certificate.subject
-            and certificate.not_valid_after_utc - RENEW_BEFORE > self._clock.now()
+            and certificate.not_valid_before_utc <= self._clock.now() < certificate.not_valid_after_utc - RENEW_BEFORE
         )
 
 

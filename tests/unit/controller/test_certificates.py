@@ -114,3 +114,15 @@ def test_a_start_near_the_authoritys_end_makes_it_anew_and_what_it_signed_holds_
             handshake(folder, trusted, "localhost")
     assert Authority.open(tmp_path, SetClock(now)).pem == renewed.pem
     assert stat.S_IMODE((tmp_path / "ca.crt").stat().st_mode) == 0o644
+
+
+def test_a_start_with_a_clock_that_is_years_ahead_spoils_nothing_for_good(tmp_path: Path) -> None:
+    now = SystemClock().now()
+    first = Authority.open(tmp_path, SetClock(now))
+    for clock in (SetClock(now + timedelta(days=3000)), SetClock(now)):
+        last = Authority.open(tmp_path, clock)
+        last.keep_issued(tmp_path, "server", names=("localhost",), addresses=())
+
+    for trusted in (first, last):
+        handshake(tmp_path, trusted, "localhost")
+    assert (tmp_path / "ca-before.crt").read_text() == first.pem, "which the servers know"
