@@ -250,7 +250,7 @@ def _back(case: Case, change: Change) -> Group | None:
     position = everything(old, case)
     others = [report for id in _others(case, change) if (report := _last_known(case, id)) is not None]
     lacks = change.rule == LOST_WRITES and not case.group.loss_allowed
-    if lacks and any(case.member(id).report is None for id in case.group.sync_set - {change.old}):
+    if lacks and any(_is_silent(case.member(id).report) for id in case.group.sync_set - {change.old}):
         return None
     if any(case.parted(old, other) for other in others):
         return None
@@ -264,6 +264,11 @@ def _back(case: Case, change: Change) -> Group | None:
 def _last_known(case: Case, id: str) -> DatabaseReport | None:
     """Also of one that is gone: it had what it said; a permission to lose writes gives that up."""
     return case.obeyed(id) if case.group.loss_allowed else case.member(id).report
+
+
+def _is_silent(report: DatabaseReport | None) -> bool:
+    """Of what it has."""
+    return report is None or not (report.executed or report.received)
 
 
 # promotion
@@ -456,7 +461,7 @@ def _with_what_it_has(case: Case, change: Change, position: str) -> Group:
     ahead = set()
     for id in _others(case, change) - {candidate}:
         report = case.member(id).report
-        if report is None or not (report.executed or report.received):
+        if report is None or _is_silent(report):
             if id in group.sync_set:
                 ahead.add(id)
         elif not case.covers(position, everything(report, case)):

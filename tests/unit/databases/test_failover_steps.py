@@ -150,8 +150,13 @@ def lost_writes() -> tuple[Group, Seen]:
     return group, obeyed(group, back, "s1", "s3")
 
 
-def test_an_old_primary_that_lacks_what_one_had_that_is_gone_does_not_go_on():
+STARTS = member("s2", answers=False, executed="", received="")
+
+
+@pytest.mark.parametrize("gone", [member("s2", age=9.0, connected=False), STARTS])
+def test_an_old_primary_that_lacks_what_one_had_that_is_gone_does_not_go_on(gone: Member):
     group, seen = lost_writes()
+    seen = replace(seen, members={**seen.members, "s2": gone})
 
     decision = decided(seen, group)
 
