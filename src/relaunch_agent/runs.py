@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Awaitable, Callable, Coroutine, Dict, List, Optional, Union
 
 from relaunch.bus.messages import Accepted, Refused, RunProgress, RunScripts, RunState, ScriptResult
@@ -170,11 +171,11 @@ class Runs:
         order = run.order
         assert order is not None
         try:
-            if order.phase == "boot":
+            indexes = range(order.start_at, len(order.scripts)) if order.scripts else [-1]
+            if order.phase == "boot" and not any(_has_begun(self._journal.job(run.run_id, each)) for each in indexes):
                 await self._viewed(run)
             first = await self._packages(order)
-            indexes = range(order.start_at, len(order.scripts))
-            for index in indexes if order.scripts else [-1]:
+            for index in indexes:
                 known = result_of(run.state, index).state
                 if known == "succeeded":
                     continue
@@ -216,9 +217,12 @@ class Runs:
         folder, log = self._journal.job(run.run_id, index), self._journal.log(run.run_id, max(index, 0))
         job = Job(folder, log)
         self._jobs[run.run_id] = job
-        if run.cancelled:
+        begun = _has_begun(folder)
+        if run.cancelled and not begun:
             return ScriptResult(index, "cancelled", detail="cancelled before it began")
-        if not (folder / "started").exists() and not runner_lives(folder):
+        if run.cancelled:  # the agent before may have ended before it could tell the script
+            job.cancel()
+        if not begun:
             if index >= 0:
                 self._note(run, with_result(run.state, ScriptResult(index, "running")))
             try:
@@ -236,6 +240,10 @@ class Runs:
         self._unsent[run.run_id] = follower.sent
         self._after_each()
         return journals.as_result(index, result)
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / "started").exists() or runner_lives(folder)
 
 
 def _due(run: Run) -> bool:

@@ -29,6 +29,7 @@ from relaunch.bus.messages import (
 from relaunch_agent import journal, runner, runs
 from relaunch_agent.blobs import BlobStore
 from relaunch_agent.disk import append_record, last_record
+from relaunch_agent.jobs import runner_lives
 from relaunch_agent.journal import Journal
 from relaunch_agent.link import Link
 from relaunch_agent.main import Agent
@@ -147,6 +148,44 @@ async def test_boot_scripts_begin_once_the_server_knows_what_it_is(tmp_path: Pat
 
     await until(lambda: ran.state_of("b1").state == "succeeded")
     assert done.exists()
+
+
+async def test_boot_scripts_that_have_begun_are_followed_though_the_next_agent_has_no_view(tmp_path: Path) -> None:
+    """The disk had no room for it."""
+    go = tmp_path / "go"
+    ran = runs_of(tmp_path, f"#!/bin/sh\nuntil [ -e {go} ]; do sleep 0.05; done\n", Controller())
+    ran.begin(order("b1", "boot"))
+    await until(lambda: list(tmp_path.glob("runs/b1/*/started")))
+    for task in list(ran._tasks):  # it ends
+        task.cancel()
+
+    again = runs_of(tmp_path, "#!/bin/sh\n", Controller(), asyncio.Event().wait)  # type: ignore[arg-type]
+    again.load()
+    go.touch()
+
+    await until(lambda: again.state_of("b1").state == "succeeded")
+
+
+async def test_a_run_that_is_cancelled_as_its_agent_ends_is_over_when_its_script_is(tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    at_its_end = f"until [ -e {go} ]; do sleep 0.05; done; exit 1"
+    script = f"#!/bin/sh\ntrap '{at_its_end}' TERM\ntouch {begun}\nwhile :; do sleep 0.05; done\n"
+    ran = runs_of(tmp_path, script, Controller())
+    ran.begin(order("r1"))
+    await until(begun.exists)
+    for task in list(ran._tasks):  # it ends
+        task.cancel()
+    ran._runs["r1"].cancelled = True
+    ran._save(ran._runs["r1"])
+
+    again = runs_of(tmp_path, "#!/bin/sh\n", Controller())
+    again.load()
+    await asyncio.sleep(0.3)
+    assert again.state_of("r1").state == "running", "its script is not over"
+    go.touch()
+
+    await until(lambda: again.state_of("r1").state == "cancelled")
+    assert not runner_lives(tmp_path / "runs/r1/0")
 
 
 async def test_boot_scripts_that_wait_in_vain_say_for_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
