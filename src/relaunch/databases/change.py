@@ -114,7 +114,8 @@ def _freeze(case: Case, change: Change) -> Outcome:
             f"The switchover of {case.group.name} is not given up before {case.names([change.candidate or ''])} is"
             " heard, or known to be off: by a store that was put back it may lead already."
         )
-        return Outcome(group=case.group, why=text, pages=(Page(rule="switchover waits", text=text),))
+        pages = () if case.may_yet_be_heard(change.candidate or "") else (Page(rule="switchover waits", text=text),)
+        return Outcome(group=case.group, why=text, pages=pages)
     if late:
         back = replace(change, step=Step.GO_BACK, candidate=change.old, position="")
         return Outcome(group=_stepped(case, back), why="not reached in time: the old primary goes on")

@@ -753,7 +753,9 @@ def test_a_switchover_is_not_given_up_before_the_candidate_is_heard_or_known_to_
         assert found is not None
         return found.step
 
-    unheard = member("s3", unheard=True, connected=False)
+    unheard = member("s3", unheard=True, connected=False, age=3.0)
+    soon = decided(look(replace(unheard, report_seconds=2.9)), group)
+    assert soon.group == group and soon.pages == ()
     waits = decided(look(unheard), group)
     assert waits.group == group and [page.rule for page in waits.pages] == ["switchover waits"]
     assert step(replace(unheard, cloud_running=True)) is Step.FREEZE
