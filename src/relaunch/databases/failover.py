@@ -226,11 +226,13 @@ def _confirmed_fenced(case: Case, id: str) -> bool:
 
 
 def _to_replace(case: Case, group: Group) -> frozenset[str]:
-    """Only while a primary takes writes: a fresh replica needs one, and until then every copy may be the last.
+    """Only while a primary takes writes and stays: a fresh replica needs one, and until then every copy may be the last.
 
     Not while paused: whoever said so, a restore among them, is about to change the data that it would copy."""
     primary = case.word(group.primary)
-    if group.paused or group.change is not None or primary is None or primary.read_only or not primary.answers:
+    if group.paused or group.change is not None or case.primary.going:
+        return frozenset()
+    if primary is None or primary.read_only or not primary.answers:
         return frozenset()
     fenced = {id for id in group.fenced - group.sync_set if case.member(id).cut_off or _confirmed_fenced(case, id)}
     return frozenset(fenced & case.seen.members.keys())

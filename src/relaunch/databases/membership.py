@@ -77,9 +77,11 @@ def lost(case: Case, id: str) -> bool:
 
 def lost_for_good(case: Case) -> set[str]:
     """Replicas lost so long that a fresh one is better; not while too few are heard for the fault to be theirs, nor
-    while somebody who said so works on them."""
+    while somebody who said so works on them, nor when the primary is being ended: there would be none to copy from."""
     group = case.group
-    if group.change is not None or group.paused or living_primary(case) is None or not _sees_enough(case):
+    if group.change is not None or group.paused or case.primary.going:
+        return set()
+    if living_primary(case) is None or not _sees_enough(case):
         return set()
     ids = case.seen.members.keys() - {group.primary} - group.fenced
     ids = {id for id in ids if not _on_its_way(case, id) and not case.member(id).going}

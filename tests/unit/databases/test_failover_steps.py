@@ -896,6 +896,19 @@ def test_while_paused_no_replica_is_replaced():
     assert decided(look(gone), replace(steady, paused="Ann: at work on db3")).cut_off == frozenset()
 
 
+def test_while_the_primary_is_being_ended_no_replica_is_cut_off_nor_replaced():
+    """Found by the simulation: the last copy was, one moment before the primary had ended."""
+    gone, leaves = member("s3", age=60.0, connected=False), replace(member("s1"), going=True)
+    steady = replace(SYNC, sync_set=frozenset({"s2"}), starts={"s2": "1"}, promoted=NOW - 1000)
+    assert decided(look(gone), steady).cut_off == {"s3"}
+    assert decided(look(gone, leaves), steady).cut_off == frozenset()
+
+    fenced = replace(steady, fenced=frozenset({"s3"}))
+    obeys = member("s3", role="fenced", source="", receiving=False, acknowledging=False)
+    assert decided(look(obeys), fenced).replace == {"s3"}
+    assert decided(look(obeys, leaves), fenced).replace == frozenset()
+
+
 def test_of_two_that_could_lead_one_in_the_old_primarys_zone_does_and_then_the_first_of_the_file():
     def leads(*, zones: tuple[str, str], ranks: tuple[int, int]) -> str | None:
         members = {id: replace(DEAD.members[id], zone="a") for id in ("s1",)}
