@@ -78,6 +78,7 @@
 # - copy_pages.py
 # - fetch_objects.py
 # - binlog_events.py
+# - mariadb_replay.py
 # ...
 # shellcheck disable=SC2034,SC2154  # variables are given to the attachments, and come from them
 set -euo pipefail
@@ -224,7 +225,8 @@ replay() { # replay POSITION TIME: the binary logs in the store, from where we a
     [ -z "$stop" ] || limits+=(--stop-position="$stop")
     [ -z "$2" ] || limits+=(--stop-datetime="$2")
     TZ=UTC mariadb-binlog --start-position="$position" --gtid-strict-mode=0 "${limits[@]}" "$work"/logs/* 2>"$secret/binlog" |
-      ask_copy --binary-mode --comments 2>"$secret/sql" || stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
+      python3 "$RS_ATTACH_DIR/mariadb_replay.py" | ask_copy --binary-mode --comments 2>"$secret/sql" ||
+      stop_with "Replaying $stream after $position failed: $(cat "$secret/binlog" "$secret/sql")"
     if came_to_its_end "$1" "$2" "$next"; then return; fi
   done
 }

@@ -14,6 +14,8 @@ import pytest
 from mariadb_lab import Authority, MariaDBServer
 from test_dialects import SUITES, folder_of
 
+from relaunch.errors import Failed
+
 SCRIPTS = Path(__file__).parents[2] / "templates/scripts"
 pytestmark = pytest.mark.root
 BODY = "FOR EACH ROW BEGIN /* why */ SET NEW.id = 1; -- it's\n SET /* so */ NEW.id = 2; END"
@@ -129,26 +131,104 @@ def test_a_replica_copied_row_by_row_has_all_of_it(server: MariaDBServer, tmp_pa
     session.close()
 
 
-def test_a_replay_leaves_nothing_out(server: MariaDBServer, tmp_path: Path) -> None:
+def replay(server: MariaDBServer, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a restore does with a binary log, on a copy that was empty: here the server itself, without what it has."""
     text = (SCRIPTS / "restore_database.sh").read_text()
     begin = text.index("TZ=UTC mariadb-binlog")
-    replay = text[begin : text.index("\n", text.index("ask_copy", begin))]
+    replay = text[begin : text.index("\n", text.index("stop_with", begin))]
     session = server.session()
-    session.run(PARTS)
-    before = session.rows(THERE, "shop", "shop")
     session.run("FLUSH BINARY LOGS")
     shutil.copy(server.folder / "data/binlog.000001", server.folder / "shipped")
-    for statement in ("SET sql_log_bin = 0", "DROP DATABASE shop", "DROP DATABASE new", "RESET MASTER"):
+    schemas = session.rows(
+        "SELECT schema_name AS name FROM information_schema.schemata WHERE schema_name IN ('shop', 'new')"
+    )
+    for statement in (
+        "SET sql_log_bin = 0",
+        *(f"DROP DATABASE {row['name']}" for row in schemas),
+        "RESET MASTER",
+        "SET GLOBAL server_id = 98",
+    ):
         session.run(statement)
-    script = f"""position= limits=() work={tmp_path} secret={tmp_path} stream=s
+    session.close()
+    script = f"""position= limits=() work={folder} secret={folder} stream=s RS_ATTACH_DIR={SCRIPTS}/attachments
       mariadb-binlog() {{ chroot {server.root} mariadb-binlog --no-defaults {server.inside}/shipped; }}
       ask_copy() {{ chroot {server.root} mariadb --no-defaults --socket={server.inside}/sock "$@"; }}
       stop_with() {{ echo "$*" >&2; exit 1; }}
       {replay}"""
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+def test_a_replay_leaves_nothing_out(server: MariaDBServer, tmp_path: Path) -> None:
+    session = server.session()
+    session.run(PARTS)
+    before = session.rows(THERE, "shop", "shop")
+
+    done = replay(server, tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert session.rows(THERE, "shop", "shop") == before and len(before) == len(CODE)
     session.run("SELECT * FROM shop.parts PARTITION (p1)")
     session.close()
+
+
+AS_ONE = (
+    "CREATE TABLE shop.a (i INT PRIMARY KEY, s VARCHAR(40)) ENGINE = InnoDB",
+    "INSERT INTO shop.a VALUES (1, 'one'), (2, 'two')",
+    "CREATE TABLE shop.copied SELECT * FROM shop.a",
+    "CREATE OR REPLACE TABLE shop.copied (k INT PRIMARY KEY) ENGINE = InnoDB SELECT i AS k FROM shop.a",
+    "CREATE TABLE shop.none SELECT * FROM shop.a WHERE FALSE",
+    "CREATE TABLE shop.a2 (i INT)",
+    "SET binlog_format = STATEMENT",
+    "CREATE TABLE shop.old (i INT PRIMARY KEY) ENGINE = MyISAM",
+    "UPDATE shop.a SET s = '\nSTART TRANSACTION\n' WHERE i = 1",
+    "SET binlog_format = ROW",
+    "CREATE USER one@localhost",
+)
+IN_PART = {
+    "DROP TABLE shop.a2, shop.missing": 1051,
+    "CREATE USER two@localhost, one@localhost": 1396,
+    "DROP USER one@localhost, missing@localhost": 1396,
+    "INSERT INTO shop.old VALUES (1), (2), (2)": 1062,
+    "/* as an\napplication */ INSERT INTO shop.old /* STATEMENT */ VALUES (3), (3)": 1062,
+}
+COPIED = "CREATE TABLE shop.last SELECT i FROM shop.a"
+
+
+def test_a_replay_comes_through_what_a_client_takes_otherwise(server: MariaDBServer, tmp_path: Path) -> None:
+    session = server.session()
+    for statement in AS_ONE:
+        session.run(statement)
+    for statement, number in IN_PART.items():
+        session.run(f"SET binlog_format = {'STATEMENT' if 'STATEMENT' in statement else 'ROW'}")
+        with pytest.raises(Failed, match=str(number)):
+            session.run(statement)
+    session.run("SET binlog_format = ROW")
+    session.run(COPIED)
+    tables = "shop.a, shop.copied, shop.none, shop.old, shop.last"
+    before = session.rows(f"CHECKSUM TABLE {tables}")
+    (position,) = session.rows("SELECT @@gtid_binlog_pos AS it")
+    session.run("SET sql_log_bin = 0")
+    session.run("DROP USER two@localhost")
+
+    done = replay(server, tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert session.rows(f"CHECKSUM TABLE {tables}") == before and None not in [row["Checksum"] for row in before]
+    assert session.rows("SELECT @@gtid_binlog_pos AS it") == [position]
+    users = "SELECT user FROM mysql.user WHERE user IN ('one', 'two')"
+    assert [row["User" if "User" in row else "user"] for row in session.rows(users)] == ["two"]
+    session.close()
+
+
+def test_a_replay_ends_at_another_error_than_was_logged(server: MariaDBServer, tmp_path: Path) -> None:
+    session = server.session()
+    session.run("SET sql_log_bin = 0")
+    session.run("CREATE TABLE shop.unknown (i INT PRIMARY KEY) ENGINE = MyISAM")
+    session.run("SET sql_log_bin = 1, binlog_format = STATEMENT")
+    with pytest.raises(Failed, match="1062"):
+        session.run("INSERT INTO shop.unknown VALUES (1), (1)")
+    session.close()
+
+    done = replay(server, tmp_path)
+
+    assert done.returncode != 0 and "'shop.unknown' doesn't exist" in done.stderr

@@ -18,8 +18,9 @@ start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log.err
   mariadbd --defaults-file="$data/backup-my.cnf" --user=mysql --datadir="$data" --socket="$sockets/s" --pid-file="$sockets/pid" \
     --log-error="$sockets/log.err" --skip-networking --skip-ssl --skip-slave-start --log-bin=binlog --relay-log=relay \
     --binlog-format=ROW --server-id=1 --gtid-strict-mode=ON --sync-binlog=0 --innodb-flush-log-at-trx-commit=0 \
-    --innodb-temp-data-file-path=ibtmp1:2M:autoextend --max-allowed-packet=1G --event-scheduler=OFF --loose-plugin-load-add= --innodb-buffer-pool-load-at-startup=OFF \
-    --innodb-buffer-pool-dump-at-shutdown=OFF "$@" >/dev/null 2>&1 &
+    --innodb-temp-data-file-path=ibtmp1:2M:autoextend --max-allowed-packet=1G --event-scheduler=OFF \
+    --log-bin-trust-function-creators=ON --loose-plugin-load-add= \
+    --innodb-buffer-pool-load-at-startup=OFF --innodb-buffer-pool-dump-at-shutdown=OFF "$@" >/dev/null 2>&1 &
   server_pid=$!
   for _ in $(seq 20000); do
     if [ -S "$sockets/s" ] && ask_copy -e "SELECT 1" >/dev/null 2>&1; then return 0; fi

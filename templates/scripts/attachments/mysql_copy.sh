@@ -16,7 +16,7 @@ start_copy() { # start_copy DATA [OPTIONS]: with its log in $sockets/log.err
   shift
   mysqld --no-defaults --user=mysql --datadir="$data" --socket="$sockets/s" --pid-file="$sockets/pid" --log-error="$sockets/log.err" \
     --skip-networking --mysqlx=OFF --skip-replica-start --persisted-globals-load=OFF --secure-file-priv=NULL \
-    --plugin-load-add=auth_socket.so --performance-schema=OFF --event-scheduler=OFF \
+    --plugin-load-add=auth_socket.so --performance-schema=OFF --event-scheduler=OFF --log-bin-trust-function-creators=ON \
     --auto-generate-certs=OFF --caching-sha2-password-auto-generate-rsa-keys=OFF \
     --server-id=1 --gtid-mode=ON --enforce-gtid-consistency=ON --log-bin=binlog --relay-log=relay --sync-binlog=0 \
     --innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=OFF --max-allowed-packet=1G \
