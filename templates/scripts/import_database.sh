@@ -158,6 +158,7 @@ odd=$(fact '.engines | to_entries[] | select(.key | ascii_downcase | . != "innod
 [ "$(fact '.without_primary_key | length')" = 0 ] ||
   warn "tables without a primary key, which replicas change slowly: $(fact '.without_primary_key | join(", ")')"
 [ "$(fact '.code.EVENT // [] | length')" = 0 ] || warn "events, which do not run here by themselves: $(fact '.code.EVENT | join(", ")')"
+[ "$(fact '.floats | length')" = 0 ] || warn "of a FLOAT a dump holds six digits, of a DOUBLE all; here: $(fact '.floats | join(", ")')"
 [ "$(fact '.definers | length')" = 0 ] || warn "DEFINER becomes $DB_USER@% instead of $(fact '.definers | keys | join(", ")')"
 [ "$(fact '.dropped | length')" = 0 ] ||
   warn "left out, as it is of another server: $(fact '.dropped | to_entries | map("\(.key) (\(.value))") | join(", ")')"
@@ -187,6 +188,7 @@ for schema in "${schemas[@]}"; do
   if [[ " ${full[*]} " == *" $schema "* ]]; then
     saved=$folder/before-$schema-$(date -u +%Y%m%dT%H%M%SZ).sql.zst
     echo "Saving what is in $schema to $saved"
+    refuse_endless "event_schema = $(quoted "$schema")" sql
     history=
     [ "$client" != mariadb ] || history=$(history_words "table_schema = $(quoted "$schema")" "" sql)
     # shellcheck disable=SC2086  # options, as separate words
@@ -201,9 +203,10 @@ for schema in "${schemas[@]}"; do
   sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as"
 done
 import_account "$loader" "$folder/loader.cnf" "${schemas[@]}"
+# First: it owns the views, and one that calls a function, or checks its rows, is made only if its owner may use these.
+for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 rename=$IMPORT_SCHEMA
 python3 "$reader" load "$dump" "\`$DB_USER\`@\`%\`" "$folder/loader.cnf" ${rename:+"$rename"}
-for schema in "${schemas[@]}"; do app_may_use "$schema"; done
 
 sql "DELETE FROM relaunch.import_loading WHERE run = $(quoted "$run")"
 for schema in "${schemas[@]}"; do # no longer half of a copy; what else is of it stays noted

@@ -32,6 +32,7 @@
 #     Required: true
 # Attachments:
 # - table_history.sh
+# - schema_names.py
 # - take_seed.py
 # ...
 set -euo pipefail
@@ -275,6 +276,7 @@ copy_rows() {
   schemas=$(at_primary mariadb -N -e "SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN
     ('mysql', 'sys', 'information_schema', 'performance_schema', 'relaunch_trial')" | tr '\n' ' ')
   history=$(history_words "table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')" "" at_primary mariadb -N -e)
+  refuse_endless "event_schema NOT IN ('mysql', 'sys')" at_primary mariadb -N -e
   echo "Copying row by row from $primary: accounts, $schemas"
   touch "$half"
   # Nothing of this goes into our own binary log: its history is the primary's.
@@ -283,7 +285,7 @@ copy_rows() {
     # shellcheck disable=SC2086  # options and names of databases, as separate words
     at_primary mariadb-dump --single-transaction --master-data=1 --gtid --routines --events --triggers --hex-blob $history \
       --max-allowed-packet=1G --add-drop-database --system=users --insert-ignore --databases $schemas
-  } | mariadb --binary-mode --comments --max-allowed-packet=1G
+  } | python3 "$RS_ATTACH_DIR/schema_names.py" "" | mariadb --binary-mode --comments --max-allowed-packet=1G
   rm "$half"
 }
 

@@ -30,15 +30,21 @@ LOOKED_AT = 400  # of a line's beginning: rows are long and need no look
 USE = re.compile(rb"USE `?((?:[^`;]|``)+?)`?\s*;\s*$", re.I)
 CREATE_DATABASE = re.compile(rb"CREATE DATABASE\b.*?`((?:[^`]|``)+)`(.*)", re.I)
 CREATE_TABLE = re.compile(rb"CREATE TABLE (?:IF NOT EXISTS )?`((?:[^`]|``)+)`", re.I)
+FLOAT = re.compile(rb"\s+`((?:[^`]|``)+)` float(?!\()", re.I)
 ENGINE = re.compile(rb"\) .*?ENGINE\s*=\s*(\w+)", re.I)
 COLLATE = re.compile(rb"(?<![A-Za-z_])COLLATE[ =]+(\w+)|collation_connection\s*=\s*(\w+)", re.I)
+SAID = re.compile(  # texts, names and comments
+    rb"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`|(?:^|(?<=\s))(?:--\s|#)[^\n]*|/\*(?![!M]).*?\*/""",
+    re.S | re.M,
+)
 CHARSET = re.compile(rb"(?:CHARACTER SET|CHARSET)[ =]+(\w+)", re.I)
 # Where a definition begins, not wherever the word is: a row or a routine's text may hold it, too.
 DEFINER = re.compile(
     rb"^(\s*(?:/\*!\d+\s+)?(?:CREATE\s*(?:OR REPLACE\s+)?(?:\*/\s*)?)?(?:/\*!\d+\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?)"
-    rb"DEFINER\s*=\s*(`(?:[^`]|``)*`@`(?:[^`]|``)*`|'[^']*'@'[^']*'|[\w.]+@[\w.%]+|CURRENT_USER)",
+    rb"DEFINER\s*=\s*(`(?:[^`]|``)*`(?:@`(?:[^`]|``)*`)?|'[^']*'(?:@'[^']*')?|\"[^\"]*\"(?:@\"[^\"]*\")?|[\w.]+@[\w.%]+|CURRENT_USER)",
     re.I,
 )
+VIEW_DEFINER = b"/*!50013 DEFINER="  # the second line of a view's definition
 CODE = re.compile(
     rb"(?:CREATE|/\*!\d+ CREATE).*?\b(TRIGGER|FUNCTION|PROCEDURE|EVENT)\b(?: IF NOT EXISTS)?\*?/?\s*`((?:[^`]|``)+)`"
     rb"|/\*!50001 VIEW `((?:[^`]|``)+)` AS|CREATE .*\b(VIEW) `((?:[^`]|``)+)` AS",
@@ -97,11 +103,13 @@ class Statements:
         self.schema = None
         self.foreign = False  # inside of a statement that is not for us, over several lines
         self.between = True  # a statement may begin here
+        self.begins = True  # one may with this line
         self.rows = False  # inside of an INSERT: its values hold no line ends, so that they end a line with , or ;
         self.dropped = collections.Counter()
 
     def kind(self, line):
         """use | create database | foreign | system | rows | other; the schema in use is kept."""
+        self.begins = self.between or line.startswith(VIEW_DEFINER)
         if self.rows:
             self.rows = not line.rstrip().endswith(b";")
             return self._of_schema("rows")
@@ -110,13 +118,13 @@ class Statements:
         if self.foreign:
             self.foreign = not line.rstrip().endswith(self.delimiter)
             return "foreign"
-        if start.upper().startswith(b"DELIMITER "):
+        if self.between and start.upper().startswith(b"DELIMITER "):
             self.delimiter = start.split()[1]
             return self._of_schema("other")
         if self.delimiter == b";" and self.between:
             found = USE.match(start)
             if found:
-                self.schema = found[1].replace(b"``", b"`").decode()
+                self.schema = found[1].replace(b"``", b"`").decode(errors="replace")
                 return "system" if self.schema in SYSTEM else "use"
             if CREATE_DATABASE.match(plain):
                 return "create database"
@@ -141,10 +149,11 @@ def look(path):
     stream, process, _ = opened(path)
     statements = Statements()
     facts = {"schemas": [], "unnamed": False, "engines": {}, "definers": {}, "collations": [], "charsets": [],
-             "without_primary_key": [], "code": {}, "dropped": {}, "system": [], "written_by": "", "server": "",
+             "without_primary_key": [], "floats": [], "code": {}, "dropped": {}, "system": [], "written_by": "",
+             "server": "",
              "complete": False, "bytes": 0, "tables": 0, "databases": {}}  # fmt: skip
     collations, charsets, table, keyed, last = set(), set(), None, False, b""
-    last_years, with_history = set(), False
+    last_years, with_history, body = set(), False, []
     for line in stream:
         facts["bytes"] += len(line)
         if line.startswith(b"-- "):
@@ -161,12 +170,13 @@ def look(path):
         if kind == "create database":
             name, more = CREATE_DATABASE.search(line).groups()
             collation = COLLATE.search(more)
-            facts["databases"][name.decode()] = " ".join(
+            name = name.decode(errors="replace")
+            facts["databases"][name] = " ".join(
                 f"{word} {found[1].decode()}"
                 for word, found in (("CHARACTER SET", CHARSET.search(more)), ("COLLATE", collation))
                 if found and found[1]
             )
-            if collation and collation[1] and name.decode() not in SYSTEM:
+            if collation and collation[1] and name not in SYSTEM:
                 collations.add(collation[1].decode())
         if kind == "use" and statements.schema not in facts["schemas"]:
             facts["schemas"].append(statements.schema)
@@ -183,9 +193,12 @@ def look(path):
         found = CREATE_TABLE.match(line)
         if found:
             facts["unnamed"] |= statements.schema is None
-            table, keyed = where + found[1].decode(), False
+            table, keyed = where + found[1].decode(errors="replace"), False
         elif table:
             keyed = keyed or b"PRIMARY KEY" in line
+            single = FLOAT.match(line)
+            if single:
+                facts["floats"].append(f"{table}.{single[1].decode(errors='replace')}")
             engine = ENGINE.match(line)
             if engine or line.startswith(b")"):
                 facts["tables"] += 1
@@ -194,15 +207,24 @@ def look(path):
                     facts["without_primary_key"].append(table)
                 table = None
         begun = line[:LOOKED_AT]
-        collations |= {(one or two).decode() for one, two in COLLATE.findall(line if table else begun)}
-        charsets |= {each.decode() for each in CHARSET.findall(begun)}
-        definer = DEFINER.match(begun)
+        if statements.delimiter != b";":
+            body.append(line)
+            said = b""
+        else:
+            said = SAID.sub(b"", b"".join((*body, line if table else begun)))
+            body = []
+        collations |= {(one or two).decode() for one, two in COLLATE.findall(said)}
+        charsets |= {each.decode() for each in CHARSET.findall(said)}
+        definer = DEFINER.match(begun) if statements.begins else None
         if definer:
-            facts["definers"][definer[2].decode()] = facts["definers"].get(definer[2].decode(), 0) + 1
+            account = definer[2].decode(errors="replace")
+            facts["definers"][account] = facts["definers"].get(account, 0) + 1
         code = CODE.search(begun)
         if code:
             name = next(filter(None, (code[2], code[3], code[5])))
-            facts["code"].setdefault((code[1] or b"VIEW").decode().upper(), []).append(where + name.decode())
+            facts["code"].setdefault((code[1] or b"VIEW").decode().upper(), []).append(
+                where + name.decode(errors="replace")
+            )
     ended_well(process)
     facts["collations"], facts["charsets"] = sorted(collations), sorted(charsets)
     facts["last_years"] = sorted(last_years)  # in which present rows end, where the dump has their history
@@ -214,7 +236,7 @@ def look(path):
 def for_us(stream, definer, rename, stood):
     """The lines to load. `stood` gets where the source's binary log stood, when the dump says so."""
     statements = Statements()
-    for line in for_schema(rename.encode(), stream) if rename else stream:
+    for line in for_schema(rename.encode(), stream):
         if not stood and line.startswith((b"-- CHANGE ", b"CHANGE ")):
             found = STOOD.search(line)
             if found:
@@ -228,7 +250,7 @@ def for_us(stream, definer, rename, stood):
             line = for_mysql(line)
         if kind == "use" and rename:
             line = b"USE `" + rename.encode() + b"`;\n"
-        if kind == "other" and b"DEFINER" in line[:LOOKED_AT]:
+        if kind == "other" and statements.begins and b"DEFINER" in line[:LOOKED_AT]:
             line = DEFINER.sub(lambda found: found[1] + b"DEFINER=" + definer, line, count=1)
         yield line
 

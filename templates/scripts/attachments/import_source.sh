@@ -106,6 +106,7 @@ settings_sql() {  # what of a server's settings counts, as one JSON object; ON a
 # One transaction that sees one moment, and where the binary log stood at that moment. MariaDB locks nothing for it.
 dump_there() {
   local how=(--defaults-extra-file="$work/source.cnf") year history
+  refuse_endless "event_schema IN ($list)" there
   if [ "$client" = mariadb ]; then
     year=$(sql "$last_year_sql")
     history=$(history_words "table_schema IN ($list)" "$year" there)

@@ -7,14 +7,14 @@
 # shellcheck disable=SC2154,SC2034
 set -euo pipefail
 
-common=(--single-transaction --routines --events --triggers --hex-blob --max-allowed-packet=1G)
+common=(--single-transaction --routines --events --triggers --hex-blob --skip-add-locks --max-allowed-packet=1G)
 if command -v mariadb >/dev/null; then
   client=mariadb dialect=mariadb
   writable="SELECT @@read_only = 0"
   # The position stands in the dump as a comment: it is told, not obeyed.
   dump_schema() {
     local found history
-    literal "$1"
+    may_be_dumped "$1" || return 1
     history=$(history_words "table_schema = $found" "" sql)
     # shellcheck disable=SC2086  # options, as separate words
     ionice -c 3 nice -n 19 mariadb-dump "${common[@]}" $history --master-data=2 --gtid "$1"
@@ -33,7 +33,11 @@ if command -v mariadb >/dev/null; then
 else
   client=mysql dialect=mysql
   writable="SELECT @@super_read_only = 0 AND @@offline_mode = 0"
-  dump_schema() { ionice -c 3 nice -n 19 mysqldump "${common[@]}" --set-gtid-purged=OFF "$1"; }
+  dump_schema() {
+    local found
+    may_be_dumped "$1" || return 1
+    ionice -c 3 nice -n 19 mysqldump "${common[@]}" --set-gtid-purged=OFF "$1"
+  }
   # Its own way to tell the position takes a global read lock. So it is what is there before the dump begins, and whether
   # more had come when its snapshot was taken is looked up while it runs.
   position_before() { executed; }
@@ -59,6 +63,11 @@ else
 fi
 here=("$client") # how the server is reached that is meant
 sql() { "${here[@]}" -N -B -e "$1"; }
+may_be_dumped() { # may_be_dumped SCHEMA; sets found: its name in SQL
+  literal "$1"
+  refuse_endless "event_schema = $found" sql || return 1
+  warn_of_floats "table_schema = $found" sql
+}
 
 # For text that routines take, and for tables to come.
 default_of() { # default_of SCHEMA: as JSON

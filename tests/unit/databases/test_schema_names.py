@@ -23,7 +23,13 @@ def loaded(text: str) -> str:
 
 
 def trigger(text: str) -> str:
+    """As it is dumped."""
     return f"DELIMITER ;;\n{BEGIN}{text} \n*/;;\nDELIMITER ;\n"
+
+
+def by_itself(text: str) -> str:
+    """As it is loaded."""
+    return f"DELIMITER ;;\nCREATE DEFINER=`app`@`%` {text}\n;;\nDELIMITER ;\n"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def trigger(text: str) -> str:
     ],
 )
 def test_the_schema_is_taken_out_of_a_triggers_head_alone(head: str, expected: str) -> None:
-    assert loaded(trigger(head + BODY)) == trigger(expected + BODY)
+    assert loaded(trigger(head + BODY)) == by_itself(expected + BODY)
 
 
 def test_what_a_trigger_does_stays_as_it_is_on_every_line() -> None:
@@ -66,7 +72,9 @@ def test_what_a_trigger_does_stays_as_it_is_on_every_line() -> None:
         "FOR EACH ROW\nBEGIN\n INSERT INTO shop.log VALUES ('TRIGGER shop.t AFTER INSERT ON shop.t FOR EACH ROW');\nEND"
     )
 
-    assert loaded(trigger("TRIGGER t AFTER INSERT ON shop.o " + body)) == trigger("TRIGGER t AFTER INSERT ON o " + body)
+    assert loaded(trigger("TRIGGER t AFTER INSERT ON shop.o " + body)) == by_itself(
+        "TRIGGER t AFTER INSERT ON o " + body
+    )
 
 
 def test_a_schemas_default_is_changed_of_the_schema_that_it_is_loaded_into() -> None:
@@ -91,6 +99,63 @@ def test_all_else_stays_as_it_is(text: str) -> None:
     assert loaded(text) == text
 
 
+HEADER = "-- Host: localhost    Database: the-shop\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "  `id` int(11) NOT NULL DEFAULT nextval(`the-shop`.`s`) COMMENT 'of nextval(`the-shop`.`s`), it''s',\n",
+            "  `id` int(11) NOT NULL DEFAULT nextval(`new`.`s`) COMMENT 'of nextval(`the-shop`.`s`), it''s',\n",
+        ),
+        (
+            "/*!50001 VIEW `v` AS select `the-shop`.`id` AS `id`,'\\' from `the-shop`.`t`',"
+            "`the-shop`.`f`(`the-shop`.`a`)"
+            " from ((`the-shop`.`the-shop` join `the-shop`.`b` `x` on(`the-shop`.`id` = 1)) join `other`.`t`) */;\n",
+            "/*!50001 VIEW `v` AS select `the-shop`.`id` AS `id`,'\\' from `the-shop`.`t`',"
+            "`new`.`f`(`the-shop`.`a`)"
+            " from ((`new`.`the-shop` join `new`.`b` `x` on(`the-shop`.`id` = 1)) join `other`.`t`) */;\n",
+        ),
+        ("INSERT INTO `t` VALUES\n(' from `the-shop`.`t`');\n", "INSERT INTO `t` VALUES\n(' from `the-shop`.`t`');\n"),
+    ],
+    ids=["a sequence", "a view, of which an alias is called so, too", "rows"],
+)
+def test_what_names_its_own_schema_names_the_new_one(text: str, expected: str) -> None:
+    assert loaded(HEADER + text) == HEADER + expected
+
+
+def test_a_view_gets_its_check_option_once_all_views_are_there() -> None:
+    view = "/*!50001 SET @saved_cs_client          = @@character_set_client */;\n"
+    view += "/*!50001 CREATE {}ALGORITHM=UNDEFINED */\n/*!50013 DEFINER=`a`@`%` SQL SECURITY INVOKER */\n"
+    view += "/*!50001 VIEW `{}` AS select 1 AS `one` */{};\n"
+    view += "/*!50001 SET collation_connection      = @saved_col_connection */;\n"
+    check = "\n/*!50002 WITH CASCADED CHECK OPTION */"
+    end = "-- Dump completed on 2026-11-29\n"
+
+    assert loaded(view.format("", "a", check) + view.format("", "b", "") + end) == (
+        view.format("", "a", "") + view.format("", "b", "") + view.format("OR REPLACE ", "a", check) + end
+    )
+
+
+def test_no_table_is_locked_and_dates_that_do_not_exist_stay() -> None:
+    mode = "/*!40101 SET @OLD_SQL_MODE=@@SQL_MODE, SQL_MODE='NO_AUTO_VALUE_ON_ZERO{}' */;\n"
+    rows = "INSERT INTO `t` VALUES\n('LOCK TABLES `t` WRITE;');\n"
+
+    assert loaded(mode.format("") + "LOCK TABLES `t` WRITE;\n" + rows + "UNLOCK TABLES;\n") == (
+        mode.format(",ALLOW_INVALID_DATES") + rows
+    )
+
+
+@pytest.mark.parametrize("end", [" */;;\n", "\n*/;;\n", " */ ;;\n"])
+def test_code_that_ends_in_a_comment_ends_after_it(end: str) -> None:
+    text = "EVENT `e` ON SCHEDULE EVERY 1 DAY DO SET @a = '*/;;' -- it's"
+
+    assert loaded(f"DELIMITER ;;\n{BEGIN}{text}{end}/*!50003 SET time_zone = @saved_time_zone */ ;;\n") == (
+        f"DELIMITER ;;\nCREATE DEFINER=`app`@`%` {text}\n;;\n/*!50003 SET time_zone = @saved_time_zone */ ;;\n"
+    )
+
+
 def test_a_restore_loads_it_so(tmp_path: Path) -> None:
     text = (SCRIPTS / "restore_schema.sh").read_text()
     load = text[text.index("\nload() {") : text.index("\n}\n", text.index("\nload() {")) + 3]
@@ -102,6 +167,6 @@ def test_a_restore_loads_it_so(tmp_path: Path) -> None:
 
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
 
-    assert done.stdout == "SET sql_log_bin = 0;\n" + DEFAULT.format("relaunch_trial") + trigger(
+    assert done.stdout == "SET sql_log_bin = 0;\n" + DEFAULT.format("relaunch_trial") + by_itself(
         "TRIGGER t AFTER INSERT ON o " + BODY
     )
