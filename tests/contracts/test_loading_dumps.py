@@ -115,8 +115,8 @@ def test_a_replica_copied_row_by_row_has_all_of_it(server: MariaDBServer, tmp_pa
     made = "SELECT created FROM information_schema.routines WHERE routine_schema = 'shop'"
     session.run("SET SESSION timestamp = 1")
     session.run("CREATE PROCEDURE shop.q() SELECT 1")
-    script = f"""set -e -o pipefail; copying={tmp_path}/copy half={tmp_path}/half
-      systemctl() {{ :; }}; history_words() {{ :; }}
+    script = f"""set -e -o pipefail; copying={tmp_path}/copy half={tmp_path}/half RS_ATTACH_DIR={SCRIPTS}/attachments
+      systemctl() {{ :; }}; history_words() {{ :; }}; refuse_endless() {{ :; }}
       at_primary() {{ chroot {server.root} "$1" --no-defaults --socket={server.inside}/sock "${{@:2}}"; }}
       mariadb() {{ cat >{tmp_path}/dump; at_primary mariadb "$@" <{tmp_path}/dump; }}
       {copy}

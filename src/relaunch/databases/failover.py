@@ -226,7 +226,7 @@ def _confirmed_fenced(case: Case, id: str) -> bool:
 
 
 def _to_replace(case: Case, group: Group) -> frozenset[str]:
-    """Only while a primary takes writes and stays: a fresh replica needs one, and until then every copy may be the last.
+    """Only while a primary takes writes and stays: a fresh replica needs one; until then every copy may be the last.
 
     Not while paused: whoever said so, a restore among them, is about to change the data that it would copy."""
     primary = case.word(group.primary)
