@@ -38,6 +38,12 @@ def why_not_known(case: Case, primary: str | None = None) -> str:
     astray = {id for id in others if not _is_held(case, id) and not _follows(case, id, address)}
     if astray:
         return f"{case.names(astray)} does not follow {case.names([leads])}"
+    own = case.word(leads)
+    if own is not None and own.required and all(_is_held(case, id) for id in others):
+        return (
+            f"{case.names([leads])} takes no write that no replica has, and none of the store's follows it: one that is"
+            " not in it may have acknowledged, and has to be ended first"
+        )
     return _strangers(case, leads)
 
 

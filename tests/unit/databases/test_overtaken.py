@@ -43,6 +43,7 @@ UNKNOWN: tuple[tuple[str, Seen], ...] = (
     ("not one server that takes writes", look(FENCED, member("s2", epoch=9, role="fenced"), FOLLOWS)),
     ("not one server that takes writes by", look(member("s1", epoch=5), LEADS, FOLLOWS)),
     ("db3 does not follow db2", look(FENCED, LEADS, member("s3", epoch=9, source="@s1"))),
+    ("none of the store's follows it", look(FENCED, LEADS, member("s3", epoch=9, role="fenced", source=""))),
     ("@s7 follows db2 and is not in the store", look(FENCED, member("s2", **LEADING, acknowledgers=["@s7"]), FOLLOWS)),
 )  # fmt: skip
 
