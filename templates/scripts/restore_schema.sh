@@ -141,6 +141,8 @@ load() { # load SCHEMA [STATEMENTS to begin with]
 
 compare() { # what was noted at backup time, against what is loaded; prints how many tables. In a subshell: one session each
   local table method noted found compared=0
+  jq -r '.check.tables // [] | .[] | [.table, .method, "\(.rows) \(.sum)"] | @tsv' "$secret/manifest" >"$work/noted" ||
+    stop_with "What was noted of the tables of $RESTORE_BACKUP cannot be read. Nothing was touched."
   open_session "${here[@]}" -N -B --unbuffered --force
   ask "SET SESSION group_concat_max_len = 1000000; SET SESSION time_zone = '+00:00'" >/dev/null
   while IFS=$'\t' read -r table method noted; do
@@ -148,7 +150,7 @@ compare() { # what was noted at backup time, against what is loaded; prints how 
     found=$(ask "$(check_sql "$trial" "$table" "$method")" | tr '\t' ' ')
     [ "$found" = "$noted" ] || stop_with "DIFFERENT: $RESTORE_SCHEMA.$table: noted rows and sum $noted, found $found. Nothing was touched."
     compared=$((compared + 1))
-  done < <(jq -r '.check.tables // [] | .[] | [.table, .method, "\(.rows) \(.sum)"] | @tsv' "$secret/manifest")
+  done <"$work/noted"
   echo "$compared"
 }
 

@@ -271,6 +271,8 @@ checked=0 tables_checked=''
 # afterwards this server has written itself.
 compare() {
   local schema table method rows sum found differ=0
+  jq -r '.check.tables[] | [.schema, .table, .method, .rows, .sum] | @tsv' "$last" >"$secret/noted" ||
+    stop_with "What was noted of the tables of $RESTORE_BACKUP cannot be read."
   begin_table_checks
   open_session copy_session
   ask "SET time_zone = '+00:00', group_concat_max_len = 1000000" >/dev/null
@@ -280,7 +282,7 @@ compare() {
     found=$(ask "$(check_sql "$schema" "$table" "$method")" | tr '\t' ' ')
     checked=$((checked + 1))
     [ "$found" = "$rows $sum" ] || { echo "DIFFERENT: $schema.$table ($method): noted $rows rows, sum $sum; found $found" >&2; differ=1; }
-  done < <(jq -r '.check.tables[] | [.schema, .table, .method, .rows, .sum] | @tsv' "$last")
+  done <"$secret/noted"
   close_session
   end_table_checks # first: a table that is damaged may have been read as rows that differ, too
   [ "$differ" = 0 ] || stop_with "The restored data is not what was backed up."

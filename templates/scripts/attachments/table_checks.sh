@@ -75,6 +75,12 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes
     only="AND t.table_schema = $found"
   fi
   : >"$work/summed"
+  sql "SELECT CAST(t.table_schema AS BINARY), CAST(t.table_name AS BINARY), COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
+      information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
+      AND s.index_name = 'PRIMARY') FROM information_schema.tables t
+    WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND t.engine = 'InnoDB'
+    $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch_trial') ORDER BY t.data_length" \
+    >"$work/to_sum" || { echo "The tables that are to be summed cannot be listed." >&2; return 1; }
   while IFS=$'\t' read -r schema table bytes has_key; do # with \\, \t and \n in names, as the client prints them
     printf -v plain_schema %b "$schema"
     printf -v plain_table %b "$table"
@@ -84,11 +90,7 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes
       read -r rows sum <<<"$(ask "$(check_sql "$plain_schema" "$plain_table" "$method")")" || true
     fi
     printf '%s\t%s\t%s\t%s\t%s\n' "$schema" "$table" "$method" "$rows" "$sum" >>"$work/summed"
-  done < <(sql "SELECT CAST(t.table_schema AS BINARY), CAST(t.table_name AS BINARY), COALESCE(t.data_length, 0), EXISTS (SELECT 1 FROM
-      information_schema.statistics s WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name
-      AND s.index_name = 'PRIMARY') FROM information_schema.tables t
-    WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND t.engine = 'InnoDB'
-    $only AND t.table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema', 'relaunch_trial') ORDER BY t.data_length")
+  done <"$work/to_sum"
   local fields='split("\t") | map(gsub("\\\\(?<sign>.)"; {n: "\n", t: "\t", "\\": "\\"}[.sign]))'
   jq -Rc "$fields"' | select(.[4] != "") | {schema: .[0], table: .[1], method: .[2], rows: (.[3] | tonumber), sum: .[4]}' "$work/summed" >"$work/checks"
   jq -Rc "$fields"' | select(.[4] == "") | "\(.[0]).\(.[1])"' "$work/summed" >"$work/unchecked"

@@ -58,3 +58,17 @@ def test_a_schema_is_restored_with_the_collation_that_its_manifest_says(
 
     made = [line.partition("; CREATE DATABASE ")[2].strip() for line in done.stdout.splitlines()]
     assert made == [f"relaunch_trial {trial}".strip(), f"`shop` {own}"]
+
+
+def test_tables_that_cannot_be_listed_are_not_none(tmp_path: Path) -> None:
+    """A backup that noted no table would be proven by comparing none."""
+    script = f"""set -euo pipefail; work={tmp_path} here=(true)
+      . {SCRIPTS}/attachments/table_checks.sh; . {SCRIPTS}/attachments/schema_dump.sh
+      open_session() {{ exec {{to_db}}>/dev/null {{from_db}}</dev/null; }}; ask() {{ :; }}; sql() {{ return 1; }}
+      sums_of shop 9 >{tmp_path}/before
+      echo noted"""
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "cannot be listed" in done.stderr
