@@ -232,3 +232,35 @@ def test_a_replay_ends_at_another_error_than_was_logged(server: MariaDBServer, t
     done = replay(server, tmp_path)
 
     assert done.returncode != 0 and "'shop.unknown' doesn't exist" in done.stderr
+
+
+COMMITTED_BYTES = 19 + 8 + 4  # an event: head, body, checksum
+ROTATED_BYTES = 19 + 8 + len("binlog.000002") + 4
+
+
+def test_a_binary_log_that_a_crash_cut_is_replayed_up_to_there(server: MariaDBServer) -> None:
+    session = server.session()
+    session.run("CREATE TABLE shop.cut (i INT PRIMARY KEY) ENGINE = InnoDB")
+    for number in range(3):
+        session.run(f"INSERT INTO shop.cut VALUES ({number})")
+    session.run("FLUSH BINARY LOGS")
+    session.close()
+    whole = (server.folder / "data/binlog.000001").read_bytes()
+    shipped = server.folder / "shipped"
+
+    def decoded(data: bytes, *, mend: bool) -> subprocess.CompletedProcess[bytes]:
+        shipped.write_bytes(data)
+        if mend:
+            events = f"{SCRIPTS}/attachments/binlog_events.py"
+            subprocess.run([sys.executable, events, "whole", shipped], check=True, timeout=60)
+        words = ("chroot", str(server.root), "mariadb-binlog", "--no-defaults", f"{server.inside}/shipped")
+        return subprocess.run(words, capture_output=True, timeout=60, check=False)
+
+    as_it_was = decoded(whole, mend=True)
+    assert shipped.read_bytes() == whole and as_it_was.returncode == 0
+    commit = len(whole) - ROTATED_BYTES - COMMITTED_BYTES
+    for left in (whole[commit:][:10], whole[commit:][:25], b"\0" * 500):
+        assert decoded(whole[:commit] + left, mend=False).returncode != 0
+        mended = decoded(whole[:commit] + left, mend=True)
+        assert mended.returncode == 0, mended.stderr
+        assert mended.stdout.count(b"\nCOMMIT") == as_it_was.stdout.count(b"\nCOMMIT") - 1

@@ -4,6 +4,7 @@
 
     binlog_events.py goes-on POSITION FILE…   exit status 1 and why, when MariaDB's logs do not go on from there
     binlog_events.py comes-to MOMENT FILE…    exit status 1 when all that is in them, of MySQL's too, is from before
+    binlog_events.py whole FILE               takes off what a crash has left of an event at its end, of MySQL's too
 
 MOMENT is YYYY-MM-DD HH:MM:SS in UTC. The format is described in MariaDB's documentation: "Binlog Event Types".
 """
@@ -16,7 +17,9 @@ import sys
 MAGIC = b"\xfebin"
 HEAD = struct.Struct("<IBII")  # of each event: time, type, server, length; then 6 bytes of which nothing is needed here
 HEAD_BYTES = 19
-GTID, GTID_LIST = 162, 163
+CLOSING = (3, 4)  # the last event of a file that was closed: the server stopped, or went on with the next file
+CLOSING_BYTES = 600  # no such event is longer: it holds the next file's name
+GTID, GTID_LIST, ENCRYPTED = 162, 163, 164
 
 
 def events(data):
@@ -103,6 +106,28 @@ def another(domain, server, number, known):
     )
 
 
+def was_closed(data):
+    lengths = range(HEAD_BYTES, min(CLOSING_BYTES, len(data)) + 1)
+    ends = ((length, HEAD.unpack_from(data, len(data) - length)) for length in lengths)
+    return any(kind in CLOSING and said == length for length, (_, kind, _, said) in ends)
+
+
+def make_whole(path):
+    data = opened(path)
+    if data[: len(MAGIC)] != MAGIC or was_closed(data):
+        return
+    at = len(MAGIC)
+    while at + HEAD_BYTES <= len(data):
+        _, kind, _, length = HEAD.unpack_from(data, at)
+        if kind == ENCRYPTED:
+            return
+        if not HEAD_BYTES <= length <= len(data) - at:
+            break
+        at += length
+    with open(path, "r+b") as file:
+        file.truncate(at)
+
+
 def comes_to(moment, paths):
     return any(time >= moment for path in paths for time, _, _, _ in events(opened(path)))
 
@@ -115,6 +140,8 @@ def main(what, limit, *paths):
     elif what == "comes-to":
         at = datetime.datetime.fromisoformat(limit).replace(tzinfo=datetime.UTC)
         sys.exit(0 if comes_to(at.timestamp(), paths) else 1)
+    elif what == "whole":
+        make_whole(limit)
     else:
         sys.exit(__doc__)
 

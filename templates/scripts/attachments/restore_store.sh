@@ -247,6 +247,7 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
   if [ "$2" = no ]; then
     stop=$(find "$work/pieces" -name 'end-*' -printf '%f\n' | sort | tail -n 1)
     [ "end-$(printf %012d "$at")" = "$stop" ] || stop_with "MISSING LINK: the end of binary log $folder is not in the store."
+    python3 "$RS_ATTACH_DIR/binlog_events.py" whole "$out" # a server that crashed leaves half an event, which would end the replay
   elif [ "$whole" = 0 ]; then # no log file is empty: what decodes it would refuse it
     rm "$out"
     rmdir --ignore-fail-on-non-empty "$work/logs"
