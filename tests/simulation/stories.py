@@ -12,7 +12,7 @@ from simulated_server import chance, covers
 
 from relaunch.databases.case import Case
 from relaunch.databases.group import Mode, Step
-from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known
+from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known, why_not_newest
 
 CALM = "calm"
 FAULTS: dict[str, int] = {
@@ -137,7 +137,7 @@ def ended(world: World, steps: int = 0) -> Told:
 
 def _adopt(world: World) -> None:
     """A person who knows which server has the newest data ends what the store does not know, and says so; not when
-    one of those leads."""
+    one of those leads, nor against the warning that the one that does has missed orders."""
     there = world.agents.keys() - world.cut
     if there and max(sorted(there), key=lambda id: _has_led(world, id)) not in world.members:
         return
@@ -148,7 +148,8 @@ def _adopt(world: World) -> None:
     world.tick()
     leads = max(sorted(world.members), key=lambda id: _has_led(world, id))
     case = Case(group=world.group, seen=world.seen(), windows=WINDOWS, position_covers=covers)
-    if world.agents[leads].done[1] == "primary" and not why_not_known(case, leads):
+    leads_still = world.agents[leads].done[1] == "primary" and not why_not_newest(case, leads)
+    if leads_still and not why_not_known(case, leads):
         world.group = known_again(case, leads)
 
 
