@@ -63,6 +63,8 @@ OTHER_MODES = re.compile(
     rb"\b(?:NO_AUTO_CREATE_USER|NO_FIELD_OPTIONS|NO_KEY_OPTIONS|NO_TABLE_OPTIONS|IGNORE_BAD_TABLE_OPTIONS),?", re.I
 )
 OTHER_COLLATIONS = re.compile(rb"\butf8mb4_uca1400_(?:nopad_)?(ai_ci|as_ci|as_cs)\b", re.I)
+# A line of nothing else; one that servers look into is a statement, but for MariaDB's word to its client.
+COMMENT = re.compile(rb"\s*(?:--(?:\s|$)|#|/\*(?:M?!999999\\-|(?!M?!))(?:[^*]|\*(?!/))*\*/\s*$)")
 COMMENT_START = re.compile(rb"/\*[!M]+\d*\s*")
 ROWS = re.compile(rb"(?:INSERT|REPLACE)\s", re.I)
 HISTORY = re.compile(rb"/\*M!\d+ SET .*\bsystem_versioning_insert_history=(1|@)")
@@ -137,7 +139,7 @@ class Statements:
                 self.foreign = not line.rstrip().endswith((b";", b"*/"))
                 return "foreign"
         text = line.rstrip()
-        if text and not start.startswith((b"-- ", b"--\n", b"#")):
+        if text and not COMMENT.match(line):
             self.between = text.endswith(self.delimiter)
         return self._of_schema("other")
 

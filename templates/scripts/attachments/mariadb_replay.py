@@ -27,8 +27,8 @@ BROKEN_OFF = (b"1053", b"1317", b"1927", b"1969")  # by a shutdown, a kill or a 
 
 
 def is_note(line):
-    """A comment, or a setting in front of a statement."""
-    return line.startswith((b"#", b"\n")) or (line.startswith((b"SET ", b"use ", b"/*")) and line.endswith(b"*/;\n"))
+    """A comment, or a setting in front of a statement; a statement may begin with a comment of its own."""
+    return line.startswith((b"#", b"\n")) or (line.startswith((b"SET ", b"use ", b"/*!")) and line.endswith(b"*/;\n"))
 
 
 def rest(line, lines):

@@ -31,7 +31,7 @@ HEAD = re.compile(
     rb"(?=%(name)s%(gap)s*\bFOR%(gap)s+EACH%(gap)s+ROW\b)" % {b"name": NAME, b"gap": GAP},
     re.I,
 )
-OLD = re.compile(rb"-- Host: .*?\bDatabase: (.+)|USE `((?:[^`]|``)+)`;\s*$")
+OLD = re.compile(rb"-- Host: .*?\bDatabase: (\S.*?)\s*$|USE `((?:[^`]|``)+)`;\s*$")
 MODE = re.compile(rb"(/\*!40101 SET .*\bSQL_MODE='NO_AUTO_VALUE_ON_ZERO)(?=')")
 VIEW_BEGINS, VIEW_ENDS = b"/*!50001 SET @saved_cs_client ", b"/*!50001 SET collation_connection      = @saved"
 CHECK = b"/*!50002 WITH "
@@ -41,7 +41,7 @@ def own_names(old, new):
     """What puts the new schema's name for the old one into the definition of a view or a column. An alias in a view may
     be called as the schema is: it counts only where a table, a function or a sequence is named."""
     named = re.compile(
-        rb"'(?:[^'\\]|\\.|'')*'|((?:\b(?:from|join)\s\(*|\b(?:nextval|lastval|setval)\()?)`%s`\.(?=`(?:[^`]|``)+`(\()?)"
+        rb"'(?:[^'\\]|\\.|'')*'|((?:\b(?:from|(?:straight_)?join)\s\(*|\b(?:nextval|lastval|setval)\()?)`%s`\.(?=`(?:[^`]|``)+`(\()?)"
         % re.escape(old),
         re.I,
     )
@@ -63,6 +63,11 @@ def of_code(name, text):
     return b" ".join(filter(None, begun.groups())) + b" " + inner.rstrip() + b"\n" + end.lstrip()
 
 
+def ends_code(lines, delimiter):
+    last = next(line for line in reversed(lines) if line.strip())
+    return re.search(rb"\*/ ?" + re.escape(delimiter) + rb"\s*$", last)
+
+
 def of_view(lines):
     """A view's definition without its CHECK OPTION, and again with it; nothing in the second place when it has none."""
     if not any(line.startswith(CHECK) for line in lines):
@@ -78,7 +83,7 @@ def for_schema(name, lines):
     delimiter, code, view, checked, use = b";", [], [], [], b""
     owned = None
     for line in lines:
-        if code and line.startswith(AFTER) and re.search(rb"\*/ ?" + delimiter + rb"\s*$", code[-1]):
+        if code and line.startswith(AFTER) and ends_code(code, delimiter):
             yield of_code(name, b"".join(code))
             code = []
         if code:

@@ -186,6 +186,25 @@ def test_text_inside_of_a_routine_is_not_taken_for_statements(script: ModuleType
     assert loaded(script, "USE `shop`;\n" + routine) == "USE `shop`;\n" + routine
 
 
+@pytest.mark.parametrize(
+    "note", ["/* Triggers of `orders`, by a; tool */", "--", "/*M!999999\\- enable the sandbox mode */ "]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_comment_in_front_of_a_statement_hides_it_not(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str, end: str
+) -> None:
+    monkeypatch.setattr(script, "CLIENT", "mariadb")
+    dump = (
+        f"{note}\nCREATE DATABASE `shop`;\n{note}\nUSE `shop`;\n{note}\nDELIMITER $$\n{note}\n"
+        "CREATE DEFINER = {}PROCEDURE `p`()\nBEGIN\nDO 1;\nFLUSH TABLES;\nEND $$\nDELIMITER ;\n"
+    ).replace("\n", end)
+
+    assert look(script, tmp_path, dump.format("'a'@'%' "))["definers"] == {"'a'@'%'": 1}
+    assert loaded(script, dump.format("'a'@'%' ")) == dump.replace(f"CREATE DATABASE `shop`;{end}", "").replace(
+        "DEFINER = {}", "DEFINER=`app`@`%` "
+    )
+
+
 def test_rows_over_several_lines_are_not_taken_for_statements(script: ModuleType) -> None:
     text = "INSERT INTO `t` VALUES\n(1,'a'),\nGRANT_is_no_row,\n(3,'c');\n"
 

@@ -125,6 +125,12 @@ def test_what_names_its_own_schema_names_the_new_one(text: str, expected: str) -
     assert loaded(HEADER + text) == HEADER + expected
 
 
+def test_a_dump_with_the_ends_of_lines_of_windows_names_the_new_one_too() -> None:
+    view = "/*!50001 VIEW `v` AS select 1 AS `a` from (`{0}`.`t` straight_join `{0}`.`u`) */;\r\n"
+
+    assert loaded(HEADER.replace("\n", "\r\n") + view.format("the-shop")).endswith(view.format("new"))
+
+
 def test_a_view_gets_its_check_option_once_all_views_are_there() -> None:
     view = "/*!50001 SET @saved_cs_client          = @@character_set_client */;\n"
     view += "/*!50001 CREATE {}ALGORITHM=UNDEFINED */\n/*!50013 DEFINER=`a`@`%` SQL SECURITY INVOKER */\n"
@@ -153,6 +159,14 @@ def test_code_that_ends_in_a_comment_ends_after_it(end: str) -> None:
 
     assert loaded(f"DELIMITER ;;\n{BEGIN}{text}{end}/*!50003 SET time_zone = @saved_time_zone */ ;;\n") == (
         f"DELIMITER ;;\nCREATE DEFINER=`app`@`%` {text}\n;;\n/*!50003 SET time_zone = @saved_time_zone */ ;;\n"
+    )
+
+
+def test_code_of_another_program_ends_where_its_delimiter_is() -> None:
+    text = "DELIMITER $$\n/*!50106 CREATE EVENT `e` ON SCHEDULE EVERY 1 DAY DO SET @a = 1 */$$\n\nDELIMITER ;\n"
+
+    assert loaded(text + "LOCK TABLES `t` WRITE;\n") == (
+        "DELIMITER $$\nCREATE EVENT `e` ON SCHEDULE EVERY 1 DAY DO SET @a = 1\n$$\n\nDELIMITER ;\n"
     )
 
 

@@ -1,0 +1,33 @@
+"""What mariadb-binlog has decoded, made ready for a client: which lines are statements."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[3] / "templates/scripts/attachments/mariadb_replay.py"
+END = "/*!*/;\n"
+NUMBER = "/*!100001 SET @@session.gtid_seq_no=7*/" + END
+
+
+def replayed(text: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], input=text, capture_output=True, text=True, timeout=30, check=True
+    )
+    return done.stdout
+
+
+def test_a_statement_that_begins_with_a_comment_is_within_its_transaction() -> None:
+    rows = "/* page:12 */ INSERT INTO t VALUES (1)" + END + "INSERT INTO t VALUES (2)" + END + "COMMIT\n" + END
+
+    assert replayed(NUMBER + "START TRANSACTION\n" + END + rows) == NUMBER + "START TRANSACTION\n" + END + rows
+
+
+def test_what_failed_in_part_may_begin_with_a_comment_and_nothing_after_it_may_fail_so() -> None:
+    head = "#261129  7:00:00 server id 1  end_log_pos 9 \tQuery\tthread_id=1\texec_time=0\terror_code="
+
+    assert replayed(f"{head}1396\n/* of */ DROP USER a, b{END}{head}0\nDROP USER c{END}") == (
+        f"{head}1396\nBEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1396 BEGIN END; /* of */ DROP USER a, b; END\n{END}"
+        f"{head}0\nDROP USER c{END}"
+    )
