@@ -65,6 +65,7 @@ OTHER_MODES = re.compile(
 OTHER_COLLATIONS = re.compile(rb"\butf8mb4_uca1400_(?:nopad_)?(ai_ci|as_ci|as_cs)\b", re.I)
 # A line of nothing else; one that servers look into is a statement, but for MariaDB's word to its client.
 COMMENT = re.compile(rb"\s*(?:--(?:\s|$)|#|/\*(?:M?!999999\\-|(?!M?!))(?:[^*]|\*(?!/))*\*/\s*$)")
+COMMENT_OPENS = re.compile(rb"\s*/\*(?!M?!)(?:[^*]|\*(?!/))*$")  # to end on a later line
 COMMENT_START = re.compile(rb"/\*[!M]+\d*\s*")
 ROWS = re.compile(rb"(?:INSERT|REPLACE)\s", re.I)
 HISTORY = re.compile(rb"/\*M!\d+ SET .*\bsystem_versioning_insert_history=(1|@)")
@@ -106,6 +107,7 @@ class Statements:
         self.foreign = False  # inside of a statement that is not for us, over several lines
         self.between = True  # a statement may begin here
         self.begins = True  # one may with this line
+        self.comment = False  # inside of one between statements, over several lines
         self.rows = False  # inside of an INSERT: its values hold no line ends, so that they end a line with , or ;
         self.dropped = collections.Counter()
 
@@ -115,6 +117,9 @@ class Statements:
         if self.rows:
             self.rows = not line.rstrip().endswith(b";")
             return self._of_schema("rows")
+        if self.comment:
+            self.comment = b"*/" not in line
+            return self._of_schema("other")
         start = line[:LOOKED_AT].lstrip()
         plain = COMMENT_START.sub(b"", start, count=1) if start.startswith((b"/*!", b"/*M!")) else start
         if self.foreign:
@@ -139,7 +144,8 @@ class Statements:
                 self.foreign = not line.rstrip().endswith((b";", b"*/"))
                 return "foreign"
         text = line.rstrip()
-        if text and not COMMENT.match(line):
+        self.comment = self.between and bool(COMMENT_OPENS.match(line))
+        if text and not self.comment and not COMMENT.match(line):
             self.between = text.endswith(self.delimiter)
         return self._of_schema("other")
 

@@ -187,7 +187,13 @@ def test_text_inside_of_a_routine_is_not_taken_for_statements(script: ModuleType
 
 
 @pytest.mark.parametrize(
-    "note", ["/* Triggers of `orders`, by a; tool */", "--", "/*M!999999\\- enable the sandbox mode */ "]
+    "note",
+    [
+        "/* Triggers of `orders`, by a; tool */",
+        "--",
+        "/*M!999999\\- enable the sandbox mode */ ",
+        "/*\n it's\nDELIMITER ;;\n*/",
+    ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_comment_in_front_of_a_statement_hides_it_not(
