@@ -146,8 +146,12 @@ class Statements:
         text = line.rstrip()
         self.comment = self.between and bool(COMMENT_OPENS.match(line))
         if text and not self.comment and not COMMENT.match(line):
-            self.between = text.endswith(self.delimiter)
+            self.between = text.endswith(self.delimiter) or self._ends_before_a_comment(text)
         return self._of_schema("other")
+
+    def _ends_before_a_comment(self, text):
+        """Of code alone: a ; before a comment may be in the text of a column."""
+        return self.delimiter != b";" and re.search(re.escape(self.delimiter) + rb"\s*" + COMMENT.pattern, text)
 
     def _of_schema(self, kind):
         return "system" if self.schema in SYSTEM else kind

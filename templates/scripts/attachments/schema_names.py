@@ -83,7 +83,7 @@ def for_schema(name, lines):
     delimiter, code, view, checked, use = b";", [], [], [], b""
     owned = None
     for line in lines:
-        if code and line.startswith(AFTER) and ends_code(code, delimiter):
+        if code and (line.startswith(AFTER) or CODE.match(line)) and ends_code(code, delimiter):
             yield of_code(name, b"".join(code))
             code = []
         if code:

@@ -211,6 +211,13 @@ def test_a_comment_in_front_of_a_statement_hides_it_not(
     )
 
 
+@pytest.mark.parametrize("note", ["-- of `a`", "# of `a`", "/* of `a` */"])
+def test_a_comment_behind_a_statement_does_not_make_it_longer(script: ModuleType, note: str) -> None:
+    routine = f"DELIMITER //\nCREATE PROCEDURE `p`()\nBEGIN\nDO 1;\nEND // {note}\nDELIMITER ;\n"
+
+    assert loaded(script, routine + "CREATE DATABASE `shop`;\nUSE `shop`;\n") == routine + "USE `shop`;\n"
+
+
 def test_rows_over_several_lines_are_not_taken_for_statements(script: ModuleType) -> None:
     text = "INSERT INTO `t` VALUES\n(1,'a'),\nGRANT_is_no_row,\n(3,'c');\n"
 

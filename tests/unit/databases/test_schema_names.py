@@ -163,10 +163,11 @@ def test_code_that_ends_in_a_comment_ends_after_it(end: str) -> None:
 
 
 def test_code_of_another_program_ends_where_its_delimiter_is() -> None:
-    text = "DELIMITER $$\n/*!50106 CREATE EVENT `e` ON SCHEDULE EVERY 1 DAY DO SET @a = 1 */$$\n\nDELIMITER ;\n"
+    text = "DELIMITER $$\n/*!50106 CREATE EVENT {0}1 */$$\n\n/*!50106 CREATE EVENT {0}2 */$$\n\nDELIMITER ;\n"
+    event = "`e` ON SCHEDULE EVERY 1 DAY DO SET @a = "
 
-    assert loaded(text + "LOCK TABLES `t` WRITE;\n") == (
-        "DELIMITER $$\nCREATE EVENT `e` ON SCHEDULE EVERY 1 DAY DO SET @a = 1\n$$\n\nDELIMITER ;\n"
+    assert loaded(text.format(event) + "LOCK TABLES `t` WRITE;\n") == (
+        f"DELIMITER $$\nCREATE EVENT {event}1\n$$\n\nCREATE EVENT {event}2\n$$\n\nDELIMITER ;\n"
     )
 
 
