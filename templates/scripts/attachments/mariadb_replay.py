@@ -22,6 +22,7 @@ LAST_OF_ROWS = b"'" + END
 ROWS = (b"BINLOG ", b"SET @binlog_fragment")
 TABLE = re.compile(rb"CREATE (OR REPLACE )?TABLE ")
 DROP = re.compile(rb"DROP (TABLE|SEQUENCE) (?!IF EXISTS )")
+CUT_OFF = (b"ROLLBACK", b"DELIMITER ")  # what follows a transaction that has no end
 FAILED = re.compile(rb"#[0-9]+ .*\tQuery\t.*\terror_code=([1-9][0-9]*)")
 BROKEN_OFF = (b"1053", b"1317", b"1927", b"1969")  # by a shutdown, a kill or a limit: nobody knows where
 
@@ -66,7 +67,7 @@ def for_a_client(lines):
             yield b"SET sql_log_bin = 0" + END + table + b"SET sql_log_bin = 1" + END + number
             table = b""
         if begun:
-            yield BEGIN + END + table
+            yield BEGIN + END + (b"" if line.startswith(CUT_OFF) else table)
             begun, table = False, b""
         line = DROP.sub(rb"DROP \1 IF EXISTS ", line, count=1) if DROP.match(line) else line
         if error and error not in BROKEN_OFF:

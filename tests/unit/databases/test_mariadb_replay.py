@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[3] / "templates/scripts/attachments/mariadb_replay.py"
 END = "/*!*/;\n"
 NUMBER = "/*!100001 SET @@session.gtid_seq_no=7*/" + END
@@ -31,3 +33,10 @@ def test_what_failed_in_part_may_begin_with_a_comment_and_nothing_after_it_may_f
         f"{head}1396\nBEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1396 BEGIN END; /* of */ DROP USER a, b; END\n{END}"
         f"{head}0\nDROP USER c{END}"
     )
+
+
+@pytest.mark.parametrize("after", ["ROLLBACK" + END, "DELIMITER ;\n# End of log file\nROLLBACK /* added */;\n"])
+def test_a_table_whose_rows_and_commit_a_crash_or_a_moment_cut_off_is_not_made(after: str) -> None:
+    text = NUMBER + "START TRANSACTION\n" + END
+
+    assert replayed(text + "CREATE TABLE `t` (\n  `i` int\n)\n" + END + after) == text + after
