@@ -264,3 +264,5 @@ def test_a_binary_log_that_a_crash_cut_is_replayed_up_to_there(server: MariaDBSe
         mended = decoded(whole[:commit] + left, mend=True)
         assert mended.returncode == 0, mended.stderr
         assert mended.stdout.count(b"\nCOMMIT") == as_it_was.stdout.count(b"\nCOMMIT") - 1
+    damaged = whole[: commit + 9] + b"\xff" + whole[commit + 10 : -1]  # in the length of that event
+    assert decoded(damaged, mend=True).returncode != 0 and shipped.read_bytes() == damaged

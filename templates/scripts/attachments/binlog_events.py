@@ -15,7 +15,8 @@ import struct
 import sys
 
 MAGIC = b"\xfebin"
-HEAD = struct.Struct("<IBII")  # of each event: time, type, server, length; then 6 bytes of which nothing is needed here
+HEAD = struct.Struct("<IBII")  # of each event: time, type, server, length; then 6 more bytes
+NEXT = struct.Struct("<I")  # then: where the next event begins
 HEAD_BYTES = 19
 CLOSING = (3, 4)  # the last event of a file that was closed: the server stopped, or went on with the next file
 CLOSING_BYTES = 600  # no such event is longer: it holds the next file's name
@@ -122,6 +123,9 @@ def make_whole(path):
         if kind == ENCRYPTED:
             return
         if not HEAD_BYTES <= length <= len(data) - at:
+            (ends,) = NEXT.unpack_from(data, at + HEAD.size)
+            if any(data[at:]) and (length < HEAD_BYTES or ends != (at + length) % (1 << 32)):
+                return  # it is damaged, not cut off: what decodes it says so
             break
         at += length
     with open(path, "r+b") as file:
