@@ -24,7 +24,7 @@ CODE = re.compile(
     rb"/\*!\d+ (CREATE(?: OR REPLACE)?)(?:\*/)? (?:/\*!\d+ (DEFINER=.*?)\*/ )?(?:/\*!\d+ )?(?=(?:TRIGGER|EVENT)\b)",
     re.I,
 )
-AFTER = (b"DELIMITER ;", b"/*!50003 SET ")  # what follows code
+AFTER = (b"DELIMITER ;", b"/*!50003 SET ", b"CREATE ")  # what follows code
 HEAD = re.compile(
     rb"(TRIGGER\b%(gap)s*(?:IF%(gap)s+NOT%(gap)s+EXISTS\b%(gap)s*)?)(?:%(name)s%(gap)s*\.%(gap)s*)?"
     rb"(%(name)s%(gap)s*\b(?:BEFORE|AFTER)\b(?:\w|%(gap)s)+?\bON\b%(gap)s*)(?:%(name)s%(gap)s*\.%(gap)s*)?"

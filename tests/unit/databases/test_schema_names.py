@@ -171,6 +171,17 @@ def test_code_of_another_program_ends_where_its_delimiter_is() -> None:
     )
 
 
+def test_code_ends_where_plain_code_follows_under_the_same_delimiter() -> None:
+    does = "TRIGGER t BEFORE INSERT ON a FOR EACH ROW SET @b = 1\n"
+    trigger = f"/*!50003 CREATE*/ /*!50017 DEFINER=`a`@`b`*/ /*!50003 {does}*/;;\n"
+    plain = "CREATE DEFINER=`a`@`b` FUNCTION f() RETURNS int\nRETURN 1\n;;\n"
+    expected = f"CREATE DEFINER=`a`@`b` {does};;\n"
+
+    text = f"DELIMITER ;;\n{trigger}{plain}{trigger}DELIMITER ;\n"
+
+    assert loaded(text) == f"DELIMITER ;;\n{expected}{plain}{expected}DELIMITER ;\n"
+
+
 def test_a_restore_loads_it_so(tmp_path: Path) -> None:
     text = (SCRIPTS / "restore_schema.sh").read_text()
     load = text[text.index("\nload() {") : text.index("\n}\n", text.index("\nload() {")) + 3]
