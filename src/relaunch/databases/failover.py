@@ -16,7 +16,7 @@ from relaunch.databases.roles import due_orders, one_order_per_epoch, wanted_rol
 from relaunch.databases.rules import DETECTION, LOST_WRITES, Rule, Verdict, judged, refused_by
 
 SWITCHOVER_LAG_SECONDS = 1.0
-CONNECTS_SECONDS = 5.0  # an agent whose controller was away tries again every other second at most
+FIRST_PAGE_SECONDS = 5.0  # an agent whose controller was away tries again every other second at most
 LOST_SECONDS = 2.0  # an acknowledgement that has not come for so long, from a replica that has it all, is lost
 
 
@@ -61,7 +61,7 @@ def _overtaken(case: Case) -> Decision:
 
 def _has_just_started(evidence: Evidence) -> bool:
     """Agents are still connecting to this controller: that one is not heard says nothing yet."""
-    return evidence.unheard_yet and evidence.case.seen.watched_seconds < CONNECTS_SECONDS
+    return evidence.unheard_yet and evidence.case.seen.watched_seconds < FIRST_PAGE_SECONDS
 
 
 def is_well(decision: Decision | None) -> bool:

@@ -24,7 +24,7 @@ log = logging.getLogger("relaunch.cloud")
 
 POOL_BYTES = 256 << 30  # sparse: it takes what is written to it
 SMALLEST_BYTES = 1 << 20
-LOOP_GONE_SECONDS = 30  # a busy disk is written to first
+LOOP_GONE_SECONDS = 30  # it took more than 5 on a loaded machine
 
 
 def check_device(device: str) -> None:
