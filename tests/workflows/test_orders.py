@@ -210,6 +210,19 @@ async def test_a_hello_from_a_new_boot_has_the_boot_scripts_run(world: World) ->
     assert world.state("shop/front1") == "operational"
 
 
+async def boots_beside(world: World, kind: str, state: str, task: str) -> tuple[str, ServerWatch]:
+    """An instance in this state boots anew while such a task is at its server."""
+    await world.apply(ONE)
+    instance = world.instance("shop/front1")["id"]
+    world.store.change_instance(instance, state=state)
+    watch = ServerWatch(world.ports, world.workflows)
+    asked = Asked(kind=kind, title="", subject="server:shop/front1", who="ann")
+    world.workflows.tasks.begin(task.format(instance=instance), asked)
+    watch.hello(instance, Hello("1", "", "boot-9", 0))
+    await asyncio.sleep(0.05)
+    return instance, watch
+
+
 @pytest.mark.parametrize(
     ("kind", "state"), [("start", "stranded"), ("reconnect", "operational"), ("replace", "operational")]
 )
@@ -217,15 +230,7 @@ async def test_a_new_boot_is_followed_though_a_task_is_at_the_server_that_runs_n
     world: World, kind: str, state: str
 ) -> None:
     """The server may be up again before the order to start it has ended; a replacing may read the old one for hours."""
-    await world.apply(ONE)
-    instance = world.instance("shop/front1")["id"]
-    world.store.change_instance(instance, state=state)
-    watch = ServerWatch(world.ports, world.workflows)
-    asked = Asked(kind=kind, title="", subject="server:shop/front1", who="ann")
-    world.workflows.tasks.begin("another", asked)
-
-    watch.hello(instance, Hello("1", "", "boot-9", 0))
-    await asyncio.sleep(0.05)
+    instance, watch = await boots_beside(world, kind, state, "another")
     await world.succeeds(f"reboot-{instance}-boot-9")
     await watch.stop()
 
@@ -238,15 +243,7 @@ async def test_a_new_boot_is_followed_though_a_task_is_at_the_server_that_runs_n
 async def test_a_new_boot_is_left_to_the_task_that_runs_the_boot_scripts_or_takes_it_away(
     world: World, kind: str, state: str
 ) -> None:
-    await world.apply(ONE)
-    instance = world.instance("shop/front1")["id"]
-    world.store.change_instance(instance, state=state)
-    watch = ServerWatch(world.ports, world.workflows)
-    asked = Asked(kind=kind, title="", subject="server:shop/front1", who="ann")
-    world.workflows.tasks.begin(f"{kind}-{instance}-1", asked)
-
-    watch.hello(instance, Hello("1", "", "boot-9", 0))
-    await asyncio.sleep(0.05)
+    instance, watch = await boots_beside(world, kind, state, f"{kind}-{{instance}}-1")
     await watch.stop()
 
     assert (
