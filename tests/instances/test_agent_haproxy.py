@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,23 @@ class Site:
         )  # fmt: skip
         await until(lambda: self.pid_file.exists() and self.places.haproxy_socket.exists(), "HAProxy runs")
         await until(lambda: listens(self.port), "HAProxy listens")
+        end = time.monotonic() + 10
+        while not await self._master_answers():  # before that it takes no notice of a signal to reload
+            assert time.monotonic() < end, "HAProxy's master answers"
+            await asyncio.sleep(0.02)
         self._keeping = asyncio.ensure_future(self.agent.keep())
         return self
+
+    async def _master_answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self.places.haproxy_master_socket))
+            writer.write(b"show proc\n")
+            writer.write_eof()
+            said = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+        except ConnectionError:
+            return False
+        return b"# workers" in said
 
     async def close(self) -> None:
         self._keeping.cancel()

@@ -104,6 +104,11 @@ def in_step() -> bool:
     return found["mode"] == "sync" and sorted(members) == ["follows", "takes writes"] and found["change"] is None
 
 
+def idle() -> bool:
+    tasks = json.loads(relaunch("task", "list", "--json"))
+    return all(task["finished"] for task in tasks)
+
+
 def primary() -> str:
     return str(status()["primary"])
 
@@ -345,6 +350,7 @@ def test_a_broken_replica_leads_only_when_it_is_named_twice() -> None:
 
 
 def test_a_replica_comes_and_goes() -> None:
+    until(idle, "what was broken is put away")
     said = relaunch("db", "add-replica", "shop", "--memory", "768M")
     assert "+  db3: {template: mysql, zone: a, memory: 768M}" in said
 
