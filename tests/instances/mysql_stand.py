@@ -105,13 +105,24 @@ class Group:
         except AssertionError as error:
             raise AssertionError(f"{error}: {json.dumps(self.shown(), indent=1)}") from None
 
-    def wait_operational(self) -> None:
+    def wait_whole(self, *, seconds: float = 120) -> None:
+        """Until it is redundant, every server operational and every task over: then nothing refuses an order."""
+        self.wait_redundant(seconds=seconds)
+        missing = ["not looked yet"]
+
         def whole() -> bool:
             servers = self.client.get("/servers", deployment="my")["servers"]
             assert not [each for each in servers if each["stranded_why"]], servers
-            return all(each["state"] == "operational" for each in servers)
+            missing[:] = [
+                f"{task['title']} is under way" for task in self.client.get("/tasks")["tasks"] if not task["finished"]
+            ]
+            missing.extend(f"{each['name']} is {each['state']}" for each in servers if each["state"] != "operational")
+            return not missing
 
-        until(whole, "operational servers", seconds=120)
+        try:
+            until(whole, "operational servers", seconds=seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {missing}") from None
 
     def run(self, address: str, command: str, *, check: bool = True, given: bytes = b"", seconds: float = 120) -> str:
         done = subprocess.run(

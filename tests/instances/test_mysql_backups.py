@@ -266,7 +266,7 @@ def test_after_a_failover_a_restore_goes_on_in_the_next_log_without_what_only_th
     relaunch("db", "resume", "my")
     let_another_lead(stand, old)
     stand.write(5)
-    stand.group.wait_redundant(seconds=180)
+    stand.group.wait_whole(seconds=180)
     stand.wait_shipped()
 
     stand.restored()
@@ -330,7 +330,7 @@ def test_in_place_it_is_asked_for_by_name_and_a_fresh_replica_and_a_new_history_
 
     assert stand.sql(stand.primary, "SELECT COUNT(*), MAX(id) FROM shop.story") == "30\t30"
     assert "mysql-before-" in stand.group.run(stand.primary, "ls -d /var/lib/mysql-before-*")
-    stand.group.wait_redundant(seconds=180)
+    stand.group.wait_whole(seconds=180)
     stand.write(3)
     fresh = stand.group.member("replica")
     assert fresh["instance"] != replica["instance"]

@@ -166,7 +166,7 @@ def test_a_difference_is_named_shown_and_mended_only_when_asked(group: Group) ->
     assert group.member("replica")["instance"] == replica["instance"]
 
     relaunch("db", "checksum", "my", "--repair")
-    group.wait_redundant()
+    group.wait_whole()
 
     assert group.member("replica")["instance"] != replica["instance"]
     until(lambda: pages(group) == set(), "no page")
@@ -257,17 +257,17 @@ def test_passwords_change_without_one_failed_login(group: Group) -> None:
     replica = group.member("replica")["address"]
     assert group.run(replica, "cat /etc/relaunch/replication.json") != replication
     many(group, "replica", "STOP REPLICA IO_THREAD; START REPLICA IO_THREAD;")
-    group.wait_redundant()
+    group.wait_whole()
     assert vault.credential("DB_PASSWORD") == new and not vault.has_credential("DB_PASSWORD.next")
     # A member that comes now knows the new ones, and what made the accounts does not bring back the old.
     assert "!" not in relaunch("db", "checksum", "my")
 
 
 def test_what_an_old_primary_alone_has_is_read_and_never_applied(group: Group) -> None:
-    group.wait_redundant()
+    group.wait_whole()
     old, new = group.member("primary"), group.member("replica")
     many(group, "primary", "CREATE TABLE rack.extra (a INT, said TEXT); INSERT INTO rack.extra VALUES (1, 'known');")
-    group.wait_redundant()
+    group.wait_whole()
 
     # What it says to its replica is lost, so nobody acknowledges; and then it dies, for good.
     write = "timeout 9 mysql rack -e \"INSERT INTO extra VALUES (7, 'nobody has')\" >/dev/null 2>&1"
@@ -291,7 +291,7 @@ def test_what_an_old_primary_alone_has_is_read_and_never_applied(group: Group) -
     said = said.partition("EXTRA")[0]
     assert "INSERT INTO `rack`.`extra`" in said and "nobody has" in said and "known" not in said
     assert "extra transactions" in pages(group)
-    group.wait_redundant(seconds=240)
+    group.wait_whole(seconds=240)
     question = "SELECT a FROM rack.extra"
     assert one(group, "primary", question) == one(group, "replica", question) == "1"
     assert "!" not in relaunch("db", "checksum", "my")
@@ -335,6 +335,7 @@ def sums(ask: Callable[[str], str]) -> list[str]:
 def test_a_dump_is_loaded_and_reaches_the_replica_and_a_broken_one_leaves_nothing(
     group: Group, foreign: Foreign, tmp_path: Path
 ) -> None:
+    group.wait_whole()
     whole = dump_of(group, foreign, tmp_path / "shop.sql")
     wrong = tmp_path / "wrong.sql"
     wrong.write_bytes(whole.read_bytes().replace(b"INSERT INTO `total`", b"INSERT INTO `nobody`"))
@@ -352,6 +353,7 @@ def test_a_dump_is_loaded_and_reaches_the_replica_and_a_broken_one_leaves_nothin
 
 
 def test_a_dump_of_mariadb_is_loaded(group: Group, tmp_path: Path) -> None:
+    group.wait_whole()
     file = tmp_path / "maria.sql"
     file.write_text(MARIADB_DUMP)
 
@@ -403,7 +405,7 @@ def test_followed_and_cut_over_nothing_acknowledged_is_missing(group: Group, for
     assert theirs not in one(group, "primary", "SELECT @@global.gtid_executed")
     with pytest.raises(pymysql.err.MySQLError):
         Writer(HOST, PORT, encrypted=True)._write_until_told()
-    group.wait_redundant()
+    group.wait_whole()
     assert "!" not in relaunch("db", "checksum", "my")
 
 
@@ -432,7 +434,7 @@ def test_followed_through_a_failover_nothing_acknowledged_is_missing(
     assert "2 tables equal on both sides" in said
     kept = {int(word) for word in one(group, "primary", "SELECT id FROM shop.ledger").split()}
     assert writer.accounts_for(kept - set(range(1, 2001)))
-    group.wait_redundant(seconds=240)
+    group.wait_whole(seconds=240)
     assert "!" not in relaunch("db", "checksum", "my")
 
 
@@ -443,27 +445,27 @@ def from_server(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_a_replica_comes_and_goes(group: Group) -> None:
-    group.wait_redundant()
+    group.wait_whole()
     said = relaunch("db", "add-replica", "my", "--memory", "1100M")
     assert "+  db3: {template: mysql9, zone: a, memory: 1100M}" in said
     group.size = 3
-    group.wait_redundant(seconds=240)
+    group.wait_whole(seconds=240)
     leads = group.member("primary")["name"]
     assert "is the primary" in relaunch("db", "remove-replica", leads, "--deployment", "my", "--yes", check=False)
 
     relaunch("db", "remove-replica", "db3", "--deployment", "my", "--yes")
 
     group.size = 2
-    group.wait_redundant()
+    group.wait_whole()
     assert "db3" not in {each["name"] for each in group.shown()["members"]}
 
 
 @LONG
 def test_all_come_to_another_size_under_writes(group: Group) -> None:
-    group.wait_redundant()
+    group.wait_whole()
     relaunch("db", "add-replica", "my")
     group.size = 3
-    group.wait_redundant(seconds=240)
+    group.wait_whole(seconds=240)
     many(group, "primary", "CREATE DATABASE IF NOT EXISTS shop; CREATE TABLE shop.sizes (number INT PRIMARY KEY);")
     before = {each["name"]: each["instance"] for each in group.shown()["members"]}
     leads = group.member("primary")["name"]
@@ -485,7 +487,7 @@ def test_all_come_to_another_size_under_writes(group: Group) -> None:
         over.set()
         writer.join()
 
-    group.wait_redundant()
+    group.wait_whole()
     after = {each["name"]: each["instance"] for each in group.shown()["members"]}
     assert all(after[name] != before[name] for name in before) and group.member("primary")["name"] != leads
     kept = {int(row) for row in one(group, "primary", "SELECT number FROM shop.sizes").split()}

@@ -63,7 +63,7 @@ def test_killed_its_primary_is_replaced_without_a_loss_and_a_clone_takes_its_pla
         until(lambda: taken_by_another(acks()), "writes on another primary", seconds=30)
         time.sleep(1)
     redundant = group.wait_redundant()
-    group.wait_operational()
+    group.wait_whole()
     other = next(m for m in group.shown()["members"] if m["role"] == "replica" and m["name"] != old["name"])
 
     assert len(acks()) > 50 and group.lost(acks()) == []
@@ -81,14 +81,14 @@ def test_killed_its_primary_is_replaced_without_a_loss_and_a_clone_takes_its_pla
 
 
 def test_a_planned_switchover_loses_nothing(group: Group) -> None:
-    group.wait_redundant()
+    group.wait_whole()
     old, to = group.member("primary"), group.member("replica")["name"]
 
     with group.writers() as acks:
         until(lambda: is_accepted(group, to), "the switchover to be accepted", seconds=30)
         until(lambda: taken_by_another(acks()), "writes on the other one", seconds=30)
         time.sleep(1)
-    group.wait_redundant()
+    group.wait_whole()
 
     assert group.member("primary")["name"] == to
     assert group.lost(acks()) == []
@@ -105,13 +105,13 @@ def is_accepted(group: Group, to: str) -> bool:
 
 
 def test_a_killed_replica_is_back_in_step_by_itself_and_acknowledges(group: Group) -> None:
-    group.wait_redundant()
+    group.wait_whole()
     replica = group.member("replica")
 
     with group.writers() as acks:
         os.kill(group.process(replica), signal.SIGKILL)
         time.sleep(2)
-    group.wait_redundant()
+    group.wait_whole()
 
     assert group.lost(acks()) == []
     state = "SELECT @@super_read_only, @@global.rpl_semi_sync_replica_enabled"
@@ -121,7 +121,7 @@ def test_a_killed_replica_is_back_in_step_by_itself_and_acknowledges(group: Grou
 @LONG
 def test_a_lost_acknowledgement_is_asked_for_again(group: Group) -> None:
     """A replica that connects again acknowledges nothing that it has already, and all who could write wait."""
-    group.wait_redundant()
+    group.wait_whole()
     primary = group.member("primary")
     replicas = [each["address"] for each in group.shown()["members"] if each["role"] == "replica"]
     again = "SET GLOBAL rpl_semi_sync_replica_enabled = {}; STOP REPLICA IO_THREAD; START REPLICA IO_THREAD"
@@ -152,14 +152,14 @@ def test_a_lost_acknowledgement_is_asked_for_again(group: Group) -> None:
 
 @LONG
 def test_a_clone_is_refused_without_room_and_begun_anew_after_a_kill(group: Group) -> None:
-    group.wait_redundant()
+    group.wait_whole()
     address = group.member("replica")["address"]
     stop_controller()  # it would replace a replica whose data is no longer the group's
     try:
         clone_again_and_again(group, address)
     finally:
         relaunch("controller", "start")
-    group.wait_redundant()
+    group.wait_whole()
 
 
 def clone_again_and_again(group: Group, address: str) -> None:

@@ -110,7 +110,7 @@ def test_while_commits_wait_for_a_replica_a_snapshot_waits_for_nothing(stand: St
     assert (taken["lock"], taken["waiting"], taken["warnings"]) == ("none", True, [FREE])
     assert max(ended for _, _, ended in writes.acks) > began + took, "commits go on once the replica does"
     assert writes.before(began) <= primary.numbers_in(taken)
-    stand.group.wait_redundant()
+    stand.group.wait_whole()
 
 
 def test_a_table_without_transactions_is_not_waited_for_behind_a_long_statement(stand: Stand) -> None:
@@ -174,7 +174,7 @@ def test_of_two_restores_on_one_server_the_second_is_refused_and_touches_nothing
 
 
 def test_a_snapshot_is_put_in_place_within_seconds_and_a_fresh_replica_follows(stand: Stand) -> None:
-    stand.group.wait_redundant()
+    stand.group.wait_whole()
     primary, old_replica = stand.primary, stand.server("replica")
     with writing(primary) as writes:
         began = time.monotonic()
@@ -190,7 +190,7 @@ def test_a_snapshot_is_put_in_place_within_seconds_and_a_fresh_replica_follows(s
     assert writes.before(began) <= there and there != {number for number, _, _ in writes.acks}
     kept = primary.run(f"ls -d {VOLUME}/data-before-*")
     assert "ibdata1" in primary.run(f"ls {kept}")
-    stand.group.wait_redundant(seconds=180)
+    stand.group.wait_whole(seconds=180)
     primary.sql("INSERT INTO shop.slow VALUES (3)")
     fresh = stand.server("replica")
     assert fresh.address != old_replica.address
