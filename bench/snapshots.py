@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -151,11 +152,15 @@ def measured(primary: Primary, name: str, rounds: int, megabytes: int) -> list[F
     for what, statement in LONG.items():
         with primary.statement(statement), primary.writers() as acks:
             taken = [snapshot(primary) for _ in range(rounds)]
-        added, alone, locks = worst(acks, taken)
-        print(f"{name}, {what}: {len(acks)} commits, added {[round(each) for each in added]} ms, {locks}", flush=True)
+        added, without, locks = worst(acks, taken)
+        print(
+            f"{name}, {what}: {len(acks)} commits, added {[round(each) for each in added]} ms, {locks};"
+            f" above {ADDED_LIMIT_MS:g} ms: {above(added)}, without a snapshot {above(without)}",
+            flush=True,
+        )
         figures += [
             Figure(name=f"{name}: added to the worst commit, {what}", unit="ms", values=added, limit=ADDED_LIMIT_MS),
-            Figure(name=f"{name}: worst commit without one, {what}", unit="ms", values=alone),
+            Figure(name=f"{name}: the same of as long a time without one", unit="ms", values=without),
         ]
     return figures + restored(primary, name)
 
@@ -169,7 +174,8 @@ def snapshot(primary: Primary) -> tuple[float, float, str]:
 
 
 def worst(acks: list[Ack], taken: list[tuple[float, float, str]]) -> tuple[list[float], list[float], set[str]]:
-    """For each snapshot the worst commit beside it less the typical worst of as long a time; these; the locks."""
+    """For each snapshot the worst commit beside it less the typical worst of as long a time without one; the same of
+    each such time, as the file system makes commits wait by itself; the locks."""
     beside = []
     for began, ended, _ in taken:
         near = [a for a in acks if a.ended > began - AROUND_SECONDS and a.began < ended + AROUND_SECONDS]
@@ -180,9 +186,13 @@ def worst(acks: list[Ack], taken: list[tuple[float, float, str]]) -> tuple[list[
     for ack in quiet:
         at = int(ack.began / length)
         windows[at] = max(windows.get(at, 0.0), (ack.ended - ack.began) * 1000)
-    alone = sorted(windows.values())
-    typical = alone[len(alone) // 2]
-    return [max(0.0, found - typical) for found, _ in beside], alone, {lock for _, _, lock in taken}
+    typical = statistics.median(windows.values())
+    added = [max(0.0, found - typical) for found, _ in beside]
+    return added, [max(0.0, found - typical) for found in windows.values()], {lock for _, _, lock in taken}
+
+
+def above(added: list[float]) -> str:
+    return f"{sum(each > ADDED_LIMIT_MS for each in added)} of {len(added)}"
 
 
 def restored(primary: Primary, name: str) -> list[Figure]:

@@ -8,6 +8,9 @@ systemd; the group is paused meanwhile, so that nothing fails over. The primary 
 have one CPU of the machine to themselves and use all of it; everything else has the other one. The binary log is not
 shipped meanwhile: that is backing up. The order within a pair alternates, and each pair is compared by itself. First,
 with nothing else to do, what watching takes of the primary's processor: its agent, and the server's answers.
+
+Throughput varies more than watching costs. So the processor time of what watches is told as well, as the kernel counted
+it under that load: of the agent, and of the server's threads that answer it and the other watchers.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import argparse
 import statistics
 import time
 
-from members import CREDENTIALS, NEVER, addresses, cpu_seconds, install_sysbench, on, pin, pin_the_rest, sysbench
+from members import CREDENTIALS, NEVER, addresses, cpu_seconds, install_sysbench, on, pin, pin_the_rest, sql, sysbench
 from rehearsal import Client, Figure, apply, controller, finished, report, until
 
 GROUP = f"""deployment: bench
@@ -64,17 +67,20 @@ def measured(client: Client, pairs: int, seconds: float, threads: int) -> list[F
         idle[watched] = (cpu_seconds(client, "db1") - used) / (time.monotonic() - began) * 100
     sysbench(primary, TEST, threads=threads, seconds=10)  # warm
     rates: dict[bool, list[float]] = {True: [], False: []}
-    agent, memory = [], []
+    agent, answers, memory = [], [], []
     for pair in range(pairs):
         for watched in ((True, False), (False, True))[pair % 2]:
             switch(list(address.values()), watched)
+            before = answering_cpu(primary) if watched else {}
             began, used = time.monotonic(), agent_cpu(primary) if watched else 0.0
             rates[watched].append(sysbench(primary, TEST, threads=threads, seconds=seconds).rate)
             if watched:
                 agent.append((agent_cpu(primary) - used) / (time.monotonic() - began) * 100)
+                spent = sum(now - before.get(thread, 0.0) for thread, now in answering_cpu(primary).items())
+                answers.append(spent / (time.monotonic() - began) * 100)
                 memory += [agent_megabytes(address[name]) for name in ("db1", "db2")]
         print(f"{pair + 1}: {rates[True][-1]:.1f} watched, {rates[False][-1]:.1f} not, transactions/s; agent "
-              f"{agent[-1]:.2f} % of a core", flush=True)  # fmt: skip
+              f"{agent[-1]:.2f}, answers {answers[-1]:.2f} % of a core", flush=True)  # fmt: skip
     switch(list(address.values()), True)
     lost = [(1 - on_ / off) * 100 for on_, off in zip(rates[True], rates[False], strict=True)]
     error = statistics.stdev(lost) / len(lost) ** 0.5 if len(lost) > 1 else 0.0
@@ -85,6 +91,8 @@ def measured(client: Client, pairs: int, seconds: float, threads: int) -> list[F
         Figure(name="throughput that watching costs", unit="%", values=lost, limit=1.0),
         Figure(name="idle primary: what watching takes", unit="% of a core", values=[idle[True] - idle[False]]),
         Figure(name="the primary's agent", unit="% of a core", values=agent),
+        Figure(name="the server's answers to those who watch", unit="% of a core", values=answers),
+        Figure(name="both", unit="% of a core", values=[a + b for a, b in zip(agent, answers, strict=True)], limit=1.0),
         Figure(name="agents of both members, memory", unit="MB", values=memory, limit=35.0),
     ]
 
@@ -97,6 +105,15 @@ def switch(servers: list[str], watched: bool) -> None:
 
 def agent_cpu(server: str) -> float:
     return int(on(server, "systemctl show -p CPUUsageNSec --value relaunch-agent")) / 1e9
+
+
+def answering_cpu(server: str) -> dict[str, float]:
+    """Seconds until now of each of the server's threads that answers an agent: this one's sessions are root's without
+    a schema. They are open all the time."""
+    threads = sql(server, "SELECT TID FROM information_schema.PROCESSLIST WHERE USER = 'relaunch_probe'"
+                          " OR (USER = 'root' AND DB IS NULL AND ID <> CONNECTION_ID())").split()  # fmt: skip
+    said = on(server, f"cd /proc/$(pidof mariadbd)/task && for t in {' '.join(threads)}; do cat $t/schedstat; done")
+    return {thread: int(line.split()[0]) / 1e9 for thread, line in zip(threads, said.splitlines(), strict=True)}
 
 
 def agent_megabytes(server: str) -> float:
