@@ -57,7 +57,8 @@ class Stand:
     def wait_whole(self) -> None:
         def whole() -> bool:
             shown = json.loads(relaunch("db", "status", "snap", "--json", check=False))
-            return shown["mode"] == "sync" and len(shown["sync_set"]) == 1 and not shown["change"]
+            idle = all(task["finished"] for task in json.loads(relaunch("task", "list", "--json")))
+            return shown["mode"] == "sync" and len(shown["sync_set"]) == 1 and not shown["change"] and idle
 
         until(whole, "a primary with a replica in step", seconds=180)
 
