@@ -4,7 +4,7 @@
 
 On MySQL it says so itself: its set of GTIDs. On MariaDB a transaction is known when the present primary has it or a
 later one of the same origin: the server that wrote it first, in its replication domain. Newest files first, back to one
-that holds a known one: what is missing is at the end.
+that holds a known one and has nothing unknown before it.
 """
 
 import json
@@ -20,6 +20,9 @@ KEPT = "/var/lib/relaunch-extra"
 NAME = re.compile(r"binlog\.[0-9]+$")
 OF_MARIADB = re.compile(r"\bGTID ([0-9]+-[0-9]+-[0-9]+)\b")
 OF_MYSQL = re.compile(r"SET @@SESSION\.GTID_NEXT= '([0-9a-f-]{36}:[0-9a-z_:]+)'")
+BEFORE = re.compile(r"\t(?:Previous-GTIDs|Gtid list)\b")  # at the beginning of a file: what came before it
+LISTED_BY_MARIADB = re.compile(r"(?<![\w-])[0-9]+-[0-9]+-[0-9]+(?![\w-])")
+LISTED_BY_MYSQL = re.compile(r"^# ([0-9a-f-]{36}:.*)$", re.M)
 A_GTID = re.compile(r"\t(?:Anonymous_|Tagged_)?GTID\b", re.I)
 PROMPT = ":relaunch_prompt:"  # an empty transaction, by which the agent asks for a lost acknowledgement
 SCHEMA = re.compile(r"\bTable_map: `([^`]+)`\.")
@@ -44,26 +47,40 @@ class KnownToMariaDB:
         domain, server, number = map(int, gtid.split("-"))
         return number <= self.origins.get((domain, server), self.applied.get(domain, 0))
 
+    def has_all_of(self, text):
+        return all(self.has(gtid) for gtid in LISTED_BY_MARIADB.findall(text))
+
 
 class KnownToMySQL:
     """`text`: the primary's gtid_executed, `uuid[:tag]:1-5:7[:tag:1-3],uuid…`."""
 
     def __init__(self, text):
-        self.intervals = {}
+        self.intervals = self.read(text)
+
+    @staticmethod
+    def read(text):
+        intervals = {}
         for part in filter(None, "".join(text.lower().split()).split(",")):
             uuid, *fields = part.split(":")
             tag = ""
             for field in fields:
                 if field[0].isdigit():
                     first, _, last = field.partition("-")
-                    self.intervals.setdefault((uuid, tag), []).append((int(first), int(last or first)))
+                    intervals.setdefault((uuid, tag), []).append((int(first), int(last or first)))
                 else:
                     tag = field
+        return intervals
 
     def has(self, gtid):
         uuid, *tag, number = gtid.lower().split(":")
-        known = self.intervals.get((uuid, "".join(tag)), [])
-        return any(first <= int(number) <= last for first, last in known)
+        return self._has((uuid, "".join(tag)), int(number), int(number))
+
+    def has_all_of(self, text):
+        listed = self.read(",".join(LISTED_BY_MYSQL.findall(text)))
+        return all(self._has(key, *each) for key, intervals in listed.items() for each in intervals)
+
+    def _has(self, key, low, high):
+        return any(first <= low and high <= last for first, last in self.intervals.get(key, []))
 
 
 def known_to_primary(text):
@@ -105,9 +122,12 @@ def begun_by(event):
 
 
 def look_into(file, known, unread):
-    """[(GTID, lines)] of the transactions that are not known, oldest first; and whether one is. `unread`: as above."""
-    found, lines, saw_known = [], None, False
+    """[(GTID, lines)] of the transactions that are not known, oldest first; and whether files before this one may
+    have more of them. `unread`: as above."""
+    found, lines, saw_known, knows_before = [], None, False, True
     for event in events(file, unread):
+        if any(BEFORE.search(line) for line in event[:2]):
+            knows_before = known.has_all_of("".join(event))
         gtid = begun_by(event)
         if gtid is not None:
             lines = None
@@ -118,7 +138,7 @@ def look_into(file, known, unread):
                 found.append((gtid, lines))
         if lines is not None:
             lines += event
-    return found, saw_known
+    return found, not (saw_known and knows_before)
 
 
 def is_ours(gtid, lines):
@@ -134,11 +154,11 @@ def main():
         sys.exit(f"There is no binary log in {FOLDER}.")
     found, unread, own = [], [], 0
     for file in reversed(files):
-        here, saw_known = look_into(os.path.join(FOLDER, file), known, unread)
+        here, more = look_into(os.path.join(FOLDER, file), known, unread)
         theirs = [(file, gtid, lines) for gtid, lines in here if not is_ours(gtid, lines)]
         own += len(here) - len(theirs)
         found[:0] = theirs
-        if saw_known:
+        if not more:
             break
     os.makedirs(KEPT, mode=0o700, exist_ok=True)
     told = 0

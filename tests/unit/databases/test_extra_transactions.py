@@ -65,6 +65,63 @@ def test_only_rows_of_our_own_schema_are_ours(script: ModuleType) -> None:
     assert script.is_ours(f"{UUID}:relaunch_prompt:7", ["BEGIN\n"])
 
 
+HEAD = "# at {at}\n#261129  9:00:00 server id 1  end_log_pos 197 CRC32 0x1f \t"
+FILES = {
+    "mariadb-binlog": {
+        "head": f"{HEAD.format(at=256)}Gtid list [{{}}]\n",
+        "transaction": "# at 400\n#261129  9:00:00 server id 1  end_log_pos 442 \tGTID {} trans\n",
+        "known": "7-1-100,7-2-110/7-1-100",
+        "behind": [("", ["7-1-100", "7-1-101"]), ("7-1-101", ["7-2-109"]), ("7-1-101,\n# 7-2-109", ["7-2-110"])],
+        "none": [("", ["7-1-100"]), ("7-1-100", ["7-2-109"]), ("7-1-100,\n# 7-2-109", ["7-2-110"])],
+        "extra": "7-1-101",
+    },
+    "mysqlbinlog": {
+        "head": f"{HEAD.format(at=126)}Previous-GTIDs\n# {{}}\n",
+        "transaction": f"{HEAD.format(at=400)}GTID\nSET @@SESSION.GTID_NEXT= '{{}}'/*!*/;\n",
+        "known": f"{UUID}:1-100,{OTHER}:1-10",
+        "behind": [
+            ("[empty]", [f"{UUID}:100", f"{UUID}:101"]),
+            (f"{UUID}:1-101", [f"{OTHER}:9"]),
+            (f"{UUID}:1-101,\n# {OTHER}:1-9", [f"{OTHER}:10"]),
+        ],
+        "none": [("[empty]", [f"{UUID}:100"]), (f"{UUID}:1-100", [f"{OTHER}:9"])],
+        "extra": f"{UUID}:101",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", FILES)
+@pytest.mark.parametrize("logs", ["behind", "none"])
+def test_one_in_an_older_file_is_found_behind_newer_ones_that_the_primary_has(
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: str,
+    logs: str,
+) -> None:
+    """It has followed the present primary on after a start, which begins a file."""
+    of = FILES[program]
+    client = tmp_path / "bin" / program
+    client.parent.mkdir()
+    client.write_text('#!/bin/sh\nfor file; do :; done\ncat "$file"\necho "$file" >>"$0.read"\n')
+    client.chmod(0o755)
+    for number, (before, transactions) in enumerate(of[logs], start=1):
+        text = of["head"].format(before) + "".join(of["transaction"].format(each) for each in transactions)
+        (tmp_path / f"binlog.00000{number}").write_text(text)
+    monkeypatch.setenv("PATH", f"{client.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(script.shutil, "which", lambda name: str(client) if name == program else None)
+    monkeypatch.setenv("KNOWN_POSITIONS", of["known"])
+    monkeypatch.setattr(script, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(script, "KEPT", str(tmp_path / "kept"))
+
+    script.main()
+
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("EXTRA "))
+    assert answer["first"] == ([of["extra"]] if logs == "behind" else [])
+    assert len((client.parent / f"{program}.read").read_text().splitlines()) == (3 if logs == "behind" else 1)
+
+
 CLIENT = """#!/bin/sh
 for file; do :; done
 cat "$file"
