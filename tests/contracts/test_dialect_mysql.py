@@ -222,6 +222,23 @@ def test_with_one_of_two_replicas_gone_writes_go_on_with_both_gone_they_wait(gro
     assert still_waits(group.write(0, "waits again"))
 
 
+def test_waiting_is_confirmed_once_commits_have_ended_that_do_not_wait(group: Group) -> None:
+    group.in_step(1)
+    group.dialect.require(group.sessions[0], False)
+    group.dialect.stop_receiving(group.sessions[1])
+    group.sessions[0].run("SET GLOBAL binlog_group_commit_sync_delay = 500000")
+    try:
+        write = group.write(0, "written before")
+        until("it is written", lambda: group.sessions[0].rows("SELECT @@global.gtid_owned AS owned")[0]["owned"] != "")
+        group.dialect.require(group.sessions[0], True)
+        confirmed = group.state(0)
+        write.result(timeout=5)
+    finally:
+        group.sessions[0].run("SET GLOBAL binlog_group_commit_sync_delay = 0")
+
+    assert confirmed.required and confirmed.executed == group.state(0).executed
+
+
 @pytest.mark.parametrize("trouble", ["none", "frozen", "cut off", "cut off, then asked to connect", "dead"])
 def test_stop_receiving_takes_no_longer_than_its_bound_and_ends_acknowledgements(group: Group, trouble: str) -> None:
     group.in_step(1, 2)
@@ -250,6 +267,20 @@ def test_stop_receiving_takes_no_longer_than_its_bound_and_ends_acknowledgements
         primary.thaw()
         write = group.write(0, "not acknowledged")
         assert still_waits(write, 1.0)
+
+
+def test_who_is_to_receive_nothing_more_takes_no_writes_either(group: Group) -> None:
+    """Somebody had opened it by hand: a failover waits until nobody takes any."""
+    group.in_step(1)
+    for name in ("super_read_only", "read_only"):
+        group.sessions[1].run(f"SET GLOBAL {name} = OFF")
+    assert not group.state(1).read_only
+
+    for _ in range(2):
+        group.dialect.stop_receiving(group.sessions[1])
+
+    state = group.state(1)
+    assert state.read_only and state.applying and not state.receiving and not state.acknowledging
 
 
 def test_fence_cuts_clients_and_refuses_writes_but_lets_replicas_fetch(group: Group) -> None:

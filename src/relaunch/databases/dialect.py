@@ -101,7 +101,8 @@ class Dialect(Protocol):
         ...
 
     def stop_receiving(self, session: Session) -> None:
-        """Receive, and so acknowledge, nothing more; what was received is still applied. Returns once that is so."""
+        """Receive, and so acknowledge, nothing more, and take no writes; what was received is still applied. Returns
+        once that is so."""
         ...
 
     def follow(self, session: Session, source: Source, *, acknowledge: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from time import monotonic, sleep
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence, Set
 
 from relaunch.databases.dialect import Process, ServerState, Session, Source
 from relaunch.databases.mysql_clients import WAITING_STATES, cut_clients, free_applier, processes
@@ -18,7 +18,7 @@ FOREVER_MS = 315360000000  # ten years: a commit waits for its acknowledgement w
 RETRIES = 4294967295  # once a second for longer than any server lives; the default of 10 gives up
 LONG_STATEMENT_SECONDS = 0.1  # one that runs longer does not end by itself in time for a fence
 STOP_SECONDS = 5.0
-REST_SECONDS = 1.0  # for what was received beyond the position that is to lead; it is asked again
+REST_SECONDS = 1.0  # for what was received beyond the position that is to lead; for commits that are under way
 
 SWITCHES = (
     *("rpl_semi_sync_replica_enabled", "rpl_semi_sync_source_enabled", "rpl_semi_sync_source_wait_no_replica"),
@@ -298,6 +298,8 @@ class MySQL:
 
     def stop_receiving(self, session: Session) -> None:
         _short_waits(session)
+        if not session.rows("SELECT @@super_read_only OR @@offline_mode AS closed")[0]["closed"]:
+            _take_no_writes(session)
         _stop(session, "IO_THREAD", "Replica_IO_Running")
         _apply(session)
 
@@ -369,6 +371,8 @@ class MySQL:
         session.run("SET GLOBAL rpl_semi_sync_source_enabled = ON")
         if not _required(_values(session)):
             raise Failed("MySQL does not wait for acknowledgements although it was told to", hint=str(_values(session)))
+        if not _takes_no_writes(values):
+            _let_commits_end(session)
 
     def prompt(self, session: Session) -> None:
         """Write an empty transaction, on a session of its own, as this waits to be acknowledged like any other.
@@ -420,6 +424,18 @@ class MySQL:
         _stop(session, "SQL_THREAD", "Replica_SQL_Running")
         if _values(session).get("rpl_semi_sync_replica_enabled") == "ON":
             session.run("SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
+
+
+def _let_commits_end(session: Session) -> None:
+    """Those under way when waiting was switched on may not wait: they are in `executed` once that is confirmed."""
+    under_way, end = _owned(session), monotonic() + REST_SECONDS
+    while under_way & _owned(session) and monotonic() < end:
+        sleep(0.01)
+
+
+def _owned(session: Session) -> Set[str]:
+    """The numbers of what is being committed: `uuid:8#17uuid:tag:9#21:7#19`, each with its session."""
+    return set(re.findall(r":(\d+)#", str(session.rows("SELECT @@global.gtid_owned AS owned")[0]["owned"])))
 
 
 def _is_set_to(session: Session, channel: Mapping[str, Any], source: Source) -> bool:
