@@ -8,8 +8,7 @@ set -euo pipefail
 
 relaunch-local tag -d database || echo "The tag could not be taken back."
 if systemctl is-active --quiet mysql; then
-  # Commits that wait for an acknowledgement end without one: their clients lose the connection. The unit's stop kills
-  # a server that waits for them.
+  # Commits that wait for an acknowledgement end without one: their clients lose the connection (ExecStop of the unit).
   systemctl stop mysql
 fi
 echo "MySQL has stopped."

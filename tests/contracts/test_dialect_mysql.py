@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 INSERT = "INSERT INTO shop.orders (what) VALUES (%s)"
+SCRIPTS = Path(__file__).parents[2] / "templates/scripts"
 
 
 class Group:
@@ -88,10 +92,10 @@ def still_waits(write: Future[None], seconds: float = 0.5) -> bool:
     return not wait_for([write], timeout=seconds).done
 
 
-def never_answered(write: Future[None]) -> bool:
+def never_answered(write: Future[None], seconds: float = 5.0) -> bool:
     """The client lost its connection: it cannot know, and was not told that all is well."""
     with pytest.raises(Unavailable):
-        write.result(timeout=5)
+        write.result(timeout=seconds)
     return True
 
 
@@ -342,6 +346,24 @@ def test_fence_holds_commits_that_wait_and_never_answers_them(group: Group) -> N
     assert state.read_only and state.required and state.waiting_commits == 3
     with pytest.raises(RelaunchError):
         group.servers[0].session("app").run(INSERT, "refused")
+
+
+@pytest.mark.parametrize("replica", ["gone", "frozen"])
+def test_a_server_that_is_stopped_answers_no_commit_that_waits(group: Group, replica: str) -> None:
+    """As its unit does it: by the command of its own, then by a signal."""
+    group.in_step(1)
+    if replica == "gone":
+        group.dialect.stop_receiving(group.sessions[1])
+    else:
+        group.servers[1].freeze()
+    writes = [group.write(0, f"nobody has it {number}") for number in range(3)]
+    group.waits(0, 3)
+
+    for statement in re.findall(r'^ExecStop=.* -e "(.*)"$', (SCRIPTS / "install_mysql.sh").read_text(), re.M):
+        group.sessions[0].run(statement)
+    group.servers[0].signal(signal.SIGTERM)
+
+    assert all(never_answered(write, 20) for write in writes)
 
 
 def test_a_fence_while_the_replica_is_only_slow_ends_read_only(group: Group) -> None:
