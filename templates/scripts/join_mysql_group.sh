@@ -194,6 +194,20 @@ choose_source() {
   echo "$primary $primary_address"
 }
 
+# A clone has the rows of InnoDB's tables only, and makes the others empty: a replica of that would one day lead without them.
+refuse_rows_of_other_engines() {
+  local found
+  found=$(at "$primary_address" "SET SESSION information_schema_stats_expiry = 0;
+    SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') FROM information_schema.tables
+    WHERE engine IN ('MyISAM', 'ARCHIVE', 'CSV') AND table_rows > 0
+    AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')") || return
+  [ -n "$found" ] || return 0
+  rm -rf "$copy"
+  echo "MySQL clones no rows of tables that are not InnoDB's, and $primary has some: $(paste -sd' ' <<<"$found")." >&2
+  echo "Nothing here was changed. Say there ALTER TABLE … ENGINE = InnoDB, then run this again." >&2
+  exit 1
+}
+
 # Beside the data, not over it: a clone that breaks off leaves nothing behind, and MySQL could not rename what came with
 # the image in a container.
 clone_from() {  # NAME ADDRESS
@@ -208,6 +222,7 @@ clone_from() {  # NAME ADDRESS
     echo "The clone failed, and nothing here was changed: $(tail -n 3 clone.said)" >&2
     return 1
   fi
+  refuse_rows_of_other_engines || return # some may have come meanwhile
   touch "$copy/complete"
   echo "Cloned in $((SECONDS - began)) s"
 }
@@ -239,6 +254,7 @@ clone_anew() {
       wait_for_primary
     fi
     rm -rf "$copy" # one that was broken off takes room
+    refuse_rows_of_other_engines || continue
     read -r name address < <(choose_source) || continue
     need_disk "$(at "$address" "$clone_bytes")" "$data"
     if clone_from "$name" "$address"; then return; fi

@@ -759,6 +759,32 @@ def test_with_a_full_disk_it_says_what_it_does_and_can_be_fenced(lab: MySQLLab, 
         writing.result(timeout=10)
 
 
+def test_rows_that_a_clone_does_not_have_are_named_before_one_is_made(group: Group) -> None:
+    server, session = group.servers[0], group.sessions[0]
+    group.promote(0, required=False)
+    session.run("SET SESSION sql_log_bin = 0")
+    session.run("CREATE DATABASE kinds")
+    try:
+        for engine in ("InnoDB", "MyISAM", "ARCHIVE", "CSV", "MEMORY"):
+            session.run(f"CREATE TABLE kinds.{engine} (a INT NOT NULL) ENGINE = {engine}")
+            session.run(f"INSERT INTO kinds.{engine} VALUES (1), (2)")
+        session.run("CREATE TABLE kinds.none (a INT) ENGINE = MyISAM")
+        script = (SCRIPTS / "join_mysql_group.sh").read_text()
+        asked = re.search(r'refuse_rows_of_other_engines\(\) \{.*?"(SET [^"]*)"', script, re.S)
+        assert asked is not None
+        setting, question = asked[1].split(";")
+
+        session.run(setting)
+        found = {str(*row.values()) for row in session.rows(question)}
+        clone = f"{server.data}-clone"
+        session.run(f"CLONE LOCAL DATA DIRECTORY = '{clone}'")
+
+        assert found == {"kinds.MyISAM (MyISAM)", "kinds.ARCHIVE (ARCHIVE)", "kinds.CSV (CSV)"}
+        assert [each.stat().st_size for each in (server.root / clone.lstrip("/")).rglob("*.MYD")] in ([], [0, 0])
+    finally:
+        session.run("DROP DATABASE kinds")
+
+
 def write_until_it_fails(app: TestSession) -> None:
     with pytest.raises(RelaunchError):
         for number in range(10**6):

@@ -141,6 +141,7 @@ def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: 
       need_disk() { [ ! -e copy ] || { echo "NOT ENOUGH DISK"; exit 1; }; }
       sleep() { :; }
       wait_for_primary() { primary=db2 primary_address=10.0.0.2; }
+      refuse_rows_of_other_engines() { :; }
       choose_source() { echo "$primary $primary_address"; }
       clone_from() { echo "clone of $1 $2"; [ "$1" = db2 ]; }
     """

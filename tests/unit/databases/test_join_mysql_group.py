@@ -83,3 +83,43 @@ def test_a_clone_is_on_the_disk_before_a_server_runs_on_it(tmp_path: Path) -> No
     assert (tmp_path / "said").read_text().splitlines() == [
         "stop, of_the_image ", f"sync -f {tmp_path}/data, ibdata1 ", "start, ibdata1 ",
     ]  # fmt: skip
+
+
+CLONING = """
+  set -euo pipefail
+  primary=db1 primary_address=10.0.0.1 CLONE_MIB_PER_SECOND=0 REPLICATION_PASSWORD=secret
+  clone_bytes=bytes copy=$PWD/copy data=$PWD
+  at() {
+    case "$*" in
+      "10.0.0.1 "*engine*) echo asked >>asked; [ "$(wc -l <asked)" != "$found_at" ] || echo "shop.old (MyISAM)" ;;
+      *) echo 1 ;;
+    esac
+  }
+  need_disk() { :; }
+  wait_for_primary() { :; }
+  here() { :; }
+  install() { mkdir -p "$copy"; }
+  quoted() { echo "$1"; }
+  choose_source() { echo db2 10.0.0.2; }
+  clone_into() { echo "cloned"; mkdir -p "$1"; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("found_at", "cloned"), [(0, True), (1, False), (2, False)], ids=["InnoDB alone", "rows before", "rows since"]
+)
+def test_a_server_with_rows_that_no_clone_has_is_not_cloned(tmp_path: Path, found_at: int, cloned: bool) -> None:
+    text = (SCRIPTS / "join_mysql_group.sh").read_text()
+    names = ("refuse_rows_of_other_engines", "clone_from", "clone_anew")
+    parts = [function(text, name) for name in names if f"\n{name}() {{" in text]
+
+    done = subprocess.run(
+        ["bash", "-c", "".join([CLONING, *parts, "\nclone_anew\n"])],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "found_at": str(found_at)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) is cloned is ("shop.old (MyISAM)" not in said), said
+    assert ("cloned" in said) is (found_at != 1)
+    assert (tmp_path / "copy").exists() is (tmp_path / "copy/complete").exists() is cloned
