@@ -51,7 +51,7 @@ async def plays_the_watch(world: World, d: str) -> None:
             members = frozenset(
                 id
                 for id, member in stored.members.items()
-                if world.store.instance(id)["operational"] and not member.never_leads
+                if world.store.instance(id)["operational"] and not member.never_leads and id not in stored.group.fenced
             )
             wanted = {"sync_set": members, "mode": Mode.SYNC}
             if asked is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from relaunch.databases import rolling
 from relaunch.databases.group import Mode
 from relaunch.databases.rolling import order_resize
 from relaunch.databases.store import GroupStore
+from relaunch.servers.store import new_id
+from relaunch.workflows.tasks import Asked
 
 from .resize_scenarios import MEMORY, NAMES, group_applied, is_resized, prepared, resize
 from .test_primary_is_spared import stored
@@ -86,3 +89,74 @@ async def test_one_that_never_leads_is_replaced_too_and_does_not_lead(
     assert row["state"] == "succeeded", row["error"]
     assert is_resized(world, D) and stored(world).group.primary == world.instance(f"{D}/one")["id"]
     assert world.instance(f"{D}/four")["id"] != old
+
+
+async def test_one_that_leads_after_a_failover_meanwhile_is_the_last(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rolling, "IN_STEP_SECONDS", 8.0)
+    await prepared(world, D)
+    store, three = GroupStore(world.ports.database), world.instance(f"{D}/three")["id"]
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "resize" and name == "wait until one is in step":
+            store.change(D, primary=three)
+
+    world.after_effect = fails_over
+    row = await world.ended(await resize(world, D), within=60)
+
+    assert row["state"] == "succeeded", row["error"]
+    assert is_resized(world, D) and stored(world).group.primary == world.instance(f"{D}/one")["id"]
+
+
+@pytest.mark.parametrize("later", [0.0, 0.7])
+async def test_a_failed_primary_is_set_aside_and_what_took_its_place_is_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch, later: float
+) -> None:
+    """By the watch, at once or a little later."""
+    monkeypatch.setattr(rolling, "IN_STEP_SECONDS", 8.0)
+    await prepared(world, D)
+    store, one, two = (
+        GroupStore(world.ports.database),
+        world.instance(f"{D}/one")["id"],
+        world.instance(f"{D}/two")["id"],
+    )
+    asked = Asked(kind="replace", title="replace two", subject=f"server:{D}/two", who="relaunch")
+
+    async def replace() -> None:
+        await asyncio.sleep(later)
+        args = {"server": f"{D}/two", "old": two, "instance": new_id()}
+        await world.workflows.start_workflow(asked, "replace-two", args)
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "resize" and name == "wait until three is in step":
+            store.change(D, primary=world.instance(f"{D}/one")["id"], fenced=frozenset({two}))
+            world.players.append(asyncio.create_task(replace(), context=contextvars.Context()))
+
+    world.after_effect = fails_over
+    row = await world.ended(await resize(world, D), within=60)
+
+    assert world.store.instance(two)["state"] == "set_aside"
+    assert row["state"] == "succeeded", row["error"]
+    assert is_resized(world, D) and world.instance(f"{D}/one")["id"] != one
+    world.check_invariant()
+
+
+async def test_a_fresh_one_that_leads_at_once_need_not_follow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "IN_STEP_SECONDS", 8.0)
+    await prepared(world, D)
+    store = GroupStore(world.ports.database)
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "launch" and name == "settle its state" and stored(world).members.keys() >= {fresh("one")}:
+            store.change(D, primary=fresh("one"))
+
+    def fresh(name: str) -> str:
+        return str(world.store.server(f"{D}/{name}").instance_id)
+
+    before = fresh("one")
+    world.after_effect = lambda *said: fails_over(*said) if fresh("one") != before else None
+    row = await world.ended(await resize(world, D), within=60)
+
+    assert row["state"] == "succeeded", row["error"]
+    assert is_resized(world, D) and stored(world).group.primary == fresh("one")

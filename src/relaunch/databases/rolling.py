@@ -1,5 +1,5 @@
 """A group on servers of another size, while it serves: each replica is replaced by a fresh one, then the primary's role
-moves to one of them, then what was the primary is replaced too.
+moves to one of them, then what was the primary is replaced too. Whoever leads after a failover meanwhile is the last.
 
 A saga: each step may be done twice. One replica at a time, and only while another one is in step.
 """
@@ -25,6 +25,7 @@ from relaunch.workflows.tasks import Asked
 
 IN_STEP_SECONDS = 3600.0
 LOOK_SECONDS = 0.25
+LEADS = "it leads"
 
 
 async def order_resize(orders: Orders, stored: StoredGroup, *, memory_bytes: int, who: str) -> dict[str, Any]:
@@ -54,46 +55,69 @@ async def resize(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     the primary last), fresh (name → the new instance's id)."""
     if args["applied"]:
         await run.step("change the file", succeeded, run, [args["applied"]], waits=True)
-    *replicas, primary = args["members"]
-    for name in replicas:
-        await _renew(run, args, name)
-    moving = f"{run.task}-switchover"
-    if await run.step("move the primary's role", _start_moving, run, args, moving, replicas[0], primary):
+    left, renewed = list(args["members"]), list[str]()
+    while len(left) > 1:
+        name = left.pop(0)
+        (renewed if await _renew(run, args, name) else left).append(name)
+    last, moving = left[0], f"{run.task}-switchover"
+    if await run.step("move the primary's role", _start_moving, run, args, moving, renewed, last):
         await run.step("wait for that", succeeded, run, [moving], waits=True)
-    await _renew(run, args, primary)
-    return {"primary": replicas[0], "fresh": args["fresh"]}
+    if not await _renew(run, args, last):
+        raise Failed(f"{last} leads again, and is the only one that was not replaced", hint="order it again")
+    return {"fresh": args["fresh"]}
 
 
-async def _renew(run: Run, args: dict[str, Any], name: str) -> None:
+async def _renew(run: Run, args: dict[str, Any], name: str) -> bool:
+    """False when it leads by now: nothing was done to it."""
     child = f"{run.task}-{name}"
     server = f"{args['deployment']}/{name}"
     # An image may take minutes to be baked: first, so that what is looked at before the end is still so at the end.
-    await launchable(run, {"server": server, "instance": args["fresh"][name], "inputs": {}})
-    await run.step(f"replace {name} once it can be spared", _replace, run, args, name, child, waits=True)
+    try:
+        await launchable(run, {"server": server, "instance": args["fresh"][name], "inputs": {}})
+    except Conflict:
+        if await run.step(f"see whether {name} leads", _leads, run, args, name):
+            return False
+        raise
+    if await run.step(f"replace {name} once it can be spared", _replace, run, args, name, child, waits=True) == LEADS:
+        return False
     await run.step(f"wait until {name} is in step", _is_in_step, run, args, name, child, waits=True)
+    return True
 
 
 async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str:
     server = f"{args['deployment']}/{name}"
-    store = Store(run.ports.database, run.ports.clock)
-    if store.server(server).instance_id == args["fresh"][name]:
-        return "begun before"
+    store, tasks = Store(run.ports.database, run.ports.clock), run.workflows.tasks
 
     def goes(stored: StoredGroup) -> bool:
-        return stored.can_spare(_instance(stored, name))
+        """One that failed is set aside with its data, not ended: it is left until a fresh one has taken its place."""
+        instance = _instance(stored, name)
+        if _primary(stored) == name:
+            return True
+        busy = tasks.running_on(f"server:{server}") is not None
+        return bool(instance) and instance not in stored.group.fenced and not busy and stored.can_spare(instance)
 
-    said = await until(run, args["deployment"], goes, f"no replica but {name} is in step")
+    said = "begun before"
+    if child not in tasks.children(run.task):
+        why = f"no replica but {name} is in step, or {name} has failed and was not replaced,"
+        said = await until(run, args["deployment"], goes, why)
+        if _leads(run, args, name):
+            return LEADS
     old = store.server(server).instance_id
     given = {"server": server, "old": old, "instance": args["fresh"][name], "inputs": {}, "spare_last": True}
     await run.start_child("relaunch", child, given, title=f"relaunch {server}", subject=f"server:{server}")
     return said
 
 
+def _leads(run: Run, args: dict[str, Any], name: str) -> bool:
+    return _primary(_group(GroupStore(run.ports.database), args["deployment"])) == name
+
+
 async def _is_in_step(run: Run, args: dict[str, Any], name: str, child: str) -> str:
     await succeeded(run, [child])
 
     def in_step(stored: StoredGroup) -> bool:
-        return stored.group.change is None and _follows(stored, _instance(stored, name))
+        instance = _instance(stored, name)
+        return stored.group.change is None and (stored.group.primary == instance or _follows(stored, instance))
 
     return await until(run, args["deployment"], in_step, f"{name} is not in step")
 
@@ -120,16 +144,18 @@ async def until(run: Run, deployment: str, is_so: Callable[[StoredGroup], bool],
     )
 
 
-async def _start_moving(run: Run, args: dict[str, Any], child: str, name: str, primary: str) -> bool:
+async def _start_moving(run: Run, args: dict[str, Any], child: str, renewed: list[str], primary: str) -> bool:
     """Whether there is anything to wait for: somebody else may have moved it meanwhile."""
     stored = _group(GroupStore(run.ports.database), args["deployment"])
     leads = _primary(stored)
     if leads != primary and leads in args["members"]:
         return False
-    to = _instance(stored, name)
-    if not to:
-        raise Failed(f"{name} has no instance", hint="relaunch db status tells more; then order it again")
-    given = {"deployment": args["deployment"], "to": to, "server": f"{args['deployment']}/{name}"}
+    may_lead = {each.name: each.id for each in stored.members.values() if not each.never_leads}
+    name = next((each for each in renewed if each in may_lead), "")
+    if not name:
+        why = f"none of {', '.join(renewed)} is there and may lead"
+        raise Failed(why, hint="relaunch db status tells more; then order it again")
+    given = {"deployment": args["deployment"], "to": may_lead[name], "server": f"{args['deployment']}/{name}"}
     title = f"make {name} the primary of {args['deployment']}"
     await run.start_child("switchover", child, given, title=title, subject=f"switchover:{args['deployment']}")
     return True
