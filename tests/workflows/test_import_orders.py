@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +12,16 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from relaunch.bus.messages import RunScripts, RunState
+from relaunch.bus.messages import Accepted, CancelRun, RunScripts, RunState
 from relaunch.controller.blobs import BlobFolder
 from relaunch.databases import imports_api
 from relaunch.databases import imports_steps as steps
 from relaunch.databases.imports import read_source
-from relaunch.errors import RelaunchError, Unavailable
+from relaunch.databases.store import GroupStore
+from relaunch.errors import Failed, RelaunchError, Unavailable
 
 from .ann import app_of
-from .import_scenarios import FACTS, ROW, STATUS, did, know_the_source, load
+from .import_scenarios import FACTS, ROW, STATUS, did, forgotten, know_the_source, load
 from .scenarios import SCENARIOS, to_import
 from .test_ends import not_back_yet
 from .world import World
@@ -302,3 +303,158 @@ async def test_members_that_are_away_are_waited_for_together_while_the_other_ser
     failed = await world.ended(await scenario.start(world, "d"))
 
     assert failed["state"] == "failed" and len(waiting) == 2 and did(world, "d", "unlock")
+
+
+def when(world: World, monkeypatch: pytest.MonkeyPatch, step: str, does: Callable[[str, RunScripts], None]) -> None:
+    """`does` is called, once, as an import's run that ends so is ordered; it may raise."""
+    run, left = world.agents.run, [step]
+
+    async def interferes(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if left and order.run_id.endswith(left[0]):
+            left.clear()
+            does(instance, order)
+        return await run(instance, order, task=task)
+
+    monkeypatch.setattr(world.agents, "run", interferes)
+
+
+def fails_over(world: World, to: str, *, gone: str) -> None:
+    """By the time that anybody looks again."""
+    GroupStore(world.ports.database).change("d", primary=world.instance(f"d/{to}")["id"])
+    world.agents.silent.add(gone)
+
+
+def ran(world: World, server: str, step: str) -> bool:
+    mine = {run["id"] for run in world.store.runs(instance_id=world.instance(f"d/{server}")["id"])}
+    return any(run in mine and f"-{step}" in run for run, _ in world.agents.executed)
+
+
+async def test_the_other_server_is_unlocked_by_who_leads_when_a_killed_undo_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, unlocks = SCENARIOS["import-cut-over"], asyncio.Event()
+    await scenario.prepare(world, "d")
+    run = world.agents.run
+
+    async def hangs(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if order.run_id.endswith("-cut-over"):
+            raise Failed("not equal")
+        if order.run_id.endswith("-unlock") and not unlocks.is_set():
+            world.agents._begin(instance, order, task)
+            unlocks.set()
+            await asyncio.Event().wait()
+        return await run(instance, order, task=task)
+
+    monkeypatch.setattr(world.agents, "run", hangs)
+    task = await scenario.start(world, "d")
+    await asyncio.wait_for(unlocks.wait(), 5)
+    fails_over(world, "one", gone="two")
+
+    await world.restart()
+
+    assert (await world.ended(task))["state"] == "failed" and ran(world, "one", "unlock")
+
+
+async def test_whom_nobody_could_unlock_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SCENARIOS["import-cut-over"]
+    await scenario.prepare(world, "d")
+    run = world.agents.run
+
+    async def fails(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        if order.run_id.endswith(("-cut-over", "-unlock")):
+            raise Failed("not equal" if order.run_id.endswith("-cut-over") else "it does not answer")
+        return await run(instance, order, task=task)
+
+    monkeypatch.setattr(world.agents, "run", fails)
+
+    failed = await world.ended(await scenario.start(world, "d"))
+
+    assert failed["state"] == "failed" and failed["error"].startswith("not equal")
+    assert "locked on the other server may be locked still (it does not answer)" in failed["error"]
+
+
+async def test_a_cut_over_whose_agent_was_away_is_stopped_before_anybody_is_unlocked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, cuts = SCENARIOS["import-cut-over"], asyncio.Event()
+    await scenario.prepare(world, "d")
+    two, give, told = world.instance("d/two")["id"], world.agents.order, list[str]()
+
+    async def notes(instance: str, message: object, *, timeout_seconds: float = 5.0) -> Accepted:
+        answer = await give(instance, message, timeout_seconds=timeout_seconds)
+        if instance == two and isinstance(message, CancelRun):
+            told.append(message.run_id)
+        return answer
+
+    def cuts_over(instance: str, order: RunScripts) -> None:
+        world.agents.hanging.add(SCRIPT)
+        cuts.set()
+
+    def unlocks(instance: str, order: RunScripts) -> None:
+        world.agents.hanging.clear()
+        told.append("unlock")
+
+    monkeypatch.setattr(world.agents, "order", notes)
+    when(world, monkeypatch, "-cut-over", cuts_over)
+    when(world, monkeypatch, "-unlock", unlocks)
+    task = await scenario.start(world, "d")
+    await asyncio.wait_for(cuts.wait(), 5)
+    world.agents.silent.add("two")
+    world.after_effect = lambda kind, of, number, name: world.agents.silent.clear() if name == "undo: stop it" else None
+    world.workflows.cancel(task, "ann")
+
+    assert (await world.ended(task))["state"] == "cancelled"
+    assert any(each.endswith("-cut-over") for each in told[: told.index("unlock")])
+
+
+@pytest.mark.parametrize(("gone", "leads"), [("one", "two"), ("two", "one")])
+async def test_a_server_that_goes_while_it_is_told_does_not_end_a_cut_over(
+    world: World, monkeypatch: pytest.MonkeyPatch, gone: str, leads: str
+) -> None:
+    scenario = SCENARIOS["import-cut-over"]
+    await scenario.prepare(world, "d")
+
+    def goes(instance: str, order: RunScripts) -> None:
+        fails_over(world, leads, gone=gone)
+        raise Failed("it is stopped in the cloud")
+
+    when(world, monkeypatch, f"-leave-{gone}", goes)
+
+    ended = await world.ended(await scenario.start(world, "d"))
+
+    assert ended["state"] == "succeeded", ended["error"]
+    assert ran(world, leads, "leave") and ran(world, leads, "forget") and forgotten(world, "d")
+
+
+async def test_who_leads_after_a_failover_is_the_one_that_follows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SCENARIOS["import-server"]
+    await scenario.prepare(world, "d")
+
+    def goes(instance: str, order: RunScripts) -> None:
+        fails_over(world, "one", gone="two")
+        raise Failed("it is stopped in the cloud")
+
+    when(world, monkeypatch, "-follow-two", goes)
+
+    ended = await world.ended(await scenario.start(world, "d"))
+
+    assert ended["state"] == "succeeded", ended["error"]
+    assert ran(world, "one", "follow")
+
+
+async def test_a_script_that_fails_on_a_server_that_is_there_ends_the_cut_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SCENARIOS["import-cut-over"]
+    await scenario.prepare(world, "d")
+
+    def fails(instance: str, order: RunScripts) -> None:
+        raise Failed("no room")
+
+    when(world, monkeypatch, "-follow-one", fails)
+
+    ended = await world.ended(await scenario.start(world, "d"))
+
+    assert ended["state"] == "failed" and not ran(world, "two", "cut-over")

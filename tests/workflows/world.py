@@ -31,7 +31,7 @@ from relaunch.clock import SystemClock
 from relaunch.clouds.cloud import InstanceId, InstanceState
 from relaunch.clouds.fake import FakeCloud
 from relaunch.dns.fake import FakeZone
-from relaunch.errors import NotFound, Unavailable
+from relaunch.errors import Conflict, NotFound, Unavailable
 from relaunch.records.schema import instances, metadata, runs
 from relaunch.servers.lifecycle import Event
 from relaunch.servers.orders import Orders
@@ -260,7 +260,10 @@ class FakeAgents:
 
     def _begin(self, instance: str, order: RunScripts, task: str | None) -> None:
         with self.database.begin() as connection:
-            if connection.scalar(select(runs.c.id).where(runs.c.id == order.run_id)) is None:
+            owner = connection.scalar(select(runs.c.instance_id).where(runs.c.id == order.run_id))
+            if owner not in (None, instance):
+                raise Conflict(f"run {order.run_id} belongs to another instance")
+            if owner is None:
                 connection.execute(
                     insert(runs).values(
                         id=order.run_id, instance_id=instance, task_id=task, phase=order.phase,

@@ -21,7 +21,7 @@ from relaunch.servers.boot import is_back, outcome, while_it_runs
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Blobs, Ports
 from relaunch.servers.scripts import parse_script
-from relaunch.servers.store import new_id
+from relaunch.servers.store import Store, new_id
 from relaunch.workflows.durable import Run, workflow
 from relaunch.workflows.tasks import TaskList
 
@@ -77,11 +77,13 @@ async def import_server(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         raise
     try:
         await run.step("copy as of one moment", _step, run, args, "copy", waits=True)
-    except RelaunchError:
+    except RelaunchError as error:
         with run.undoing():
             await run.step("undo: stop the copy", _stop, run.ports, args)
-            await run.step("undo: drop what was copied", _step_if_possible, run, args, "drop")
+            why = await run.step("undo: drop what was copied", _step_if_possible, run, args, "drop")
             await run.step("undo: forget the password", forget, run.ports, args["deployment"])
+        left = f"what was copied could not be dropped: {why}" if why else ""
+        error.hint = "\n".join(each for each in (error.hint, left) if each)
         raise
     await run.step("follow from there", _everywhere, run, args, "follow", waits=True)
     caught_up = await run.step("wait until it has caught up", _catch_up, run, args, waits=True)
@@ -97,10 +99,13 @@ async def import_cut_over(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         output = await run.step(
             "stop writes there, compare both sides", _step, run, args, "cut-over", given, waits=True
         )
-    except RelaunchError:
+    except RelaunchError as error:
         with run.undoing():
             await run.step("undo: stop it", _stop, run.ports, args)
-            await run.step("undo: unlock what was locked there", _step_if_possible, run, args, "unlock")
+            why = await run.step("undo: unlock what was locked there", _step_if_possible, run, args, "unlock")
+        how = f"relaunch db import {args['deployment']} --status names it, --cut-over or --cancel unlocks it"
+        left = f"what was locked on the other server may be locked still ({why}): {how}" if why else ""
+        error.hint = "\n".join(each for each in (error.hint, left) if each)
         raise
     with run.undoing():
         await run.step("follow no more", _everywhere, run, args, "leave")
@@ -239,28 +244,45 @@ async def _step(run: Run, args: dict[str, Any], step: str, more: dict[str, str] 
 
 
 async def _step_if_possible(run: Run, args: dict[str, Any], step: str) -> str:
-    """What it said; when it cannot be done now, why: the next import or the cancelling does it."""
+    """Why it cannot be done now, "" when it was: else the next import or the cancelling does it. Who leads may not have
+    been there when it was to be stopped."""
     try:
-        return await _step(run, args, step)
+        primary = await _primary(run.ports, args["deployment"])
+        await _stop_on(run.ports, primary.id, args)
+        await _step(run, args, step)
     except RelaunchError as error:
         return error.message
+    return ""
 
 
 async def _everywhere(run: Run, args: dict[str, Any], step: str) -> list[str]:
-    """On the primary and on each replica that can be told; the primary first."""
+    """On the primary and on each replica that can be told; the primary first. One that goes meanwhile is none of them,
+    and whoever leads then is told."""
     ports: Ports = run.ports
-    told = []
-    primary = await _primary(ports, args["deployment"])
-    stored = GroupStore(ports.database).group(args["deployment"])
-    others = [each for each in stored.members.values() if each.id != primary.id] if stored else []
-    for member in (primary, *others):
-        leads = member.id == primary.id  # though its boot scripts may have given up
-        if not (leads or member.state is State.OPERATIONAL) or not await is_back(ports, member.id):
-            continue
-        given = {**args, "run_id": f"{args['run_id']}-{step}-{member.name}"}
-        await _run(ports, member, given, FROM_SERVER, inputs_for(ports, args["deployment"], step), task=run.task)
-        told.append(member.server)
-    return told
+    told: dict[str, str] = {}
+    while True:
+        primary = await _primary(ports, args["deployment"])
+        stored = GroupStore(ports.database).group(args["deployment"])
+        others = [each for each in stored.members.values() if each.id != primary.id] if stored else []
+        for member in (primary, *others):
+            leads = member.id == primary.id  # though its boot scripts may have given up
+            may_be_told = member.id not in told and (leads or member.state is State.OPERATIONAL)
+            if not may_be_told or not await is_back(ports, member.id):
+                continue
+            given = {**args, "run_id": f"{args['run_id']}-{step}-{member.name}"}
+            try:
+                await _run(
+                    ports, member, given, FROM_SERVER, inputs_for(ports, args["deployment"], step), task=run.task
+                )
+            except RelaunchError:
+                if ports.agents.connected(member.id):
+                    raise
+                if leads:
+                    break
+                continue
+            told[member.id] = member.server
+        if primary.id in told:
+            return list(told.values())
 
 
 async def _catch_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +305,20 @@ async def _catch_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _on_primary(run: Run, args: dict[str, Any], file: str, inputs: dict[str, str]) -> str:
-    return await _told(run, _run(run.ports, None, args, file, inputs, task=run.task), args["run_id"])
+    where = await _primary(run.ports, args["deployment"])
+    work = _run(run.ports, where, args, file, inputs, task=run.task)
+    return await _told(run, work, _of_member(run.ports, where, args["run_id"]))
+
+
+def _of_member(ports: Ports, member: StoredMember, run_id: str) -> str:
+    """The run's id there; it names the member when another one was given that run: who leads may change between a
+    step and its repetition."""
+    owner = Store(ports.database, ports.clock).run_instance(run_id)
+    return run_id if owner in (None, member.id) else _with_member(run_id, member.id)
+
+
+def _with_member(run_id: str, member: str) -> str:
+    return f"{run_id}-{member}"
 
 
 async def _told(run: Run, work: Awaitable[str], run_id: str) -> str:
@@ -325,7 +360,7 @@ async def _run(
 ) -> str:
     """The script's output, on the primary unless said otherwise; Failed with its last words when it failed."""
     where = member or await _primary(ports, args["deployment"])
-    order = _order(ports, where, file, inputs, args["deployment"], args["run_id"])
+    order = _order(ports, where, file, inputs, args["deployment"], _of_member(ports, where, args["run_id"]))
     ended = await while_it_runs(ports, where.id, ports.agents.run(where.id, order, task=task))
     result = outcome(ports, order, ended)
     output = ports.agents.last_output(order.run_id, 0, last_bytes=100_000)
@@ -353,15 +388,16 @@ def _order(
 async def _stop(ports: Ports, args: dict[str, Any]) -> str:
     """Whatever of it still runs on any member; on all at once: the other server may be locked until then."""
     stored = GroupStore(ports.database).group(args["deployment"])
-
-    async def stop_on(member: str) -> None:
-        await is_back(ports, member)
-        for run_id in (args["run_id"], *(f"{args['run_id']}-{step}" for step in ("copy", "cut-over"))):
-            with contextlib.suppress(RelaunchError):  # not connected, or it knows no such run
-                await ports.agents.order(member, CancelRun(run_id=run_id))
-
-    await asyncio.gather(*(stop_on(member) for member in (stored.members if stored else ())))
+    await asyncio.gather(*(_stop_on(ports, member, args) for member in (stored.members if stored else ())))
     return "stopped"
+
+
+async def _stop_on(ports: Ports, member: str, args: dict[str, Any]) -> None:
+    await is_back(ports, member)
+    for run_id in (args["run_id"], *(f"{args['run_id']}-{step}" for step in ("copy", "cut-over"))):
+        for each in (run_id, _with_member(run_id, member)):
+            with contextlib.suppress(RelaunchError):  # not connected, or it knows no such run
+                await ports.agents.order(member, CancelRun(run_id=each))
 
 
 async def _stop_task(run: Run, task: str) -> str:

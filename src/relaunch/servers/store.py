@@ -345,6 +345,11 @@ class Store:
         with self._database.connect() as connection:
             return connection.scalar(select(steps.c.number).where(*mine)) is not None
 
+    def run_instance(self, run: str) -> str | None:
+        """Which instance was given this run; None when none was."""
+        with self._database.connect() as connection:
+            return connection.scalar(select(schema.runs.c.instance_id).where(schema.runs.c.id == run))
+
     def runs(self, *, instance_id: str | None = None, task_id: str | None = None) -> list[Row]:
         query = select(schema.runs).order_by(schema.runs.c.created.desc())
         if instance_id is not None:
