@@ -523,3 +523,25 @@ def test_rights_by_patterns_on_tables_and_through_roles_are_asked_for(tmp_path: 
     # Who was locked already is not ours to unlock.
     assert ("JSON_VALUE(p.priv, '$.account_locked') = 1" in asked) == (client == "mariadb")
     assert ("u.account_locked = 'N'" in asked) == (client == "mysql")
+
+
+PURGE = "1\tsystem user\t\tNULL\tDaemon\tNULL\tInnoDB purge worker\tNULL\t0.000\n"
+APPLIERS = {
+    "mariadb": "5\tsystem user\t\tNULL\tSlave_SQL\t9\tSlave has read all relay log\tNULL\t0.000\n",
+    "mysql": "5\tsystem user\tconnecting host\tNULL\tQuery\t9\tReplica has read all relay log\tNULL\n",
+}
+
+
+@pytest.mark.parametrize("client", ["mariadb", "mysql"])
+@pytest.mark.parametrize("follows", [True, False])
+def test_one_that_follows_another_server_is_written_to_whoever_is_locked(
+    tmp_path: Path, client: str, *, follows: bool
+) -> None:
+    (tmp_path / "processes").write_text(PURGE + (APPLIERS[client] if follows else ""))
+    script = f"""{(ROOT / "attachments/import_source.sh").read_text()}
+      client={client}
+      there() {{ case $1 in "SHOW PROCESSLIST") cat "$folder/processes" ;; *"'role_edges'"*) echo 1 ;; esac; }}
+      others_there
+    """
+
+    assert run(tmp_path, script) == ("whoever writes to the server that it follows\n" if follows else "")
