@@ -76,7 +76,7 @@ async def rotate_passwords(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     for number, app in enumerate(args["apps"], start=1):
         await run.step(f"tell {app['server']}", _tell, run, args, app, number, waits=True)
     # Whoever came meanwhile may have been given the old ones.
-    await run.step("wait for those that boot", _wait_booted, ports, args["deployment"], waits=True)
+    await run.step("wait for those that boot", _wait_booted, run, args["deployment"], waits=True)
     await run.step("store them for these, too", _store, ports, args["deployment"], names)
     await run.step("reconnect these, too", _follow, run, args, accepted["position"], "again", waits=True)
     await run.step("drop the old ones", _at_primary, run, args, "drop", waits=True)
@@ -138,10 +138,16 @@ def _store(ports: Ports, deployment: str, names: list[str]) -> None:
             store.change_instance(row["id"], sealed_inputs=ports.vault.seal(json.dumps(changed).encode()))
 
 
-async def _wait_booted(ports: Ports, deployment: str) -> None:
+async def _wait_booted(run: Run, deployment: str) -> None:
+    """Those too that are being launched, whose image may still be baked: what they are given was looked up before."""
     end = asyncio.get_running_loop().time() + BOOTING_SECONDS
     while True:
-        booting = [each.name for each in _group(ports, deployment).members.values() if each.state == State.BOOTING]
+        members, servers = _group(run.ports, deployment).members.values(), f"server:{deployment}/"
+        launches = [each for each in run.workflows.tasks.unfinished() if each["kind"] == "launch"]
+        booting = sorted(
+            {each.name for each in members if each.state == State.BOOTING}
+            | {each["subject"].removeprefix(servers) for each in launches if each["subject"].startswith(servers)}
+        )
         if not booting:
             return
         if asyncio.get_running_loop().time() > end:

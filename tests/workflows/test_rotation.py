@@ -1,0 +1,41 @@
+"""A rotation of passwords leaves nobody behind who was being launched meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from relaunch.databases.store import GroupStore
+
+from .scenarios import group, refill, rotate
+from .world import World
+
+D = "shop"
+
+
+async def test_one_whose_image_is_still_baked_is_given_the_new_ones(world: World) -> None:
+    world.vault.known |= {f"{D}-app": "old", f"{D}-replicas": "old"}
+    await world.apply(group(D) + f"inputs: {{COLOUR: cred:{D}-app}}\n")
+    world.store.set_initialised(world.store.server(f"{D}/two").id)
+    GroupStore(world.ports.database).change(D, primary=world.instance(f"{D}/two")["id"])
+    resolved, baked = asyncio.Event(), asyncio.Event()
+
+    async def bakes(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "launch" and name == "resolve inputs and image":
+            resolved.set()
+            await baked.wait()
+        if name == "choose new ones":
+            await resolved.wait()
+
+    world.after_effect = bakes
+    rotation = await rotate(world, D)
+    await world.succeeds(await world.orders.act(f"{D}/one", "set-aside", who="ann"))
+    launch = await refill(world, D)
+    await asyncio.wait_for(resolved.wait(), 5)
+    await asyncio.sleep(0.3)
+    baked.set()
+
+    await world.succeeds(launch)
+    await world.succeeds(rotation)
+    given = json.loads(world.vault.unseal(world.instance(f"{D}/one")["sealed_inputs"]))
+    assert given[f"{D}-app"] == world.vault.known[f"{D}-app"] != "old"
