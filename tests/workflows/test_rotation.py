@@ -8,16 +8,22 @@ import json
 from relaunch.databases.store import GroupStore
 
 from .scenarios import group, refill, rotate
+from .test_reconcile import eventually
 from .world import World
 
 D = "shop"
 
 
-async def test_one_whose_image_is_still_baked_is_given_the_new_ones(world: World) -> None:
+async def prepared(world: World) -> None:
+    """A group whose primary is two; its servers are given the app's password."""
     world.vault.known |= {f"{D}-app": "old", f"{D}-replicas": "old"}
     await world.apply(group(D) + f"inputs: {{COLOUR: cred:{D}-app}}\n")
     world.store.set_initialised(world.store.server(f"{D}/two").id)
     GroupStore(world.ports.database).change(D, primary=world.instance(f"{D}/two")["id"])
+
+
+async def test_one_whose_image_is_still_baked_is_given_the_new_ones(world: World) -> None:
+    await prepared(world)
     resolved, baked = asyncio.Event(), asyncio.Event()
 
     async def bakes(kind: str, task: str, number: int, name: str) -> None:
@@ -39,3 +45,28 @@ async def test_one_whose_image_is_still_baked_is_given_the_new_ones(world: World
     await world.succeeds(rotation)
     given = json.loads(world.vault.unseal(world.instance(f"{D}/one")["sealed_inputs"]))
     assert given[f"{D}-app"] == world.vault.known[f"{D}-app"] != "old"
+
+
+async def test_one_that_boots_is_told_once_it_has_booted(world: World) -> None:
+    await prepared(world)
+    await world.succeeds(await world.orders.act(f"{D}/one", "set-aside", who="ann"))
+    world.agents.hanging.add("configure")
+    launch = await refill(world, D)
+    await eventually("it boots", lambda: world.state(f"{D}/one") == "booting")
+    one, reconnected = world.instance(f"{D}/one")["id"], asyncio.Event()
+    world.after_effect = lambda kind, task, number, name: (
+        reconnected.set() if name == "reconnect the replicas" else None
+    )
+    rotation = await rotate(world, D)
+    await asyncio.wait_for(reconnected.wait(), 5)
+    before = told(world, one)
+    world.agents.hanging.clear()
+
+    await world.succeeds(launch)
+    await world.succeeds(rotation)
+    assert before == [] and told(world, one) == ["followagain"]
+
+
+def told(world: World, instance: str) -> list[str]:
+    """The steps of a rotation that ran there."""
+    return [run.split("-")[-2] for run, name in world.agents.executed if run.endswith(instance) and name == "greet"]

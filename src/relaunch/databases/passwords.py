@@ -99,9 +99,10 @@ async def _at_primary(run: Run, args: dict[str, Any], step: str) -> dict[str, An
 
 async def _follow(run: Run, args: dict[str, Any], position: str, again: str = "") -> str:
     """Replicas one after the other: never all of those that acknowledge are away. The primary too: it may be a replica
-    tomorrow."""
+    tomorrow. Whoever boots may have no database to ask yet: it is waited for, and told, later."""
     stored = _group(run.ports, args["deployment"])
-    members = sorted(stored.members.values(), key=lambda each: (each.id == stored.group.primary, each.name))
+    there = [each for each in stored.members.values() if each.state != State.BOOTING]
+    members = sorted(there, key=lambda each: (each.id == stored.group.primary, each.name))
     inputs = {**_inputs(args, "follow"), "ROTATION_POSITION": f"text:{position}" if position else "blank"}
     for member in members:
         run.note(member.name)
