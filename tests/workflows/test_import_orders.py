@@ -458,3 +458,26 @@ async def test_a_script_that_fails_on_a_server_that_is_there_ends_the_cut_over(
     ended = await world.ended(await scenario.start(world, "d"))
 
     assert ended["state"] == "failed" and not ran(world, "two", "cut-over")
+
+
+@pytest.mark.parametrize(("kind", "step"), [("server", "copy"), ("cut-over", "cut-over"), ("cancel", "drop")])
+async def test_what_counts_is_what_the_primary_has_by_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+) -> None:
+    """What a former one did last may be on nobody else."""
+    scenario = SCENARIOS[f"import-{kind}"]
+    await scenario.prepare(world, "d")
+    run = world.agents.run
+
+    async def runs_and_is_deposed(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        ended = await run(instance, order, task=task)
+        if order.run_id.endswith(f"-{step}"):
+            GroupStore(world.ports.database).change("d", primary=world.instance("d/one")["id"])
+        return ended
+
+    monkeypatch.setattr(world.agents, "run", runs_and_is_deposed)
+
+    ended = await world.ended(await scenario.start(world, "d"))
+
+    assert ended["state"] == "succeeded", ended["error"]
+    assert ran(world, "two", step) and ran(world, "one", step)

@@ -239,8 +239,14 @@ async def _look(run: Run, args: dict[str, Any]) -> list[str]:
 
 
 async def _step(run: Run, args: dict[str, Any], step: str, more: dict[str, str] | None = None) -> str:
+    """What it said; again of who leads by then, where it is done too, or is still to be: a former primary may have done
+    it alone."""
     given = {**inputs_for(run.ports, args["deployment"], step), **(more or {})}
-    return await _on_primary(run, {**args, "run_id": f"{args['run_id']}-{step}"}, FROM_SERVER, given)
+    while True:
+        primary = await _primary(run.ports, args["deployment"])
+        output = await _on_primary(run, {**args, "run_id": f"{args['run_id']}-{step}"}, FROM_SERVER, given)
+        if (await _primary(run.ports, args["deployment"])).id == primary.id:
+            return output
 
 
 async def _step_if_possible(run: Run, args: dict[str, Any], step: str) -> str:
