@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from relaunch.databases import switchover
+from relaunch.databases.group import Change, Step
+from relaunch.databases.store import GroupStore
 from relaunch.workflows.tasks import Asked
 
-from .scenarios import one_is_primary, switch_over
+from .scenarios import group_applied, one_is_primary, switch_over
+from .test_reconcile import eventually
 from .world import World
 
 BACKUP = Asked(kind="back-up", title="full backup of shop/two", subject="backups:shop", who="relaunch")
@@ -23,3 +29,31 @@ async def test_a_backup_ends_first(world: World) -> None:
 
     assert meanwhile == "running"
     await world.succeeds(task)
+
+
+@pytest.mark.parametrize(
+    ("begun", "says"),
+    [
+        (False, "none will\n  relaunch audit --subject database:shop tells why"),
+        (True, "is still to\n  relaunch db status shop says what it waits for"),
+    ],
+)
+async def test_one_that_is_given_up_waiting_for_says_whether_it_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, begun: bool, says: str
+) -> None:
+    monkeypatch.setattr(switchover, "BEGIN_SECONDS", 0.3)
+    monkeypatch.setattr(switchover, "DONE_SECONDS", 0.3)
+    await group_applied(world, "shop")
+    instances = [world.instance(f"shop/{name}")["id"] for name in ("one", "two")]
+    change = Change(
+        kind="switchover", step=Step.DRAIN, old=instances[1], candidate=instances[0], rule="asked", began=0.0,
+        step_began=0.0,
+    )  # fmt: skip
+
+    task = await switch_over(world, "shop")
+    await eventually("it is asked for", lambda: "shop" in world.ports.switchovers)
+    if begun:
+        GroupStore(world.ports.database).change("shop", change=change)
+        world.ports.switchovers["shop"].begun = True
+
+    assert (await world.ended(task))["error"].endswith(says)

@@ -71,8 +71,16 @@ async def _switch_over(run: Run, args: dict[str, Any]) -> str:
                     "the switchover was given up and the old primary takes writes again",
                     hint=f"relaunch audit --subject database:{args['deployment']} tells why",
                 )
-            if waited > (DONE_SECONDS if asked.begun else BEGIN_SECONDS):
-                raise Failed(f"no switchover to {args['server']} after {waited:.0f} s")
+            if asked.begun and waited > DONE_SECONDS:
+                raise Failed(
+                    f"{args['server']} takes no writes after {waited:.0f} s, and is still to",
+                    hint=f"relaunch db status {args['deployment']} says what it waits for",
+                )
+            if not asked.begun and waited > BEGIN_SECONDS:
+                raise Failed(
+                    f"no switchover to {args['server']} has begun within {waited:.0f} s, and none will",
+                    hint=f"relaunch audit --subject database:{args['deployment']} tells why",
+                )
     finally:
         if ports.switchovers.get(args["deployment"]) is asked:
             del ports.switchovers[args["deployment"]]
