@@ -8,7 +8,7 @@ from relaunch.databases.group import Mode
 from relaunch.databases.resizing import remove_replica
 from relaunch.databases.rolling import order_resize
 from relaunch.databases.store import GroupStore, StoredGroup
-from relaunch.errors import BadInput, Conflict, NeedsConfirmation
+from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
 
 from .resize_scenarios import MEMORY, group_applied
 from .test_primary_is_spared import D, stored
@@ -78,3 +78,29 @@ async def test_nor_does_one_that_is_told_to_acknowledge_no_more(world: World) ->
 
     with pytest.raises(NeedsConfirmation, match="no replica but three is in step"):
         await remove_replica(world.orders, in_step(world, one, three), "three", confirm="", who="ann")
+
+
+async def test_a_removal_that_was_broken_off_is_gone_on_with(world: World) -> None:
+    """By a failover, which let it lead for a while."""
+    await group_applied(world, D)
+    one, two, three = (str(world.instance(f"{D}/{name}")["id"]) for name in ("one", "two", "three"))
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> None:
+        if kind == "apply" and number == 1:
+            GroupStore(world.ports.database).change(D, primary=one, sync_set=frozenset({two, three}))
+
+    world.after_effect = fails_over
+    world.store.set_initialised(world.store.server(f"{D}/two").id)
+    removal = await remove_replica(world.orders, in_step(world, one, three), "one", confirm="", who="ann")
+    assert (await world.ended(removal["task"]))["state"] == "failed"
+    world.after_effect = None
+
+    with pytest.raises(Conflict, match="one is the primary"):
+        await remove_replica(world.orders, stored(world), "one", confirm="", who="ann")
+    GroupStore(world.ports.database).change(D, primary=two, sync_set=frozenset({one, three}))
+    again = await remove_replica(world.orders, stored(world), "one", confirm="", who="ann")
+
+    await world.succeeds(again["task"])
+    assert [server.name for server in world.store.servers(D)] == ["three", "two"] and again["changes"] == ""
+    with pytest.raises(NotFound, match="has no server one"):
+        await remove_replica(world.orders, stored(world), "one", confirm="", who="ann")

@@ -40,11 +40,15 @@ async def add_replica(
 
 
 async def remove_replica(orders: Orders, stored: StoredGroup, name: str, *, confirm: str, who: str) -> dict[str, Any]:
-    """{task, server, changes}. `confirm`: its name, needed when no other replica would be in step."""
+    """{task, server, changes}. `confirm`: its name, needed when no other replica would be in step. A removal that was
+    broken off once the file had it no more is gone on with."""
     if confirm not in ("", name):
         raise BadInput(f"confirm: {confirm!r} is not {name}", hint="nothing was done; name the same server twice")
     spec, group = spec_of(orders, stored.deployment)
-    if name not in group.members:
+    templates = {each.template for each in spec.servers if each.name in group.members}
+    left = {each.name for each in orders.store.servers(spec.name) if each.template in templates}
+    left -= {each.name for each in spec.servers}
+    if name not in {*group.members, *left}:
         raise NotFound(f"the group of {spec.name} has no server {name}", hint=f"it has {', '.join(group.members)}")
     primary = stored.members.get(stored.group.primary or "")
     if primary is None or stored.group.change is not None:
@@ -62,7 +66,7 @@ async def remove_replica(orders: Orders, stored: StoredGroup, name: str, *, conf
         raise NeedsConfirmation(
             f"no replica but {name} is in step: without it {what}", hint=f"if that is meant: --confirm {name}"
         )
-    text = without_replica(spec.source, name)
+    text = spec.source if name in left else without_replica(spec.source, name)
     task = await orders.apply(text, who=who, yes=True)
     return {"task": task, "server": f"{spec.name}/{name}", "changes": changes(spec.source, text)}
 
