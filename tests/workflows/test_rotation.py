@@ -67,6 +67,25 @@ async def test_one_that_boots_is_told_once_it_has_booted(world: World) -> None:
     assert before == [] and told(world, one) == ["followagain"]
 
 
+async def test_an_app_whose_server_boots_is_told_once_it_has_booted(world: World) -> None:
+    """Its boot scripts may have been given the old ones."""
+    await prepared(world)
+    world.agents.hanging.add("configure")
+    reboot, one = await world.orders.act(f"{D}/one", "reboot", who="ann"), f"{D}/one"
+    await eventually("it boots", lambda: world.state(one) == "booting")
+    reached = asyncio.Event()
+    world.after_effect = lambda kind, task, number, name: reached.set() if name == "reconnect the replicas" else None
+    rotation = await rotate(world, D)
+    await asyncio.wait_for(reached.wait(), 5)
+    await asyncio.sleep(0.3)
+    world.agents.hanging.clear()
+
+    await world.succeeds(reboot)
+    await world.succeeds(rotation)
+    mine = {run["id"] for run in world.store.runs(instance_id=world.instance(one)["id"])}
+    assert any("-app1-" in run and run in mine for run, _ in world.agents.executed)
+
+
 def told(world: World, instance: str) -> list[str]:
     """The steps of a rotation that ran there."""
     return [run.split("-")[-2] for run, name in world.agents.executed if run.endswith(instance) and name == "greet"]

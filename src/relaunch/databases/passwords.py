@@ -111,8 +111,11 @@ async def _follow(run: Run, args: dict[str, Any], position: str, again: str = ""
 
 
 async def _tell(run: Run, args: dict[str, Any], app: dict[str, Any], number: int) -> str:
-    """The app's own scripts write its settings anew, one server after the other."""
-    row = Store(run.ports.database, run.ports.clock).instance(app["instance"])
+    """The app's own scripts write its settings anew, one server after the other. One that has rebooted may be writing
+    the old ones: it is waited for."""
+    store, end = Store(run.ports.database, run.ports.clock), asyncio.get_running_loop().time() + BOOTING_SECONDS
+    while (row := store.instance(app["instance"]))["state"] == State.BOOTING:
+        await _later(args["deployment"], [app["server"]], end)
     if row["state"] != State.OPERATIONAL:
         return f"{app['server']} is {row['state']}: its next launch takes the new ones"
     for index, entry in enumerate(app["entries"]):
@@ -151,12 +154,17 @@ async def _wait_booted(run: Run, deployment: str) -> None:
         )
         if not booting:
             return
-        if asyncio.get_running_loop().time() > end:
-            raise Failed(
-                f"{', '.join(booting)} still boots after {BOOTING_SECONDS:.0f} s; old and new passwords are accepted",
-                hint=f"afterwards: relaunch db rotate-passwords {deployment}, which goes on",
-            )
-        await asyncio.sleep(LOOK_SECONDS)
+        await _later(deployment, booting, end)
+
+
+async def _later(deployment: str, booting: list[str], end: float) -> None:
+    """Waits for the next look; Failed when that would be after the end."""
+    if asyncio.get_running_loop().time() > end:
+        raise Failed(
+            f"{', '.join(booting)} still boots after {BOOTING_SECONDS:.0f} s; old and new passwords are accepted",
+            hint=f"afterwards: relaunch db rotate-passwords {deployment}, which goes on",
+        )
+    await asyncio.sleep(LOOK_SECONDS)
 
 
 def _forget(ports: Ports, names: list[str]) -> None:
