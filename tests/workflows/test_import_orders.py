@@ -481,3 +481,20 @@ async def test_what_counts_is_what_the_primary_has_by_the_end(
 
     assert ended["state"] == "succeeded", ended["error"]
     assert ran(world, "two", step) and ran(world, "one", step)
+
+
+async def test_one_that_is_cancelled_once_it_follows_says_that_it_goes_on(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    follows = asyncio.Event()
+    world.after_effect = lambda kind, task, number, name: follows.set() if name == "follow from there" else None
+    lags = {**STATUS, "there": "b.1 9000"}
+    world.agents.says[SCRIPT] = f"FACTS {json.dumps(FACTS)}\nSTATUS {json.dumps(lags)}"
+    task = (await order(client, "right")).json()["task"]["id"]
+    await asyncio.wait_for(follows.wait(), 10)
+
+    world.workflows.cancel(task, "ann")
+
+    ended = await world.ended(task)
+    assert ended["state"] == "cancelled" and "stays, and is followed" in ended["error"]
+    assert "--cancel undoes it" in ended["error"] and steps.has_begun(world.ports, D)

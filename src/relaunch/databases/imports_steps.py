@@ -85,8 +85,13 @@ async def import_server(run: Run, args: dict[str, Any]) -> dict[str, Any]:
         left = f"what was copied could not be dropped: {why}" if why else ""
         error.hint = "\n".join(each for each in (error.hint, left) if each)
         raise
-    await run.step("follow from there", _everywhere, run, args, "follow", waits=True)
-    caught_up = await run.step("wait until it has caught up", _catch_up, run, args, waits=True)
+    try:
+        await run.step("follow from there", _everywhere, run, args, "follow", waits=True)
+        caught_up = await run.step("wait until it has caught up", _catch_up, run, args, waits=True)
+    except RelaunchError as error:
+        ways = f"relaunch db import {args['deployment']} --status tells how far, --cut-over goes on, --cancel undoes it"
+        error.hint = "\n".join(each for each in (error.hint, f"what was copied stays, and is followed: {ways}") if each)
+        raise
     return {"warnings": looked, **caught_up}
 
 
@@ -303,10 +308,7 @@ async def _catch_up(run: Run, args: dict[str, Any]) -> dict[str, Any]:
             return {"position": seen["position"], "lag_seconds": lag}
         run.note(f"lag {lag} s" if seen.get("follows") else str(seen["why"]))
         if loop.time() > end:
-            raise Failed(
-                f"not caught up after {CAUGHT_UP_SECONDS / 3600:g} h: lag {lag} s; {seen['why']}",
-                hint="it goes on; relaunch db import --status tells how far, --cancel undoes it",
-            )
+            raise Failed(f"not caught up after {CAUGHT_UP_SECONDS / 3600:g} h: lag {lag} s; {seen['why']}")
         await asyncio.sleep(LOOK_SECONDS)
 
 
