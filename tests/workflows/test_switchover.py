@@ -31,6 +31,13 @@ async def test_a_backup_ends_first(world: World) -> None:
     await world.succeeds(task)
 
 
+def change(world: World) -> Change:
+    one, two = (world.instance(f"shop/{name}")["id"] for name in ("one", "two"))
+    return Change(
+        kind="switchover", step=Step.DRAIN, old=two, candidate=one, rule="asked", began=0.0, step_began=0.0
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("begun", "says"),
     [
@@ -44,16 +51,45 @@ async def test_one_that_is_given_up_waiting_for_says_whether_it_goes_on(
     monkeypatch.setattr(switchover, "BEGIN_SECONDS", 0.3)
     monkeypatch.setattr(switchover, "DONE_SECONDS", 0.3)
     await group_applied(world, "shop")
-    instances = [world.instance(f"shop/{name}")["id"] for name in ("one", "two")]
-    change = Change(
-        kind="switchover", step=Step.DRAIN, old=instances[1], candidate=instances[0], rule="asked", began=0.0,
-        step_began=0.0,
-    )  # fmt: skip
 
     task = await switch_over(world, "shop")
     await eventually("it is asked for", lambda: "shop" in world.ports.switchovers)
     if begun:
-        GroupStore(world.ports.database).change("shop", change=change)
+        GroupStore(world.ports.database).change("shop", change=change(world))
         world.ports.switchovers["shop"].begun = True
 
     assert (await world.ended(task))["error"].endswith(says)
+
+
+@pytest.mark.parametrize(("leads", "state"), [("one", "succeeded"), ("two", "failed")])
+async def test_one_that_was_under_way_when_the_controller_was_killed_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, leads: str, state: str
+) -> None:
+    """Agents may take longer to come back than one that has not begun is waited for."""
+    monkeypatch.setattr(switchover, "BEGIN_SECONDS", 0.1)
+    await one_is_primary(world, "shop")
+    store, to = GroupStore(world.ports.database), world.instance(f"shop/{leads}")["id"]
+    store.change("shop", primary=world.instance("shop/two")["id"], change=change(world))
+
+    task = await switch_over(world, "shop")
+    await asyncio.sleep(0.5)
+    store.change("shop", primary=to, change=None)
+
+    ended = await world.ended(task)
+    assert ended["state"] == state, ended["error"]
+    assert state == "succeeded" or "was given up" in ended["error"]
+
+
+async def test_one_whose_candidate_failed_ends_once_a_third_leads(world: World) -> None:
+    await one_is_primary(world, "shop")
+    store = GroupStore(world.ports.database)
+    store.change("shop", primary=world.instance("shop/two")["id"])
+    task = await switch_over(world, "shop")
+    await eventually("it is asked for", lambda: "shop" in world.ports.switchovers)
+    store.change("shop", change=change(world))
+    world.ports.switchovers["shop"].begun = True
+    await asyncio.sleep(0.1)
+
+    store.change("shop", primary="three", change=None)
+
+    assert "was given up and another server leads" in (await world.ended(task, within=5))["error"]

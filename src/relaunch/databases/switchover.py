@@ -57,8 +57,10 @@ async def _switch_over(run: Run, args: dict[str, Any]) -> str:
     stored = _group(store, args["deployment"])
     if stored.group.primary == args["to"] and stored.group.change is None:
         return f"{args['server']} is the primary"
-    old = stored.group.primary
-    asked = ports.switchovers[args["deployment"]] = Switchover(to=args["to"], who=run.who)
+    change = stored.group.change  # of before the controller was killed
+    begun = change is not None and change.kind == "switchover" and args["to"] in (change.candidate, change.old)
+    old = change.old if change is not None and begun else stored.group.primary
+    asked = ports.switchovers[args["deployment"]] = Switchover(to=args["to"], who=run.who, begun=begun)
     try:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -66,9 +68,10 @@ async def _switch_over(run: Run, args: dict[str, Any]) -> str:
             if group.primary == args["to"] and group.change is None:
                 return f"{args['server']} is the primary, epoch {group.epoch}"
             waited = asyncio.get_running_loop().time() - began
-            if asked.begun and group.change is None and group.primary == old:
+            if asked.begun and group.change is None:
+                leads = "the old primary takes writes again" if group.primary == old else "another server leads"
                 raise Failed(
-                    "the switchover was given up and the old primary takes writes again",
+                    f"the switchover was given up and {leads}",
                     hint=f"relaunch audit --subject database:{args['deployment']} tells why",
                 )
             if asked.begun and waited > DONE_SECONDS:
