@@ -93,3 +93,26 @@ async def test_one_whose_candidate_failed_ends_once_a_third_leads(world: World) 
     store.change("shop", primary="three", change=None)
 
     assert "was given up and another server leads" in (await world.ended(task, within=5))["error"]
+
+
+@pytest.mark.parametrize(
+    ("leads", "says"),
+    [("one", "it had begun: shop/one is the primary"), ("two", "cancelled by ann"), ("", "it has begun, and goes on")],
+)
+async def test_one_that_is_cancelled_says_what_had_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch, leads: str, says: str
+) -> None:
+    await one_is_primary(world, "shop")
+    store = GroupStore(world.ports.database)
+    store.change("shop", primary=world.instance("shop/two")["id"], change=change(world))
+    task = await switch_over(world, "shop")
+    await eventually("it is asked for", lambda: "shop" in world.ports.switchovers)
+    monkeypatch.setattr(switchover, "BEGIN_SECONDS", 0.5)
+
+    world.workflows.cancel(task, "ann")
+    await asyncio.sleep(0.1)
+    if leads:
+        store.change("shop", primary=world.instance(f"shop/{leads}")["id"], change=None)
+
+    ended = await world.ended(task)
+    assert ended["state"] == "cancelled" and says in ended["error"].splitlines()[-1]

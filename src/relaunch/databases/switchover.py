@@ -10,10 +10,11 @@ from typing import Any
 
 from relaunch.databases.backup_catalogue import subject
 from relaunch.databases.change import begin_promotion
+from relaunch.databases.group import Change
 from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import Conflict, Failed
 from relaunch.servers.ports import Ports, Switchover
-from relaunch.workflows.durable import Run, workflow
+from relaunch.workflows.durable import Cancelled, Run, workflow
 
 BEGIN_SECONDS = 10.0
 DONE_SECONDS = 60.0
@@ -26,13 +27,35 @@ LOOK_SECONDS, BACKUP_LOOK_SECONDS = 0.02, 0.2
 async def switchover(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, to (an instance), server (its name), force (why whatever it lacks may be lost; "" for nothing
     to be lost)."""
-    if args.get("force"):
-        await run.step("fence the others", _force, run, args)
-        await run.step(f"{args['server']} leads", _wait_until_it_leads, run.ports, args, waits=True)
-    else:
-        await run.step("let a backup end first", _wait_for_backup, run, args, waits=True)
-        await run.step("switch over", _switch_over, run, args, waits=True)
+    try:
+        if args.get("force"):
+            await run.step("fence the others", _force, run, args)
+            await run.step(f"{args['server']} leads", _wait_until_it_leads, run.ports, args, waits=True)
+        else:
+            await run.step("let a backup end first", _wait_for_backup, run, args, waits=True)
+            await run.step("switch over", _switch_over, run, args, waits=True)
+    except Cancelled as error:
+        with run.undoing():
+            error.hint = await run.step("undo: see whether it has begun", _what_has_begun, run.ports, args)
+        raise
     return {"primary": args["server"]}
+
+
+async def _what_has_begun(ports: Ports, args: dict[str, Any]) -> str:
+    """Of what is cancelled; it ends as it would have, within moments when nothing holds it up."""
+    store, end = GroupStore(ports.database), asyncio.get_running_loop().time() + BEGIN_SECONDS
+    while True:
+        group = _group(store, args["deployment"]).group
+        if group.change is None or not _leads_to(group.change, args["to"]):
+            return f"it had begun: {args['server']} is the primary" if group.primary == args["to"] else ""
+        if asyncio.get_running_loop().time() > end:
+            return f"it has begun, and goes on: relaunch db status {args['deployment']} says what it waits for"
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _leads_to(change: Change, to: str) -> bool:
+    """Whether it was begun for this one to lead; by now another one may be to."""
+    return change.forced == to or (change.kind == "switchover" and to in (change.candidate, change.old))
 
 
 async def _wait_for_backup(run: Run, args: dict[str, Any]) -> str:
@@ -58,7 +81,7 @@ async def _switch_over(run: Run, args: dict[str, Any]) -> str:
     if stored.group.primary == args["to"] and stored.group.change is None:
         return f"{args['server']} is the primary"
     change = stored.group.change  # of before the controller was killed
-    begun = change is not None and change.kind == "switchover" and args["to"] in (change.candidate, change.old)
+    begun = change is not None and _leads_to(change, args["to"])
     old = change.old if change is not None and begun else stored.group.primary
     asked = ports.switchovers[args["deployment"]] = Switchover(to=args["to"], who=run.who, begun=begun)
     try:
