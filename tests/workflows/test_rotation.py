@@ -7,7 +7,7 @@ import json
 
 from relaunch.databases.store import GroupStore
 
-from .scenarios import group, refill, rotate
+from .scenarios import group, refill, rotate, rotated
 from .test_reconcile import eventually
 from .world import World
 
@@ -84,6 +84,17 @@ async def test_an_app_whose_server_boots_is_told_once_it_has_booted(world: World
     await world.succeeds(rotation)
     mine = {run["id"] for run in world.store.runs(instance_id=world.instance(one)["id"])}
     assert any("-app1-" in run and run in mine for run, _ in world.agents.executed)
+
+
+async def test_one_that_ends_early_says_how_it_is_gone_on_with(world: World) -> None:
+    await prepared(world)
+    world.agents.failing["greet"] = 1
+
+    failed = await world.ended(await rotate(world, D))
+
+    assert failed["state"] == "failed" and "relaunch db rotate-passwords shop goes on from there" in failed["error"]
+    await world.succeeds(await rotate(world, D))
+    assert rotated(world, D)
 
 
 def told(world: World, instance: str) -> list[str]:

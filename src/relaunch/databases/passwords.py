@@ -15,7 +15,7 @@ from typing import Any
 
 from relaunch.databases.member_scripts import answer_of, output_of, script_of
 from relaunch.databases.store import GroupStore, StoredGroup, StoredMember
-from relaunch.errors import BadInput, Conflict, Failed, NotFound
+from relaunch.errors import BadInput, Conflict, Failed, NotFound, RelaunchError
 from relaunch.servers.exclusion import refuse_beside
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
@@ -67,6 +67,17 @@ async def order_rotation(ports: Ports, workflows: Workflows, stored: StoredGroup
 @workflow("rotate-passwords")
 async def rotate_passwords(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     """args: deployment, credentials (input → its credential), entry (the script), apps, run_id."""
+    try:
+        return await _rotate(run, args)
+    except RelaunchError as error:
+        how = (
+            f"relaunch db rotate-passwords {args['deployment']} goes on from there; until then old and new are accepted"
+        )
+        error.hint = "\n".join(each for each in (error.hint, how) if each)
+        raise
+
+
+async def _rotate(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     ports: Ports = run.ports
     names = sorted(set(args["credentials"].values()))
     await run.step("choose new ones", _choose, ports, names, run.who)
@@ -93,7 +104,7 @@ async def _at_primary(run: Run, args: dict[str, Any], step: str) -> dict[str, An
     stored = _group(run.ports, args["deployment"])
     primary = stored.members.get(stored.group.primary or "")
     if primary is None:
-        raise Failed(f"{args['deployment']} has no primary now; the passwords are as they were before this step")
+        raise Failed(f"{args['deployment']} has no primary now")
     return await answer_of(run, _target(args, primary, step), args["entry"], _inputs(args, step), MARKER)
 
 
@@ -115,7 +126,7 @@ async def _tell(run: Run, args: dict[str, Any], app: dict[str, Any], number: int
     the old ones: it is waited for."""
     store, end = Store(run.ports.database, run.ports.clock), asyncio.get_running_loop().time() + BOOTING_SECONDS
     while (row := store.instance(app["instance"]))["state"] == State.BOOTING:
-        await _later(args["deployment"], [app["server"]], end)
+        await _later([app["server"]], end)
     if row["state"] != State.OPERATIONAL:
         return f"{app['server']} is {row['state']}: its next launch takes the new ones"
     for index, entry in enumerate(app["entries"]):
@@ -154,16 +165,13 @@ async def _wait_booted(run: Run, deployment: str) -> None:
         )
         if not booting:
             return
-        await _later(deployment, booting, end)
+        await _later(booting, end)
 
 
-async def _later(deployment: str, booting: list[str], end: float) -> None:
+async def _later(booting: list[str], end: float) -> None:
     """Waits for the next look; Failed when that would be after the end."""
     if asyncio.get_running_loop().time() > end:
-        raise Failed(
-            f"{', '.join(booting)} still boots after {BOOTING_SECONDS:.0f} s; old and new passwords are accepted",
-            hint=f"afterwards: relaunch db rotate-passwords {deployment}, which goes on",
-        )
+        raise Failed(f"{', '.join(booting)} still boots after {BOOTING_SECONDS:.0f} s")
     await asyncio.sleep(LOOK_SECONDS)
 
 
