@@ -64,7 +64,8 @@ writers_there() {  # [all]
 }
 
 # Who may write there by other ways than a right of an account of its own that can be locked: roles; the account that we
-# use; whoever may write everywhere and is connected now; who writes to the server that it follows.
+# use; whoever may write everywhere and is connected now; who writes to the server that it follows; events, which run
+# though the account that made them is locked.
 others_there() {
   local everywhere="'Y' IN (u.insert_priv, u.update_priv, u.delete_priv)" found users name mandatory edges=0
   local me="SUBSTRING_INDEX(CURRENT_USER(), '@', 1)" no_role="u.is_role = 'N'"
@@ -83,6 +84,8 @@ others_there() {
     [ -z "$(cut -f2 <<<"$mandatory")" ] || echo "mandatory roles"
   fi
   there "$modes; $found" || return 1
+  there "SELECT CONCAT('event ', event_schema, '.', event_name) FROM information_schema.events
+    WHERE status = 'ENABLED' AND @@global.event_scheduler = 'ON' AND event_schema IN ($list)" || return 1
   found=$(there "SHOW PROCESSLIST") || return 1
   if awk -F'\t' '$2 == "system user" && $5 != "Daemon" {follows = 1} END {exit !follows}' <<<"$found"; then
     echo "whoever writes to the server that it follows"
