@@ -37,6 +37,8 @@ class Alarm:
         due = []
         for key, each in known.items():
             each.text = wrong[key]
+            # What is later than now was said before the clock was set back.
+            each.since, each.told_at = min(each.since, now), None if each.told_at is None else min(each.told_at, now)
             if now - each.since >= stays and (each.told_at is None or now - each.told_at >= AGAIN_SECONDS):
                 each.told_at = now
                 due.append(each.text)

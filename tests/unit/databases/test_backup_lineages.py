@@ -330,6 +330,28 @@ async def test_a_person_is_told_of_what_stays_red_but_not_of_what_was_never_ther
     assert told == [("backups of shop", "alert", ("a",)), ("backups of shop", "over", ("a",))]
 
 
+async def test_a_person_is_told_though_the_clock_was_set_back_meanwhile(database: Engine) -> None:
+    """As on a machine that boots a year ahead, until it asks for the time."""
+    told: list[tuple[str, str, tuple[str, ...]]] = []
+
+    async def tell(subject: str, state: str, reasons: tuple[str, ...]) -> None:
+        told.append((subject, state, reasons))
+
+    clock, alarm = SetClock(NOW + timedelta(days=365)), Alarm(tell)
+    colours = Colours(database, clock, alarm)
+    colours.say("shop", ("a",))
+    for minutes in (0, 1, 2, 3):
+        clock.at = NOW + timedelta(minutes=minutes)
+        colours.say("shop", ("a",))
+    for hours in (0, 11, 13):
+        clock.at = NOW - timedelta(days=30) + timedelta(hours=hours)
+        colours.say("shop", ("a",))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(alarm.tell_for_ever(), 0.02)
+
+    assert told == [("backups of shop", "alert", ("a",))] * 2, "after three minutes, and after twelve hours again"
+
+
 def test_the_audit_trail_has_each_change(database: Engine) -> None:
     colours = Colours(database, SetClock(NOW), Alarm(None))
     for reasons in (("a",), (), ("a",), ("a", "b"), ("b",), ("b",), ()):
