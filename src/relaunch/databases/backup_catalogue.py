@@ -30,7 +30,7 @@ from relaunch.databases.backups import (
     read_manifest,
 )
 from relaunch.durations import parse_duration
-from relaunch.errors import BadInput, NotFound
+from relaunch.errors import BadInput, Failed, NotFound
 from relaunch.records.schema import backup_proofs, backups, tasks
 from relaunch.storage.objects import ObjectStore, StoredObject
 
@@ -86,14 +86,20 @@ class Catalogue:
         return (*([""] if "backups" in found else ()), *(name for name in found if LINEAGE.fullmatch(name)))
 
     async def refresh(self, lineages: Sequence[str]) -> list[StoredObject]:
-        """Our tables as the store is now for these: manifests read, gone ones forgotten, each one's objects counted."""
+        """Our tables as the store is now for these: manifests read, gone ones forgotten, each one's objects counted.
+
+        Some stores' lists lack for a while what is there. What is gone by them is asked for by its name, too: Failed
+        when it is there, as such a list would have retention remove what it must not."""
         every: list[StoredObject] = []
         for lineage in lineages:
             stored = await self._objects.list(f"{self._base(lineage)}/backups")
             stored += await self._objects.list(f"{self._base(lineage)}/schemas")
             sizes = {each.key: each.size_bytes for each in stored}
             present = {self._row_id(lineage, each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
-            known = {id: each for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
+            before = self._of(lineage)
+            known = {id: each for id, (each, _) in before.items()}
+            for id in sorted(before.keys() - present):
+                await self._must_be_gone(self._folder(lineage, id))
             unread = present - known.keys()
             if unreadable := [id for id in sorted(present & known.keys()) if "unreadable" in known[id]]:
                 unread.add(random.choice(unreadable))  # one at each look
@@ -103,9 +109,20 @@ class Catalogue:
                 except NotFound:  # gone since it was listed; if it is not, the next look finds it
                     present.remove(id)
             faults = {id: self._fault(known[id], self._folder(lineage, id), sizes) for id in present}
+            for id in sorted(id for id in present if faults[id] and not before.get(id, ({}, ""))[1]):
+                again = {each.key: each.size_bytes for each in await self._objects.list(self._folder(lineage, id))}
+                faults[id] = self._fault(known[id], self._folder(lineage, id), again)
             self._keep(lineage, {id: (known[id], faults[id]) for id in sorted(present)})
             every += stored
         return every
+
+    async def _must_be_gone(self, folder: str) -> None:
+        """What the store lists no manifest of."""
+        try:
+            await self._objects.get(f"{folder}/{MANIFEST}")
+        except NotFound:
+            return
+        raise Failed(f"the object store lists no {folder}/{MANIFEST}, which is there")
 
     def _row_id(self, lineage: str, key: str) -> str:
         """Of a backup with this object: its id; of one of a single schema SCHEMA/ID, as two may have the same id."""
@@ -138,9 +155,15 @@ class Catalogue:
             )
             return {row.id: dict(row.manifest) for row in rows}
 
+    def _of(self, lineage: str) -> dict[str, tuple[dict[str, Any], str]]:
+        """As they were seen last: manifest and fault."""
+        with self._database.connect() as connection:
+            rows = list(connection.execute(select(backups).where(backups.c.deployment == self._deployment)))
+        return {row.id: (dict(row.manifest), row.fault) for row in rows if row.manifest.get("lineage", "") == lineage}
+
     def _keep(self, lineage: str, wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
         mine = backups.c.deployment == self._deployment
-        before = {id: each for id, each in self._manifests().items() if each.get("lineage", "") == lineage}
+        before = {id: each for id, (each, _) in self._of(lineage).items()}
         with self._database.begin() as connection:
             connection.execute(delete(backups).where(mine, backups.c.id.in_(before.keys() - wanted.keys())))
             for id, (manifest, fault) in wanted.items():
@@ -262,12 +285,17 @@ class Catalogue:
         base = self._base(lineage)
         mine = [each for each in stored if each.key.startswith((f"{base}/backups/", f"{base}/schemas/"))]
         complete = {_folder_of(each.key) for each in mine if each.key.endswith(f"/{MANIFEST}")}
+        for folder in sorted({_folder_of(each.key) for each in mine if now - each.changed > ABANDONED} - complete):
+            await self._must_be_gone(folder)
         keys = [
             each.key
             for each in mine
             if (folder := _folder_of(each.key)) in going or (folder not in complete and now - each.changed > ABANDONED)
         ]
         await self._objects.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
+        self._keep(
+            lineage, {id: row for id, row in self._of(lineage).items() if self._folder(lineage, id) not in going}
+        )
         await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
         if kept:
             keys += await self._remove_logs(lineage, min(each.begun for each in kept) - LOGS_BEFORE)

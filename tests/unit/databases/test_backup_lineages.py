@@ -23,7 +23,7 @@ from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backup_schemas import due_schema
 from relaunch.databases.backups import Known, Proof, Retention, Schedule, begun, of_lineage, to_go
-from relaunch.errors import NotFound
+from relaunch.errors import Failed, NotFound
 from relaunch.records.schema import audit, metadata, tasks
 from relaunch.storage.memory import MemoryStore
 from relaunch.storage.objects import StoredObject
@@ -147,6 +147,66 @@ async def test_a_manifest_that_could_not_be_read_is_read_again(database: Engine)
     await catalogue.refresh((NEW,))
 
     assert [each.id for each in catalogue.backups()] == ["n20", "n21"]
+
+
+class CutStore(MemoryStore):
+    """Its lists lack these keys, which it gives; the list of the very folder they lie in lacks none."""
+
+    cut: tuple[str, ...] = ()
+
+    async def list(self, prefix: str) -> list[StoredObject]:
+        every = await super().list(prefix)
+        return [each for each in every if each.key not in self.cut or each.key.rpartition("/")[0] == prefix]
+
+
+async def cut_history(database: Engine) -> tuple[CutStore, Catalogue]:
+    """Of three days a backup and the binary log of before."""
+    store = CutStore(clock := SetClock(NOW))
+    for day in (18, 19, 20):
+        clock.at = datetime(2026, 11, day, 9, tzinfo=UTC)
+        await store.put(f"shop/{OLD}/binlogs/{STREAM}/binlog.{day:06}-00/000-100.binlog.zst.age", "x")
+        told = {**json.loads(manifest(f"o{day}", day)), "objects": [{"name": "data", "size_bytes": 3, "sha256": ""}]}
+        await store.put(f"shop/{OLD}/backups/o{day}/data", "xyz")
+        await store.put(f"shop/{OLD}/backups/o{day}/manifest.json", json.dumps(told))
+    return store, Catalogue(database, store, "shop")
+
+
+@pytest.mark.parametrize("day", [18, 19, 20])
+async def test_a_list_that_lacks_a_backup_which_is_there_is_not_believed(database: Engine, day: int) -> None:
+    store, catalogue = await cut_history(database)
+    await catalogue.refresh((OLD,))
+    store.cut = (f"shop/{OLD}/backups/o{day}/data", f"shop/{OLD}/backups/o{day}/manifest.json")
+
+    with pytest.raises(Failed, match=f"lists no shop/{OLD}/backups/o{day}/manifest.json, which is there"):
+        await catalogue.refresh((OLD,))
+
+    assert [each.id for each in catalogue.backups()] == ["o18", "o19", "o20"]
+
+
+async def test_an_object_that_a_list_lacks_is_looked_for_once_more(database: Engine) -> None:
+    store, catalogue = await cut_history(database)
+    await catalogue.refresh((OLD,))
+    store.cut = (f"shop/{OLD}/backups/o18/data",)
+    await catalogue.refresh((OLD,))
+    assert [each.fault for each in catalogue.backups()] == ["", "", ""]
+
+    await store.delete([f"shop/{OLD}/backups/o18/data"])
+    await catalogue.refresh((OLD,))
+
+    assert [each.fault for each in catalogue.backups()] == ["object data is missing", "", ""]
+
+
+async def test_nothing_is_removed_by_a_list_that_lacks_a_manifest_which_is_there(database: Engine) -> None:
+    """Of a controller that knows of nothing yet."""
+    store, catalogue = await cut_history(database)
+    store.cut = (f"shop/{OLD}/backups/o18/manifest.json",)
+    await store.put(f"shop/{OLD}/backups/half/data", "x")
+    stored, every = await catalogue.refresh((OLD,)), await MemoryStore.list(store, "shop")
+
+    with pytest.raises(Failed, match="which is there"):
+        await catalogue.remove(OLD, (), stored, NOW + timedelta(days=2))
+
+    assert await MemoryStore.list(store, "shop") == every
 
 
 async def test_what_is_removed_from_one_history_leaves_the_other(database: Engine) -> None:
