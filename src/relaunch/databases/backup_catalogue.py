@@ -136,7 +136,8 @@ class Catalogue:
         try:
             manifest = json.loads(await self._objects.get(f"{folder}/{MANIFEST}"))
             read_manifest(manifest)
-        except (ValueError, BadInput) as error:
+            self._fault(manifest, folder, {})
+        except (ValueError, KeyError, TypeError, BadInput) as error:
             return {"id": folder.rpartition("/")[2], "unreadable": str(error)}
         return dict(manifest)
 
@@ -181,9 +182,9 @@ class Catalogue:
         for stream in reversed(await self._objects.folders(above)):
             try:
                 told = json.loads(await self._objects.get(f"{above}/{stream}/state.json"))
-            except NotFound:  # it has only begun
+                return Shipping(at=moment(told["at"]), gtid=told["gtid"], server=told["server"], stream=told["stream"])
+            except (NotFound, ValueError, KeyError, TypeError):  # it has only begun, or its state is damaged
                 continue
-            return Shipping(at=moment(told["at"]), gtid=told["gtid"], server=told["server"], stream=told["stream"])
         return None
 
     def backups(self) -> tuple[Backup, ...]:
@@ -272,6 +273,7 @@ class Catalogue:
         known = Known(
             backups=self.backups(), proofs=self.proofs(), schemas=self.schemas(), schema_proofs=self.schema_proofs(),
             failed=failed,
+            unreadable=tuple(sorted(id for id, (each, _) in self._of(lineage).items() if "unreadable" in each)),
         )  # fmt: skip
         return of_lineage(known, lineage)
 

@@ -108,6 +108,7 @@ class Known:
     schema_proofs: tuple[Proof, ...] = ()
     shipping: Shipping | None = None
     failed: tuple[tuple[str, str], ...] = ()  # (what, why) of the newest attempts, when they failed
+    unreadable: tuple[str, ...] = ()  # whose manifest is damaged; SCHEMA/ID when they hold one schema only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +254,9 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
         reasons.append(is_ahead(future[-1]))
     broken = [each.id for each in known.backups if not is_whole(known.backups, each.id)]
     if broken:
-        reasons.append(f"links are missing or damaged below {', '.join(broken[:3])}{' …' if len(broken) > 3 else ''}")
+        reasons.append(f"links are missing or damaged below {_some(broken)}")
+    if known.unreadable:
+        reasons.append(f"the manifest of {_some(known.unreadable)} cannot be read")
     reasons += _wrong_with_proofs(known.proofs, schedule, now)
     if known.shipping is None:
         reasons.append(NEVER_SHIPPED)
@@ -270,6 +273,10 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
         newest=best.id if best else None,
         newest_proven=max(proven, key=lambda each: each.at).backup if proven else None,
     )
+
+
+def _some(ids: Sequence[str]) -> str:
+    return f"{', '.join(ids[:3])}{' …' if len(ids) > 3 else ''}"
 
 
 def is_ahead(backup: Backup) -> str:

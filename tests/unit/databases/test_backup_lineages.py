@@ -22,7 +22,7 @@ from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import LINEAGE, Catalogue
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backup_schemas import due_schema
-from relaunch.databases.backups import Known, Proof, Retention, Schedule, begun, of_lineage, to_go
+from relaunch.databases.backups import Known, Proof, Retention, Schedule, begun, of_lineage, status, to_go
 from relaunch.errors import Failed, NotFound
 from relaunch.records.schema import audit, metadata, tasks
 from relaunch.storage.memory import MemoryStore
@@ -147,6 +147,31 @@ async def test_a_manifest_that_could_not_be_read_is_read_again(database: Engine)
     await catalogue.refresh((NEW,))
 
     assert [each.id for each in catalogue.backups()] == ["n20", "n21"]
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", json.dumps({**json.loads(manifest("n21", 21)), "objects": [{}]})])
+async def test_a_manifest_that_cannot_be_read_is_red(database: Engine, damaged: str) -> None:
+    store, catalogue = await two_histories(database)
+    for name in ("backups/n20", "schemas/blog/s20"):
+        await store.put(f"shop/{NEW}/{name}/manifest.json", damaged)
+
+    await catalogue.refresh((OLD, NEW))
+
+    new, old = await catalogue.known(NEW, NOW), await catalogue.known(OLD, NOW)
+    assert "the manifest of blog/s20, n20 cannot be read" in status(new, Schedule(), NOW).reasons
+    assert [each.id for each in new.backups] == ["n21"]
+    assert not [each for each in status(old, Schedule(), NOW).reasons if "cannot be read" in each]
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"at": "", "gtid": "", "server": "", "stream": ""}'])
+async def test_what_a_stream_says_of_itself_may_be_damaged(database: Engine, damaged: str) -> None:
+    store, catalogue = await two_histories(database)
+    await store.put(f"shop/{NEW}/binlogs/{OPEN}/state.json", damaged)
+    await catalogue.refresh((NEW,))
+
+    shipping = (await catalogue.known(NEW, NOW)).shipping
+
+    assert shipping is not None and shipping.gtid == "0-1-5", "what the one before said"
 
 
 class CutStore(MemoryStore):
