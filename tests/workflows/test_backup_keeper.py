@@ -24,6 +24,7 @@ from relaunch.storage.objects import StoredObject
 
 from .ann import app_of
 from .scenarios import (
+    BACKED_UP,
     LINEAGE,
     MANIFEST,
     OLDER,
@@ -130,6 +131,22 @@ async def test_no_look_waits_for_a_long_removal_and_a_proof_begins_after_it(
 
     await looked_until(world, looker, "prove")
     await looker.stop()
+
+
+async def test_a_failed_proof_says_of_which_backup_and_history_it_was(world: World) -> None:
+    await backed_up(world, "shop")
+    looker = keeper(world)
+    await looker.shown("shop")
+    world.agents.failing["Restore database"] = 2
+
+    for backup in ("latest", BACKED_UP):
+        task = await looker.prove("shop", backup=backup, who="ann")
+        assert (await world.ended(task))["state"] == "failed"
+
+    proofs = looker.catalogue("shop").proofs()
+    assert [(each.backup, each.lineage, each.proven, each.chosen) for each in proofs] == [
+        (BACKED_UP, LINEAGE, False, False), (BACKED_UP, LINEAGE, False, True),
+    ]  # fmt: skip
 
 
 async def test_looking_goes_on_after_an_error_of_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

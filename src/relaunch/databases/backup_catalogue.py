@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from relaunch.databases.backups import (
     ABANDONED,
+    LONG_AGO,
     SKEW,
     Backup,
     Kind,
@@ -27,6 +28,7 @@ from relaunch.databases.backups import (
     begun,
     moment,
     of_lineage,
+    of_the_future,
     read_manifest,
 )
 from relaunch.durations import parse_duration
@@ -230,6 +232,8 @@ class Catalogue:
                 gtid=row["detail"].get("gtid", ""),
                 seconds=row["detail"].get("seconds", 0.0),
                 tables_compared=row["detail"].get("tables_compared", 0),
+                lineage=row["detail"].get("lineage"),
+                chosen=row["detail"].get("chosen", False),
             )
             for row in rows
         )
@@ -238,6 +242,7 @@ class Catalogue:
         """Once for each id."""
         detail: dict[str, Any] = {"schema": proof.schema} if proof.schema else {}
         detail |= {"gtid": proof.gtid, "seconds": proof.seconds, "tables_compared": proof.tables_compared}
+        detail |= {"chosen": proof.chosen} | ({} if proof.lineage is None else {"lineage": proof.lineage})
         with self._database.begin() as connection:
             if connection.scalar(select(backup_proofs.c.id).where(backup_proofs.c.id == id)) is None:
                 connection.execute(
@@ -269,7 +274,8 @@ class Catalogue:
 
     def remembered(self, lineage: str, now: datetime) -> Known:
         """The same without asking the store, so without the binary logs."""
-        failed = self.failed(begun(lineage), now)
+        since = begun(lineage)
+        failed = self.failed(LONG_AGO if of_the_future(since, now) else since, now)
         known = Known(
             backups=self.backups(), proofs=self.proofs(), schemas=self.schemas(), schema_proofs=self.schema_proofs(),
             failed=failed,

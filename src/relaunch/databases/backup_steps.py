@@ -157,15 +157,21 @@ async def _restore_there(run: Run, args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(ports: Ports, task: str, args: dict[str, Any], proven: dict[str, Any], why: str) -> None:
-    Catalogue(ports.database, ports.objects, args["deployment"]).record_proof(
+    catalogue = Catalogue(ports.database, ports.objects, args["deployment"])
+    backup = proven.get("id") or args["backup"]
+    if backup == "latest":  # it failed before it said which that is
+        backup = next((each.id for each in catalogue.backups()[::-1] if each.lineage == args["lineage"]), backup)
+    catalogue.record_proof(
         task,
         Proof(
-            backup=proven.get("id") or args["backup"],
+            backup=backup,
             at=ports.clock.now(),
             proven=not why,
             why=why,
             gtid=proven.get("gtid", ""),
             seconds=proven.get("seconds", 0.0),
             tables_compared=proven.get("tables_compared", 0),
+            lineage=args["lineage"],
+            chosen=args["backup"] != "latest",
         ),
     )

@@ -18,6 +18,7 @@ SNAPSHOT = "snapshot"  # of `method`: by the volume; else by what the database s
 LATE_FACTOR = 2  # so many times the interval without a backup is too late
 LATE_AT_LEAST = timedelta(minutes=10)
 LOST_LOG_SECONDS = timedelta(seconds=90)  # the shipper says at least once a minute that it is alive
+LONG_AGO = datetime.fromtimestamp(0, UTC)
 NEVER_SHIPPED = "no binary log was ever shipped"
 NO_BACKUP, NO_PROOF = "there is no complete backup", "no backup was proven yet"
 SKEW = timedelta(minutes=10)  # what ended later than so much after now was made under a clock that was wrong
@@ -64,6 +65,8 @@ class Proof:
     gtid: str = ""
     seconds: float = 0.0
     tables_compared: int = 0
+    lineage: str | None = None  # of which history; None when it was not noted yet
+    chosen: bool = False  # by a person: it need not have been the newest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,16 +156,21 @@ def begun(lineage: str) -> datetime:
     try:
         return datetime.strptime(lineage.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
-        return datetime.fromtimestamp(0, UTC)
+        return LONG_AGO
 
 
 def of_lineage(known: Known, lineage: str) -> Known:
-    """What concerns this history only: its backups, and their proofs; a proof that found none counts from its start."""
+    """What concerns this history only: its backups, and their proofs. Of a proof whose history was not noted, one that
+    found no backup counts from the start of this one."""
     backups = tuple(each for each in known.backups if each.lineage == lineage)
     mine, others, since = {each.id for each in backups}, {each.id for each in known.backups}, begun(lineage)
-    proofs = tuple(
-        each for each in known.proofs if each.backup in mine or (each.backup not in others and each.at >= since)
-    )
+
+    def is_mine(proof: Proof) -> bool:
+        if proof.lineage is not None:
+            return proof.lineage == lineage
+        return proof.backup in mine or (proof.backup not in others and proof.at >= since)
+
+    proofs = tuple(each for each in known.proofs if is_mine(each))
     schemas = tuple(each for each in known.schemas if each.lineage == lineage)
     return replace(known, backups=backups, proofs=proofs, schemas=schemas)
 
@@ -213,7 +221,7 @@ def due(
         return "full", "primary"
     made = [each.ended for each in backups if each.kind is Kind.FULL and not of_the_future(each.ended, now)]
     unproven_full = max(made, default=None)
-    proved = max((proof.at for proof in of_the_past(proofs, now)), default=None)
+    proved = max((proof.at for proof in of_the_past(proofs, now) if not proof.chosen), default=None)
     if schedule.prove and unproven_full and (not proved or proved < unproven_full or now - proved >= schedule.prove):
         return "prove", ""
     if _passed(mine, schedule.incremental, now):
@@ -241,7 +249,7 @@ def of_the_past(proofs: Iterable[Proof], now: datetime) -> list[Proof]:
 def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     reasons: list[str] = []
     best = newest(known.backups)
-    proven = [proof for proof in of_the_past(known.proofs, now) if proof.proven]
+    proven = _last_proven(known, now)
     if best is None:
         reasons.append(NO_BACKUP)
     elif schedule.incremental and now - best.ended > max(LATE_FACTOR * schedule.incremental, LATE_AT_LEAST):
@@ -257,7 +265,7 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
         reasons.append(f"links are missing or damaged below {_some(broken)}")
     if known.unreadable:
         reasons.append(f"the manifest of {_some(known.unreadable)} cannot be read")
-    reasons += _wrong_with_proofs(known.proofs, schedule, now)
+    reasons += _wrong_with_proofs(known, proven, schedule, now)
     if known.shipping is None:
         reasons.append(NEVER_SHIPPED)
     elif of_the_future(known.shipping.at, now):
@@ -271,7 +279,7 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
         green=not reasons,
         reasons=tuple(reasons),
         newest=best.id if best else None,
-        newest_proven=max(proven, key=lambda each: each.at).backup if proven else None,
+        newest_proven=proven.backup if proven else None,
     )
 
 
@@ -283,18 +291,44 @@ def is_ahead(backup: Backup) -> str:
     return f"{backup.id} is of a time to come: is a clock wrong on {backup.server}, or here?"
 
 
-def _wrong_with_proofs(proofs: Iterable[Proof], schedule: Schedule, now: datetime) -> list[str]:
-    last = max(of_the_past(proofs, now), key=lambda each: each.at, default=None)
-    if last is None:
+def _latest_first(proofs: Iterable[Proof], now: datetime) -> list[Proof]:
+    return sorted(of_the_past(proofs, now), key=lambda each: each.at, reverse=True)
+
+
+def _last_proven(known: Known, now: datetime) -> Proof | None:
+    """Of what can be restored still."""
+    latest_first = _latest_first(known.proofs, now)
+    return next((each for each in latest_first if each.proven and is_whole(known.backups, each.backup)), None)
+
+
+def _last_failed(latest_first: Iterable[Proof], backups: Iterable[Backup]) -> Proof | None:
+    """The last failure that stands: neither this backup nor a later one was proven since."""
+    ended = {each.id: each.ended for each in backups}
+    proven: datetime | None = None  # the end of the latest that was
+    for proof in latest_first:
+        of = ended.get(proof.backup, LONG_AGO)
+        if proof.proven:
+            proven = of if proven is None else max(proven, of)
+        elif proven is None or proven < of:
+            return proof
+    return None
+
+
+def _wrong_with_proofs(known: Known, proven: Proof | None, schedule: Schedule, now: datetime) -> list[str]:
+    """`proven`: the last of what is there."""
+    latest_first = _latest_first(known.proofs, now)
+    failed = _last_failed(latest_first, known.backups)
+    last = next((each for each in latest_first if not each.chosen), None)
+    if failed is not None:
+        why = f"the proof of {failed.backup} failed: {failed.why}"
+    elif proven is None:
         why = NO_PROOF
-    elif not last.proven:
-        why = f"the proof of {last.backup} failed: {last.why}"
-    elif schedule.prove and now - last.at > LATE_FACTOR * schedule.prove:
-        why = f"the last proof is of {_shown(last.at)}: the next has not happened on time"
+    elif schedule.prove and now - (at := (last or latest_first[-1]).at) > LATE_FACTOR * schedule.prove:
+        why = f"the last proof is of {_shown(at)}: the next has not happened on time"
     else:
         return []
     # One of a time to come is told of only until another proof is right: nobody could do anything about it.
-    ahead = [each.backup for each in proofs if of_the_future(each.at, now)]
+    ahead = [each.backup for each in known.proofs if of_the_future(each.at, now)]
     told = f"a proof of {ahead[-1]} is of a time to come: is the clock wrong here, or was it?" if ahead else ""
     return [why, told] if told else [why]
 

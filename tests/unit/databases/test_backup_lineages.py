@@ -381,6 +381,40 @@ def test_a_proof_of_another_history_says_nothing_of_this_one() -> None:
     assert begun("") == datetime.fromtimestamp(0, UTC)
 
 
+async def test_a_proof_of_a_history_that_is_forgotten_says_nothing_of_the_present_one(database: Engine) -> None:
+    _, catalogue = await two_histories(database)
+    await catalogue.refresh((OLD, NEW))
+    for id, backup, lineage in (("p1", "o3", OLD), ("p2", "n21", NEW), ("p3", "latest", OLD)):
+        proof = Proof(backup=backup, at=NOW, proven=backup != "latest", lineage=lineage)
+        catalogue.record_proof(id, proof)
+
+    await catalogue.forget(OLD)
+
+    assert [each.backup for each in (await catalogue.known(NEW, NOW)).proofs] == ["n21"]
+    assert [each.backup for each in (await catalogue.known(OLD, NOW)).proofs] == ["o3", "latest"]
+
+
+async def test_what_fails_in_a_history_that_began_under_a_clock_ahead_is_red(database: Engine) -> None:
+    ahead = "20270101T000000Z-cccccc"
+    catalogue = Catalogue(database, MemoryStore(SetClock(NOW)), "shop")
+    catalogue.record_proof("p1", Proof(backup="latest", at=NOW, proven=False, why="x", lineage=ahead))
+    row = {
+        "id": "t1",
+        "kind": "back-up",
+        "title": "t1",
+        "subject": "backups:shop",
+        "state": "failed",
+        "who": "relaunch",
+    }
+    with database.begin() as connection:
+        connection.execute(insert(tasks).values(**row, created=NOW.isoformat(timespec="microseconds"), error="no room"))
+
+    known = await catalogue.known(ahead, NOW)
+
+    assert known.failed == (("t1", "no room"),)
+    assert "the proof of latest failed: x" in status(known, Schedule(), NOW).reasons
+
+
 async def test_an_attempt_that_a_wrong_clock_puts_after_now_hides_no_later_failure(database: Engine) -> None:
     _, catalogue = await two_histories(database)
     for id, state, created in (

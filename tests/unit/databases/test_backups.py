@@ -271,3 +271,37 @@ def test_retention_lets_nothing_go_because_of_a_proof_of_a_time_to_come() -> Non
 
     assert to_go(daily, (ahead,), least, NOW) == (), "nothing else is proven: any may be the only good one"
     assert [each.id for each in to_go(daily, (proven, ahead), least, NOW)] == ["d8", "d7", "d6", "d5", "d4"]
+
+
+def test_what_somebody_proves_of_before_hides_no_failure_of_later() -> None:
+    at = NOW - hours(0.05)
+    earlier, again = replace(PROVEN, backup="f", at=NOW), replace(PROVEN, backup="i2", at=NOW)
+    failed = replace(FAILED_PROOF, at=at)
+    why = "the proof of i2 failed: WRONG KEY"
+
+    assert status(replace(GREEN, proofs=(PROVEN, failed, earlier)), Schedule(), NOW).reasons == (why,)
+    assert status(replace(GREEN, proofs=(PROVEN, failed, again)), Schedule(), NOW).green
+    later = replace(GREEN, backups=(*CHAIN, backup("g")), proofs=(PROVEN, failed, replace(PROVEN, backup="g", at=NOW)))
+    assert status(later, Schedule(), NOW).green
+    unknown = replace(failed, backup="latest")
+    assert status(replace(GREEN, proofs=(PROVEN, unknown, earlier)), Schedule(), NOW).green
+
+
+def test_what_somebody_proves_of_before_puts_the_proof_of_the_newest_off_for_none() -> None:
+    backups = (*CHAIN, backup("p", role="primary", ago=hours(3)))
+    proven = replace(PROVEN, at=NOW - hours(9), backup="p")
+    by_hand = (proven, *(replace(PROVEN, backup="f", at=NOW - hours(each), chosen=True) for each in (0.05, 0.01)))
+    known = replace(GREEN, backups=backups, proofs=by_hand)
+
+    assert due(backups, by_hand, Schedule(), NOW, has_replica=True) == ("prove", "")
+    assert "the last proof is of 2026-11-22 03:00:00" in status(known, Schedule(), NOW).reasons[0]
+    assert status(replace(GREEN, proofs=by_hand[1:]), Schedule(), NOW).green, "the first is about to be made"
+
+
+def test_a_backup_that_is_not_there_any_more_proves_nothing() -> None:
+    gone = replace(PROVEN, backup="x")
+
+    found = status(replace(GREEN, proofs=(gone,)), Schedule(), NOW)
+
+    assert (found.reasons, found.newest_proven) == (("no backup was proven yet",), None)
+    assert status(replace(GREEN, proofs=(PROVEN, gone)), Schedule(), NOW).newest_proven == "i1"
