@@ -16,6 +16,7 @@ from relaunch.bus.messages import RunScripts, RunState
 from relaunch.databases import backup_keeper, backups_api
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
+from relaunch.databases.backups import Proof
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Failed
 from relaunch.records.schema import task_steps, tasks
@@ -43,6 +44,12 @@ servers:
   two: {template: database, zone: a}
   three: {template: database, zone: a}
 database: {primary: two, replicas: [one, three]}
+"""
+KEEPS_ONE = """deployment: shop
+servers:
+  one: {template: database, zone: a}
+  two: {template: database, zone: a}
+database: {primary: two, replicas: [one], backups: {last: 1, daily: 0, weekly: 0, monthly: 0, yearly: 0}}
 """
 STREAM = f"shop/{LINEAGE}/binlogs/0000000001-1-two"
 
@@ -235,6 +242,25 @@ async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has
     world.agents.hanging.clear()
     await world.succeeds(task)
     assert await keeper(world).prune("shop") == [f"shop/{LINEAGE}/backups/half/data"]
+
+
+async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_may_build_on(world: World) -> None:
+    """After a switchover the former primary builds on what it made long ago."""
+    await backed_up(world, "shop", KEEPS_ONE)
+    for day in (20, 21):
+        told = {**MANIFEST, "id": f"d{day}", "begun": f"2026-11-{day}T12:00:00Z", "ended": f"2026-11-{day}T12:00:01Z"}
+        await world.ports.objects.put(f"shop/{LINEAGE}/backups/d{day}/manifest.json", json.dumps(told))
+    looker = keeper(world)
+    looker.catalogue("shop").record_proof("p", Proof(backup=BACKED_UP, at=world.ports.clock.now(), proven=True))
+    world.agents.hanging.add("Back up database")
+    task = await looker.back_up("shop", kind="incremental", side="replica", who="ann")
+
+    removed = await looker.prune("shop")
+
+    assert removed == []
+    world.agents.hanging.clear()
+    await world.succeeds(task)
+    assert await looker.prune("shop") == [f"shop/{LINEAGE}/backups/d{day}/manifest.json" for day in (20, 21)]
 
 
 async def test_a_recipient_that_no_key_here_opens_is_red(world: World) -> None:

@@ -314,6 +314,8 @@ class BackupKeeper:
             gone = to_go(theirs, proofs, retention, now)
             mine = [each for each in schemas if each.lineage == lineage]
             gone += schemas_to_go(mine, catalogue.schema_proofs(), retention, now)
+            if self._workflows.tasks.running_on(subject(deployment)) is not None:
+                gone = ()  # it may build on any of them, or read it
             removed += await catalogue.remove(lineage, gone, stored, until)
         return removed
 

@@ -142,7 +142,7 @@ async def restore_schema(request: Request, deployment: str, asked: SchemaAsked) 
 
 @router.post("/databases/{deployment}/prune")
 async def prune(request: Request, deployment: str) -> dict[str, Any]:
-    """Remove what GET …/backups says would go."""
+    """Remove what GET …/backups says would go; no backup while one, a proof or a restore is under way."""
     return {"removed": await _keeper(request).prune(deployment)}
 
 
