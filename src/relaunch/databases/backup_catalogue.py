@@ -97,6 +97,7 @@ class Catalogue:
             stored = await self._objects.list(f"{self._base(lineage)}/backups")
             stored += await self._objects.list(f"{self._base(lineage)}/schemas")
             sizes = {each.key: each.size_bytes for each in stored}
+            changed = {each.key: each.changed.isoformat() for each in stored}
             present = {self._row_id(lineage, each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
             before = self._of(lineage)
             known = {id: each for id, (each, _) in before.items()}
@@ -106,8 +107,9 @@ class Catalogue:
             if unreadable := [id for id in sorted(present & known.keys()) if "unreadable" in known[id]]:
                 unread.add(random.choice(unreadable))  # one at each look
             for id in unread:
+                at = changed[f"{self._folder(lineage, id)}/{MANIFEST}"]
                 try:
-                    known[id] = {**await self._read(self._folder(lineage, id)), "lineage": lineage}
+                    known[id] = {**await self._read(self._folder(lineage, id)), "lineage": lineage, "stored": at}
                 except NotFound:  # gone since it was listed; if it is not, the next look finds it
                     present.remove(id)
             faults = {id: self._fault(known[id], self._folder(lineage, id), sizes) for id in present}

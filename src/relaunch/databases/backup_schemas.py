@@ -14,6 +14,7 @@ from relaunch.databases.backups import (
     Retention,
     Schedule,
     is_ahead,
+    made_at,
     of_the_future,
     of_the_past,
     to_go,
@@ -30,8 +31,8 @@ def due_schema(known: Known, wanted: Iterable[str], schedule: Schedule, now: dat
         return None
     ages = []
     for schema in wanted:
-        newest = newest_of(known, schema, now)
-        age = timedelta.max if newest is None else now - newest.begun
+        made = [at for each in _scheduled(known, schema) if (at := made_at(each, now)) is not None]
+        age = now - max(made) if made else timedelta.max
         if age >= schedule.schemas:
             ages.append((age, schema))
     return max(ages, key=lambda each: (each[0], each[1]), default=(None, None))[1]
@@ -86,12 +87,14 @@ def no_backup(schema: str) -> str:
 
 def newest_of(known: Known, schema: str, now: datetime) -> Backup | None:
     """By the schedule, and not of a time to come."""
-    mine = [
-        each
-        for each in known.schemas
-        if each.schema == schema and not each.fault and REPLACED not in each.id and not of_the_future(each.ended, now)
-    ]
+    mine = [each for each in _scheduled(known, schema) if not of_the_future(each.ended, now)]
     return max(mine, key=lambda each: (each.begun, each.id), default=None)
+
+
+def _scheduled(known: Known, schema: str) -> list[Backup]:
+    """Those by the schedule."""
+    mine = (each for each in known.schemas if each.schema == schema)
+    return [each for each in mine if not each.fault and REPLACED not in each.id]
 
 
 def _proof_of(known: Known, backup: Backup, now: datetime) -> Proof | None:

@@ -51,6 +51,7 @@ class Backup:
     fault: str = ""  # what its objects in the store lack; such a backup is no link of any chain
     lineage: str = ""  # the history of data it is of; chains and retention never cross from one to another
     schema: str = ""  # which, of the kind that holds one only
+    stored: datetime | None = None  # by the store's clock; None when it was not noted yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,7 @@ def read_manifest(plain: Mapping[str, Any], *, fault: str = "") -> Backup:
             fault=fault,
             lineage=str(plain.get("lineage", "")),
             schema=str(plain.get("schema", "")),
+            stored=moment(plain["stored"]) if "stored" in plain else None,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BadInput(f"a manifest of a backup is not what it should be: {error!r}") from None
@@ -232,8 +234,14 @@ def due(
 def _passed(backups: Sequence[Backup], interval: timedelta | None, now: datetime) -> bool:
     if interval is None:
         return False
-    last = max((each.begun for each in backups if not of_the_future(each.ended, now)), default=None)
+    last = max((at for each in backups if (at := made_at(each, now)) is not None), default=None)
     return last is None or now - last >= interval
+
+
+def made_at(backup: Backup, now: datetime) -> datetime | None:
+    """When it was begun; by the store's clock when the server's was ahead, None when that one is too."""
+    at = backup.stored if of_the_future(backup.ended, now) else backup.begun
+    return None if at is None or of_the_future(at, now) else at
 
 
 def of_the_future(at: datetime, now: datetime) -> bool:

@@ -111,6 +111,13 @@ def test_neither_a_backup_nor_a_proof_of_a_time_to_come_counts() -> None:
     assert red == f"schema shop: {ahead.id} is of a time to come: is a clock wrong on db2, or here?"
 
 
+def test_a_schema_is_not_dumped_again_and_again_where_the_clock_is_ahead() -> None:
+    ahead = backup("shop", -400, stored=NOW - timedelta(hours=1))
+
+    assert due_schema(known(backup("shop", 99), ahead), ("shop",), DAILY, NOW) is None
+    assert due_schema(known(backup("shop", 99), ahead), ("shop",), DAILY, NOW + timedelta(hours=23)) == "shop"
+
+
 @pytest.fixture
 def database(tmp_path: Any) -> Iterator[Engine]:
     engine = open_database(f"sqlite:///{tmp_path}/controller.db", program="test")

@@ -210,6 +210,7 @@ async def test_the_catalogue_sees_what_objects_lack(tmp_path: object) -> None:
     stored = await catalogue.refresh(("",))
 
     assert whole == [("f", "")]
+    assert [each.stored for each in catalogue.backups()] == [NOW]
     assert [each.fault for each in catalogue.backups()] == ["object data.0 is missing"]
     removed = await catalogue.remove("", (), stored, NOW + timedelta(days=2))
     assert removed == ["d/backups/half/data.0"]
@@ -222,6 +223,19 @@ def test_a_backup_of_a_time_to_come_is_red_and_keeps_no_other_from_being_made() 
     assert "ahead is of a time to come: is a clock wrong on db2" in status(known, Schedule(), NOW).reasons[0]
     late = (backup("old", ago=hours(24 * 8)), ahead)
     assert due(late, (PROVEN,), Schedule(), NOW, has_replica=True) == ("full", "replica")
+
+
+def test_a_server_whose_clock_is_ahead_is_not_backed_up_again_and_again() -> None:
+    ahead = [
+        replace(backup("ahead", ago=-hours(400), role=role), stored=NOW - hours(0.1)) for role in ("replica", "primary")
+    ]
+    backups = (backup("old", ago=hours(24 * 8)), *ahead)
+    proofs = (PROVEN, replace(PROVEN, backup="old"))
+
+    assert due(backups, proofs, Schedule(), NOW, has_replica=True) is None
+    assert due(backups, proofs, Schedule(), NOW + hours(0.1), has_replica=True) == ("incremental", "replica")
+    also_the_store = [replace(each, stored=each.ended) for each in backups]
+    assert due(also_the_store, proofs, Schedule(), NOW, has_replica=True) == ("full", "replica")
 
 
 AHEAD = Proof(backup="f", at=NOW + hours(24 * 365), proven=True)
