@@ -26,6 +26,7 @@ from relaunch.databases.backups import (
     Schedule,
     Shipping,
     begun,
+    begun_at_the_latest,
     moment,
     of_lineage,
     of_the_future,
@@ -308,7 +309,7 @@ class Catalogue:
         )
         await self._objects.delete([key for key in keys if not key.endswith(f"/{MANIFEST}")])
         if kept:
-            keys += await self._remove_logs(lineage, min(each.begun for each in kept) - LOGS_BEFORE)
+            keys += await self._remove_logs(lineage, min(map(begun_at_the_latest, kept)) - LOGS_BEFORE)
         return keys
 
     async def _remove_logs(self, lineage: str, needed_from: datetime) -> list[str]:

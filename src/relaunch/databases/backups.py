@@ -244,6 +244,11 @@ def made_at(backup: Backup, now: datetime) -> datetime | None:
     return None if at is None or of_the_future(at, now) else at
 
 
+def begun_at_the_latest(backup: Backup) -> datetime:
+    """By the server's clock, or the store's when that was behind."""
+    return backup.begun if backup.stored is None else min(backup.begun, backup.stored - (backup.ended - backup.begun))
+
+
 def of_the_future(at: datetime, now: datetime) -> bool:
     """By a clock that was wrong: what is of then may not keep the next one from being made."""
     return at > now + SKEW

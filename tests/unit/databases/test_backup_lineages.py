@@ -326,6 +326,19 @@ async def test_a_file_that_a_late_replicas_backup_needs_stays(database: Engine) 
     assert files_of(await catalogue.remove(OLD, (), stored, NOW)) == {"binlog.000001"}
 
 
+async def test_a_file_that_the_backup_of_a_server_with_a_clock_ahead_needs_stays(database: Engine) -> None:
+    begun = datetime(2026, 11, 19, 11, tzinfo=UTC) - timedelta(hours=3)  # of what that server says
+    store = MemoryStore(clock := SetClock(begun + timedelta(minutes=1)))
+    await store.put(f"shop/{OLD}/backups/o19/manifest.json", manifest("o19", 19))
+    for number, before in ((1, timedelta(hours=2)), (2, -timedelta(minutes=5)), (3, -timedelta(hours=4))):
+        clock.at = begun - before
+        await store.put(f"shop/{OLD}/binlogs/{STREAM}/binlog.{number:06}-00/000-100.binlog.zst.age", "x")
+    catalogue = Catalogue(database, store, "shop")
+    stored = await catalogue.refresh((OLD,))
+
+    assert files_of(await catalogue.remove(OLD, (), stored, NOW)) == {"binlog.000001"}
+
+
 async def test_what_there_is_no_time_for_goes_the_next_time(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backup_catalogue, "LOGS_SECONDS", 0.0)
     _, catalogue = await long_history(database)
