@@ -8,12 +8,15 @@ from datetime import datetime, timedelta
 from relaunch.databases.backups import (
     LATE_AT_LEAST,
     LATE_FACTOR,
+    LONG_AGO,
     Backup,
     Known,
     Proof,
     Retention,
     Schedule,
     is_ahead,
+    last_failed,
+    latest_first,
     made_at,
     of_the_future,
     of_the_past,
@@ -73,11 +76,16 @@ def _wrong(known: Known, schema: str, schedule: Schedule, interval: timedelta, n
         return no_backup(schema)
     if now - newest.ended > max(LATE_FACTOR * interval, LATE_AT_LEAST):
         return f"schema {schema}: its newest backup is {newest.id}: the next has not happened on time"
-    proof = _proof_of(known, newest, now)
-    if proof is not None and not proof.proven:
-        return f"schema {schema}: the proof of {newest.id} failed: {proof.why}"
-    if proof is None and schedule.prove is not None and now - newest.ended > PROVEN_WITHIN:
-        return f"schema {schema}: {newest.id} is not proven yet"
+    mine = [each for each in _scheduled(known, schema) if not of_the_future(each.ended, now)]
+    made = [each for each in known.schema_proofs if each.schema == schema and each.backup in {one.id for one in mine}]
+    failed = last_failed(latest_first(made, now), mine)
+    if failed is not None:
+        return f"schema {schema}: the proof of {failed.backup} failed: {failed.why}"
+    proven = {each.backup for each in of_the_past(made, now) if each.proven}
+    last = max((each.ended for each in mine if each.id in proven), default=LONG_AGO)
+    waiting = min((each for each in mine if each.ended > last), key=lambda each: (each.ended, each.id), default=None)
+    if waiting is not None and schedule.prove is not None and now - waiting.ended > PROVEN_WITHIN:
+        return f"schema {schema}: {waiting.id} is not proven yet"
     return ""
 
 

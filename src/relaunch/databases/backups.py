@@ -304,21 +304,21 @@ def is_ahead(backup: Backup) -> str:
     return f"{backup.id} is of a time to come: is a clock wrong on {backup.server}, or here?"
 
 
-def _latest_first(proofs: Iterable[Proof], now: datetime) -> list[Proof]:
+def latest_first(proofs: Iterable[Proof], now: datetime) -> list[Proof]:
     return sorted(of_the_past(proofs, now), key=lambda each: each.at, reverse=True)
 
 
 def _last_proven(known: Known, now: datetime) -> Proof | None:
     """Of what can be restored still."""
-    latest_first = _latest_first(known.proofs, now)
-    return next((each for each in latest_first if each.proven and is_whole(known.backups, each.backup)), None)
+    every = latest_first(known.proofs, now)
+    return next((each for each in every if each.proven and is_whole(known.backups, each.backup)), None)
 
 
-def _last_failed(latest_first: Iterable[Proof], backups: Iterable[Backup]) -> Proof | None:
-    """The last failure that stands: neither this backup nor a later one was proven since."""
+def last_failed(every: Iterable[Proof], backups: Iterable[Backup]) -> Proof | None:
+    """The last failure that stands: neither this backup nor a later one was proven since. `every`: the latest first."""
     ended = {each.id: each.ended for each in backups}
     proven: datetime | None = None  # the end of the latest that was
-    for proof in latest_first:
+    for proof in every:
         of = ended.get(proof.backup, LONG_AGO)
         if proof.proven:
             proven = of if proven is None else max(proven, of)
@@ -329,14 +329,14 @@ def _last_failed(latest_first: Iterable[Proof], backups: Iterable[Backup]) -> Pr
 
 def _wrong_with_proofs(known: Known, proven: Proof | None, schedule: Schedule, now: datetime) -> list[str]:
     """`proven`: the last of what is there."""
-    latest_first = _latest_first(known.proofs, now)
-    failed = _last_failed(latest_first, known.backups)
-    last = next((each for each in latest_first if not each.chosen), None)
+    every = latest_first(known.proofs, now)
+    failed = last_failed(every, known.backups)
+    last = next((each for each in every if not each.chosen), None)
     if failed is not None:
         why = f"the proof of {failed.backup} failed: {failed.why}"
     elif proven is None:
         why = NO_PROOF
-    elif schedule.prove and now - (at := (last or latest_first[-1]).at) > LATE_FACTOR * schedule.prove:
+    elif schedule.prove and now - (at := (last or every[-1]).at) > LATE_FACTOR * schedule.prove:
         why = f"the last proof is of {_shown(at)}: the next has not happened on time"
     else:
         return []

@@ -82,6 +82,22 @@ def test_each_reason_to_be_red(reason: str, found: Known) -> None:
     assert red_schemas(found, ("shop",), Schedule(schemas=None), NOW) == ()
 
 
+def test_a_newer_backup_that_nobody_has_proven_yet_hides_neither_a_failure_nor_that_none_was_ever_proven() -> None:
+    often = Schedule(schemas=timedelta(hours=1))
+    newest, before, first = backup("shop", 0.5), backup("shop", 1.5), backup("shop", 2.5)
+    blog = backup("blog", 0.5)
+
+    failed = known(newest, before, blog, proofs=(proof(before, 1, proven=False), proof(blog)))
+    assert red_schemas(failed, SITES, often, NOW) == (f"schema shop: the proof of {before.id} failed: x",)
+    mended = known(newest, before, proofs=(proof(before, 1, proven=False), proof(newest)))
+    assert red_schemas(mended, ("shop",), often, NOW) == ()
+    by_hand = known(newest, before, proofs=(proof(newest, 0.2, proven=False), proof(before)))
+    assert red_schemas(by_hand, ("shop",), often, NOW) == (f"schema shop: the proof of {newest.id} failed: x",)
+    never = known(newest, before, first)
+    assert red_schemas(never, ("shop",), often, NOW) == (f"schema shop: {first.id} is not proven yet",)
+    assert red_schemas(known(newest, before, first, proofs=(proof(before),)), ("shop",), often, NOW) == ()
+
+
 def test_it_is_green_when_all_is_on_time_and_proven() -> None:
     new = backup("shop", 23)
 
