@@ -273,6 +273,27 @@ async def test_a_recipient_that_no_key_here_opens_is_red(world: World) -> None:
     assert [each for each in (await keeper(world).shown("shop"))["reasons"] if why in each]
 
 
+async def test_a_newest_backup_that_no_key_here_opens_is_red(world: World) -> None:
+    """As after the controller's store was put back from before the key was set."""
+    await backed_up(world, "shop")
+    former, recipient = new_identity()
+
+    async def sealed() -> list[str]:
+        return [each for each in (await keeper(world).shown("shop"))["reasons"] if "opens" in each]
+
+    for id, parent, hour in (("20261122T130000Z-full-two", None, 13), ("20261122T140000Z-incremental-two", 1, 14)):
+        told = {
+            **MANIFEST, "id": id, "kind": "incremental" if parent else "full", "recipient": recipient,
+            "parent": "20261122T130000Z-full-two" if parent else None, "ended": f"2026-11-22T{hour}:00:00Z",
+        }  # fmt: skip
+        await world.ports.objects.put(f"shop/{LINEAGE}/backups/{id}/manifest.json", json.dumps(told))
+        assert await sealed() == [f"20261122T130000Z-full-two is encrypted to {recipient}, which no key here opens"]
+
+    world.vault.known[PRIVATE] += f"\n{former}"
+
+    assert await sealed() == []
+
+
 async def test_an_older_history_is_forgotten_by_a_task_that_tells_how_far_it_is_and_may_be_ordered_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

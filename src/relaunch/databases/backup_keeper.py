@@ -14,7 +14,7 @@ from relaunch.databases import backup_restore, backup_schema_steps, backup_steps
 from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
-from relaunch.databases.backup_key import fault_of_pair
+from relaunch.databases.backup_key import fault_of_pair, opens
 from relaunch.databases.backup_moments import refuse_moment
 from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
 from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schedule, shown_schemas
@@ -264,7 +264,7 @@ class BackupKeeper:
         verdict = status(known, schedule, now)
         unknown = () if known.shipping else (NEVER_SHIPPED,) * bool(wrong)  # nobody could look
         reasons = (*wrong, *self._left_over(deployment), *(each for each in verdict.reasons if each not in unknown))
-        reasons += red_schemas(known, wanted, schedule, now)
+        reasons += (*self._sealed(known), *red_schemas(known, wanted, schedule, now))
         retention = retention_of(spec.backups)
         every, proofs = catalogue.backups(), catalogue.proofs()
         older = []
@@ -285,6 +285,13 @@ class BackupKeeper:
             "older": older,
             "schemas": shown_schemas(known, schemas_to_go(known.schemas, known.schema_proofs, retention, now)),
         }
+
+    def _sealed(self, known: Known) -> tuple[str, ...]:
+        """The first link of the newest chain that was encrypted to a key which is not here."""
+        best = newest(known.backups)
+        links = chain(known.backups, best.id) if best is not None else ()
+        shut = [each for each in links if not opens(self._ports.vault, each.recipient)]
+        return tuple(f"{each.id} is encrypted to {each.recipient}, which no key here opens" for each in shut[:1])
 
     async def prune(self, deployment: str) -> list[str]:
         """Remove what retention no longer keeps, of each history by itself; the keys that went.
@@ -434,7 +441,8 @@ class BackupKeeper:
         schemas = self._schemas(deployment)
         young = abs(now - begun(lineage)) < YOUNG
         not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED, *map(no_backup, schemas)) if young else ()
-        reasons = (*wrong, *status(known, schedule, now).reasons, *red_schemas(known, schemas, schedule, now))
+        reasons = (*wrong, *status(known, schedule, now).reasons, *self._sealed(known))
+        reasons += red_schemas(known, schemas, schedule, now)
         self._colours.say(deployment, reasons, hushed=not_yet)
         if self._workflows.tasks.running_on(subject(deployment)) is not None or self._is_pruning(deployment):
             return

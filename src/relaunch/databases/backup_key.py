@@ -59,6 +59,12 @@ def fault_of_pair(vault: ReadVault) -> str:
     return f"{PUBLIC} is not the public half of {PRIVATE}, so that backups can be opened by no key that is here: {hint}"
 
 
+def opens(vault: ReadVault, recipient: str) -> bool:
+    """Whether what was encrypted to this recipient can be opened here."""
+    kept = vault.credential(PRIVATE).splitlines() if vault.has_credential(PRIVATE) else []
+    return recipient in {recipient_of(line) for line in kept if _is_identity(line)}
+
+
 def identities(text: str) -> tuple[str, ...]:
     """Those of an identity file, whose comments do not count; BadInput when a line is none."""
     lines = [line.strip() for line in text.splitlines()]
