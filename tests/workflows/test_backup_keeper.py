@@ -18,7 +18,7 @@ from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
 from relaunch.databases.backups import Proof
 from relaunch.databases.store import GroupStore
-from relaunch.errors import Failed
+from relaunch.errors import Conflict, Failed
 from relaunch.records.schema import task_steps, tasks
 from relaunch.servers import run_list
 from relaunch.storage.objects import StoredObject
@@ -331,6 +331,16 @@ async def test_an_older_history_is_forgotten_by_a_task_that_tells_how_far_it_is_
 
     assert world.workflows.tasks.get(task)["result"] == {"removed": 1}
     assert only_the_present_history_is_left(world, "shop")
+
+
+async def test_no_history_is_forgotten_while_nobody_says_which_is_the_present_one(world: World) -> None:
+    await with_an_older_history(world, "shop")
+    for name in ("one", "two"):
+        world.store.change_instance(world.instance(f"shop/{name}")["id"], tags={})
+
+    for lineage in (LINEAGE, OLDER):
+        with pytest.raises(Conflict, match="no server of shop has said yet which history"):
+            await keeper(world).forget("shop", lineage, who="ann")
 
 
 def detail_of(world: World, task: str) -> str | None:

@@ -353,7 +353,7 @@ class BackupKeeper:
     async def forget(self, deployment: str, lineage: str, *, who: str) -> str:
         """The task: everything of an older history is removed, proven or not. Backups of the present one go on."""
         catalogue = self.catalogue(deployment)
-        if lineage == self.lineage(deployment):
+        if lineage == self._must_have_lineage(deployment):
             raise Conflict(f"{lineage} is the history {deployment} lives in now")
         if lineage not in await catalogue.lineages():
             raise NotFound(
