@@ -219,7 +219,7 @@ def due(
     fulls = [each for each in mine if each.kind is Kind.FULL]
     if _passed(fulls, schedule.full, now):
         return "full", side
-    if has_replica and _passed([each for each in backups if each.role == "primary"], schedule.primary, now):
+    if _passed([each for each in backups if each.role == "primary"], schedule.primary, now):
         return "full", "primary"
     made = [each.ended for each in backups if each.kind is Kind.FULL and not of_the_future(each.ended, now)]
     unproven_full = max(made, default=None)
@@ -270,6 +270,9 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     fulls = [each for each in known.backups if each.kind is Kind.FULL]
     if schedule.full and fulls and now - max(each.ended for each in fulls) > LATE_FACTOR * schedule.full:
         reasons.append("the weekly full backup has not happened on time")
+    primary = [each.ended for each in known.backups if each.role == "primary"]
+    if schedule.primary and primary and now - max(primary) > LATE_FACTOR * schedule.primary:
+        reasons.append("the backup of the primary has not happened on time")
     future = [each for each in known.backups if of_the_future(each.ended, now)]
     if future:
         reasons.append(is_ahead(future[-1]))

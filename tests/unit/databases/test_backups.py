@@ -123,6 +123,18 @@ def test_what_is_due(
     assert due(backups, proofs, Schedule(), NOW, has_replica=has_replica) == wanted
 
 
+def test_the_primary_is_backed_up_as_often_as_was_said_also_without_a_replica_and_late_is_red() -> None:
+    schedule = Schedule(incremental=None, primary=hours(24))
+    old, new = (backup("p", role="primary", ago=hours(each)) for each in (49, 23))
+
+    assert due((old,), (PROVEN,), schedule, NOW, has_replica=False) == ("full", "primary")
+    assert due((new,), (PROVEN, replace(PROVEN, at=NOW)), schedule, NOW, has_replica=False) is None
+    late = replace(GREEN, backups=(*CHAIN, old))
+    assert status(late, schedule, NOW).reasons == ("the backup of the primary has not happened on time",)
+    assert status(replace(late, backups=(*CHAIN, old, new)), schedule, NOW).green
+    assert status(late, replace(schedule, primary=None), NOW).green
+
+
 def test_never_is_never_due() -> None:
     never = schedule_of({name: "never" for name in ("incremental", "full", "primary", "prove")})
 
