@@ -263,6 +263,19 @@ async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_may
     assert await looker.prune("shop") == [f"shop/{LINEAGE}/backups/d{day}/manifest.json" for day in (20, 21)]
 
 
+async def test_old_backups_are_removed_also_when_only_people_prove(world: World) -> None:
+    never = "prove: never, incremental: never, full: never, primary: never, schemas: never, "
+    await backed_up(world, "shop", KEEPS_ONE.replace("backups: {", "backups: {" + never))
+    told = {**MANIFEST, "id": "d20", "begun": "2026-11-20T12:00:00Z", "ended": "2026-11-20T12:00:01Z"}
+    await world.ports.objects.put(f"shop/{LINEAGE}/backups/d20/manifest.json", json.dumps(told))
+    looker = keeper(world)
+    looker.catalogue("shop").record_proof("p", Proof(backup=BACKED_UP, at=world.ports.clock.now(), proven=True))
+
+    await looker.look("shop")
+    await eventually("removed", lambda: [each.id for each in looker.catalogue("shop").backups()] == [BACKED_UP])
+    await looker.stop()
+
+
 async def test_a_recipient_that_no_key_here_opens_is_red(world: World) -> None:
     await backed_up(world, "shop")
     why = f"{PUBLIC} is not the public half of {PRIVATE}"

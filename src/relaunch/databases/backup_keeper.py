@@ -446,7 +446,7 @@ class BackupKeeper:
         self._colours.say(deployment, reasons, hushed=not_yet)
         if self._workflows.tasks.running_on(subject(deployment)) is not None or self._is_pruning(deployment):
             return
-        if deployment in self._unpruned and self._begin_pruning(deployment, now):
+        if (deployment in self._unpruned or schedule.prove is None) and self._begin_pruning(deployment, now):
             return
         has_replica = any(role == "replica" and self._applies(row["id"]) for _, row, role in members)
         await self._start_what_is_due(deployment, known, schedule, now, has_replica)
