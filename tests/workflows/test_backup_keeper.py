@@ -19,7 +19,7 @@ from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
 from relaunch.databases.backups import Proof
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, Failed
-from relaunch.records.schema import task_steps, tasks
+from relaunch.records.schema import audit, task_steps, tasks
 from relaunch.servers import run_list
 from relaunch.storage.objects import StoredObject
 
@@ -224,6 +224,22 @@ async def test_a_primary_whose_boot_scripts_gave_up_is_backed_up(world: World) -
 
     assert str(world.workflows.tasks.get(task)["title"]).endswith("/two")
     await world.succeeds(task)
+
+
+@pytest.mark.parametrize("state", ["booting", "operational"])
+async def test_backups_are_late_and_red_also_while_the_primary_is_away(world: World, state: str) -> None:
+    """It boots for hours, or its agent is broken; the database serves."""
+    await backed_up(world, "shop")
+    world.store.change_instance(world.instance("shop/two")["id"], state=state)
+    if state == "operational":
+        world.agents.retired.append(world.instance("shop/two")["id"])
+
+    await keeper(world).look("shop")
+
+    with world.ports.database.connect() as connection:
+        (told,) = connection.scalars(select(audit.c.detail).where(audit.c.action == "backups are red"))
+    assert any("the next has not happened on time" in each for each in told["reasons"]), told
+    assert begun(world, "back-up") == []
 
 
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(

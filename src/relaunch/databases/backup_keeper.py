@@ -421,11 +421,11 @@ class BackupKeeper:
             log.exception("backups of %s", deployment)
 
     async def look(self, deployment: str) -> None:
-        """Once: start what is due, say what is wrong."""
+        """Once: start what is due, say what is wrong. While no primary can be told, nothing is started."""
         members, now = self._members(deployment), self._ports.clock.now()
-        if not any(role == "primary" for _, _, role in members):
+        leads, lineage = any(role == "primary" for _, _, role in members), self.lineage(deployment)
+        if lineage is None and not leads:
             return
-        lineage = self.lineage(deployment)
         wrong = (*self._alarming(deployment, lineage), *self._left_over(deployment))
         if lineage is None:
             self._colours.say(deployment, wrong)
@@ -444,7 +444,7 @@ class BackupKeeper:
         reasons = (*wrong, *status(known, schedule, now).reasons, *self._sealed(known))
         reasons += red_schemas(known, schemas, schedule, now)
         self._colours.say(deployment, reasons, hushed=not_yet)
-        if self._workflows.tasks.running_on(subject(deployment)) is not None or self._is_pruning(deployment):
+        if not leads or self._workflows.tasks.running_on(subject(deployment)) or self._is_pruning(deployment):
             return
         if (deployment in self._unpruned or schedule.prove is None) and self._begin_pruning(deployment, now):
             return
