@@ -399,6 +399,42 @@ async def test_a_script_that_handles_a_whole_database_has_days(
     assert run_list.LONGEST_SECONDS >= 48 * 3600
 
 
+@pytest.mark.parametrize(
+    ("to", "begins_with"),
+    [
+        ("newest", "20261122T140000Z-full-two"),
+        ("time:2026-11-22 14:30:00", "20261122T140000Z-full-two"),
+        ("time:2026-11-22 13:30:00", BACKED_UP),
+        ("backup", "latest"),  # without binary log an earlier one would be other data
+        ("gtid:0-1-5", "latest"),
+    ],
+)
+async def test_a_restore_begins_with_the_newest_backup_whose_chain_is_whole(
+    world: World, to: str, begins_with: str
+) -> None:
+    """The binary log after it holds what the damaged one has more."""
+    await backed_up(world, "shop")
+    for hour, kind, parent in ((14, "full", None), (15, "incremental", "20261122T143000Z-full-two")):
+        id, at = f"20261122T{hour}0000Z-{kind}-two", f"2026-11-22T{hour}:00:00Z"
+        told = {**MANIFEST, "id": id, "kind": kind, "parent": parent, "begun": at, "ended": at}
+        await world.ports.objects.put(f"shop/{LINEAGE}/backups/{id}/manifest.json", json.dumps(told))
+    state = {"at": "2026-11-22T16:00:00Z", "gtid": "0-1-9", "server": "two", "stream": "0000000001-1-two"}
+    await world.ports.objects.put(f"{STREAM}/state.json", json.dumps(state))
+    given: dict[str, str] = {}
+    run = world.agents.run
+
+    async def watched(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        for script in order.scripts:
+            given.setdefault(script.name, script.inputs.get("RESTORE_BACKUP", ""))
+        return await run(instance, order, task=task)
+
+    world.agents.run = watched  # type: ignore[method-assign]
+    task = await keeper(world).restore("shop", source="", lineage="", backup="latest", to=to, who="ann")
+
+    await world.ended(task)
+    assert given["Restore database"] == begins_with
+
+
 async def test_a_restore_that_is_cancelled_once_the_data_is_another_does_what_that_needs(world: World) -> None:
     await backed_up(world, "d")
 

@@ -15,7 +15,7 @@ from relaunch.databases.alarm import Alarm
 from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backup_key import fault_of_pair, opens
-from relaunch.databases.backup_moments import refuse_moment
+from relaunch.databases.backup_moments import begins_with, refuse_moment
 from relaunch.databases.backup_schemas import due_schema, newest_of, no_backup, red_schemas, schemas_to_go, unproven
 from relaunch.databases.backup_shown import shown_backups, shown_known, shown_schedule, shown_schemas
 from relaunch.databases.backups import (
@@ -187,7 +187,9 @@ class BackupKeeper:
         await catalogue.refresh(lineages)
         lineage, backup = self._chosen(deployment, source, catalogue, lineages, lineage, backup)
         now = self._ports.clock.now()
-        refuse_moment(await catalogue.known(lineage, now), to, backup, now)
+        known = await catalogue.known(lineage, now)
+        refuse_moment(known, to, backup, now)
+        backup = begins_with(known, to) if backup == "latest" else backup
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "source": source, "lineage": lineage, "backup": backup, "to": to,

@@ -1,4 +1,4 @@
-"""Whether a history can be restored to a moment in time: pure."""
+"""Whether a history can be restored to a moment in time, and from which backup: pure."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def refuse_moment(known: Known, to: str, backup: str, now: datetime) -> None:
             f"the binary log of this history is in the store {up_to}: what was at {_shown(wanted)} is not known",
             hint="--to newest takes all of it; of a group that runs, ask again in a minute",
         )
+
+
+def begins_with(known: Known, to: str) -> str:
+    """The newest backup that can be restored and is of before, as the binary log holds what a later one that is damaged
+    has more; latest where there is none to be replayed, or only its positions say what was before."""
+    if to != "newest" and not to.startswith(TIME):
+        return "latest"
+    before = datetime.max.replace(tzinfo=UTC) if to == "newest" else _moment(to.removeprefix(TIME))
+    fits = [each for each in known.backups if each.ended < before and is_whole(known.backups, each.id)]
+    return max(fits, key=lambda each: (each.ended, each.id)).id if fits else "latest"
 
 
 def _moment(text: str) -> datetime:
