@@ -9,6 +9,7 @@ from relaunch.databases.backups import (
     LATE_AT_LEAST,
     LATE_FACTOR,
     LONG_AGO,
+    PROVE_AGAIN,
     Backup,
     Known,
     Proof,
@@ -24,7 +25,6 @@ from relaunch.databases.backups import (
 )
 
 REPLACED = "-replaced-"  # in the id of one that was made because another took its place, and not by the schedule
-PROVE_AGAIN = timedelta(hours=1)  # a proof that failed
 PROVEN_WITHIN = timedelta(hours=2)
 
 

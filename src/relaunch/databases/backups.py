@@ -22,6 +22,7 @@ LONG_AGO = datetime.fromtimestamp(0, UTC)
 NEVER_SHIPPED = "no binary log was ever shipped"
 NO_BACKUP, NO_PROOF = "there is no complete backup", "no backup was proven yet"
 SKEW = timedelta(minutes=10)  # what ended later than so much after now was made under a clock that was wrong
+PROVE_AGAIN = timedelta(hours=1)  # a proof that failed
 YOUNG = timedelta(minutes=30)  # a history in which what was never there yet is no news
 ABANDONED = timedelta(days=1)  # objects without a manifest this old are of a backup that never ended
 
@@ -223,12 +224,21 @@ def due(
         return "full", "primary"
     made = [each.ended for each in backups if each.kind is Kind.FULL and not of_the_future(each.ended, now)]
     unproven_full = max(made, default=None)
-    proved = max((proof.at for proof in of_the_past(proofs, now) if not proof.chosen), default=None)
-    if schedule.prove and unproven_full and (not proved or proved < unproven_full or now - proved >= schedule.prove):
+    proved = next((proof for proof in latest_first(proofs, now) if not proof.chosen), None)
+    if (
+        schedule.prove
+        and unproven_full
+        and (not proved or proved.at < unproven_full or _again(proved, schedule.prove, now))
+    ):
         return "prove", ""
     if _passed(mine, schedule.incremental, now):
         return "incremental", side
     return None
+
+
+def _again(last: Proof, interval: timedelta, now: datetime) -> bool:
+    """Whether it is time for the next proof."""
+    return now - last.at >= (interval if last.proven else min(interval, PROVE_AGAIN))
 
 
 def _passed(backups: Sequence[Backup], interval: timedelta | None, now: datetime) -> bool:

@@ -135,6 +135,16 @@ def test_the_primary_is_backed_up_as_often_as_was_said_also_without_a_replica_an
     assert status(late, replace(schedule, primary=None), NOW).green
 
 
+def test_a_proof_that_failed_is_tried_again_after_an_hour() -> None:
+    backups = (*CHAIN, backup("p", role="primary", ago=hours(3)))
+    proven, failed = replace(PROVEN, at=NOW - hours(2)), replace(FAILED_PROOF, at=NOW - hours(1))
+
+    assert due(backups, (proven, failed), Schedule(), NOW, has_replica=True) == ("prove", "")
+    assert due(backups, (proven, failed), Schedule(), NOW - hours(0.1), has_replica=True) is None
+    assert due(backups, (failed, replace(PROVEN, at=NOW - hours(0.9))), Schedule(), NOW, has_replica=True) is None
+    assert due(backups, (proven, failed), Schedule(prove=None), NOW, has_replica=True) is None
+
+
 def test_never_is_never_due() -> None:
     never = schedule_of({name: "never" for name in ("incremental", "full", "primary", "prove")})
 
