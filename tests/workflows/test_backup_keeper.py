@@ -399,6 +399,20 @@ async def test_a_script_that_handles_a_whole_database_has_days(
     assert run_list.LONGEST_SECONDS >= 48 * 3600
 
 
+def inputs_of_scripts(world: World) -> dict[str, dict[str, str]]:
+    """What each is given from now on when it is run first."""
+    given: dict[str, dict[str, str]] = {}
+    run = world.agents.run
+
+    async def watched(instance: str, order: RunScripts, *, task: str | None) -> RunState:
+        for script in order.scripts:
+            given.setdefault(script.name, script.inputs)
+        return await run(instance, order, task=task)
+
+    world.agents.run = watched  # type: ignore[method-assign]
+    return given
+
+
 @pytest.mark.parametrize(
     ("to", "begins_with"),
     [
@@ -420,19 +434,28 @@ async def test_a_restore_begins_with_the_newest_backup_whose_chain_is_whole(
         await world.ports.objects.put(f"shop/{LINEAGE}/backups/{id}/manifest.json", json.dumps(told))
     state = {"at": "2026-11-22T16:00:00Z", "gtid": "0-1-9", "server": "two", "stream": "0000000001-1-two"}
     await world.ports.objects.put(f"{STREAM}/state.json", json.dumps(state))
-    given: dict[str, str] = {}
-    run = world.agents.run
-
-    async def watched(instance: str, order: RunScripts, *, task: str | None) -> RunState:
-        for script in order.scripts:
-            given.setdefault(script.name, script.inputs.get("RESTORE_BACKUP", ""))
-        return await run(instance, order, task=task)
-
-    world.agents.run = watched  # type: ignore[method-assign]
+    given = inputs_of_scripts(world)
     task = await keeper(world).restore("shop", source="", lineage="", backup="latest", to=to, who="ann")
 
     await world.ended(task)
-    assert given["Restore database"] == begins_with
+    assert given["Restore database"]["RESTORE_BACKUP"] == begins_with
+
+
+async def test_from_another_group_that_runs_its_present_history_is_taken_and_no_older_one(world: World) -> None:
+    """It was restored just now: what the older one ends with is what that undid."""
+    await backed_up(world, "copy")
+    await with_an_older_history(world, "shop")
+    await world.ports.objects.delete([f"shop/{LINEAGE}/backups/{BACKED_UP}/manifest.json"])
+    await world.ports.objects.put(f"shop/{LINEAGE}/binlogs/0000000001-1-two/began.json", "{}")
+    given = inputs_of_scripts(world)
+    schema = {"schema": "shop", "name": "", "backup": "latest", "source": "shop", "lineage": "", "confirm": ""}
+
+    with pytest.raises(Conflict, match=f"no backup of shop that can be restored in its history {LINEAGE}"):
+        await keeper(world).restore("copy", source="shop", lineage="", backup="latest", to="newest", who="ann")
+    task = await keeper(world).restore_schema("copy", **schema, who="ann")
+
+    await world.succeeds(task)
+    assert given["Restore one schema"]["RESTORE_LINEAGE"] == LINEAGE
 
 
 async def test_a_restore_that_is_cancelled_once_the_data_is_another_does_what_that_needs(world: World) -> None:

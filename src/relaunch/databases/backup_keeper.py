@@ -217,10 +217,11 @@ class BackupKeeper:
         if primary is None:
             raise Conflict(f"{deployment} has no primary now: launch it first")
         server, row = primary
+        lineage = lineage or (self._present(source) or "newest" if source else self._must_have_lineage(deployment))
         args = {
             "deployment": deployment, "server": server.full_name, "instance": row["id"], "run_id": f"run-{new_id()}",
             "source": source or deployment, "schema": schema, "name": name or schema, "backup": backup,
-            "lineage": lineage or ("newest" if source else self._must_have_lineage(deployment)), "confirm": confirm,
+            "lineage": lineage, "confirm": confirm,
         }  # fmt: skip
         title = f"restore schema {schema} as {name or schema} in {server.full_name}"
         return await self._start("restore-schema", title, deployment, who, args)
@@ -233,7 +234,8 @@ class BackupKeeper:
         if backup != "latest":
             chain(every, backup)
             return catalogue.manifest(backup)["lineage"], backup
-        wanted = [lineage] if lineage else [*([self.lineage(deployment)] if source == deployment else lineages[::-1])]
+        present = lineage or self._present(source)
+        wanted = (present,) if present or source == deployment else lineages[::-1]
         for each in wanted:
             theirs = [one for one in every if one.lineage == each]
             if each is not None and newest(theirs) is not None:
@@ -487,6 +489,11 @@ class BackupKeeper:
         rows = [row for _, row in self._rows(deployment)]
         rows.sort(key=lambda row: role_now(group, row["id"], str(row["tags"].get("database", ""))) != "primary")
         return next((str(row["tags"]["lineage"]) for row in rows if row["tags"].get("lineage")), None)
+
+    def _present(self, source: str) -> str | None:
+        """The history that the group of this name lives in; None when there is none, or none has said."""
+        spec = self._store.applied_spec(source)
+        return self.lineage(source) if spec is not None and spec.database is not None else None
 
     def _must_have_lineage(self, deployment: str) -> str:
         lineage = self.lineage(deployment)
