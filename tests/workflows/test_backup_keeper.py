@@ -156,6 +156,24 @@ async def test_a_failed_proof_says_of_which_backup_and_history_it_was(world: Wor
     ]  # fmt: skip
 
 
+async def test_a_schema_that_cannot_be_dumped_keeps_no_other_from_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = "prove: never, incremental: never, full: never, primary: never, "
+    await backed_up(world, "shop", KEEPS_ONE.replace("backups: {", "backups: {" + never))
+    monkeypatch.setattr(backup_keeper, "AGAIN_AFTER", timedelta(0))
+    monkeypatch.setattr(BackupKeeper, "_schemas", lambda *_: ["blog", "shop"])
+    looker = keeper(world)  # on servers without the script for it
+
+    for _ in range(200):
+        await looker.look("shop")
+        titles = {str(world.workflows.tasks.get(each)["title"]) for each in begun(world, "back-up")}
+        if len(titles) == 2:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(titles)
+
+
 async def test_looking_goes_on_after_an_error_of_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await backed_up(world, "shop")
     looker, looks = keeper(world), []

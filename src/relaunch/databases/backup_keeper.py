@@ -87,6 +87,7 @@ class BackupKeeper:
         self._store = Store(ports.database, ports.clock)
         self._colours = Colours(ports.database, ports.clock, alarm)
         self._tried: dict[str, datetime] = {}
+        self._dumped: dict[str, dict[str, datetime]] = {}  # of each deployment's schemas, when a backup was last begun
         self._pruned: dict[str, datetime] = {}  # when removing old backups was last begun
         self._pruning: dict[str, asyncio.Task[None]] = {}
         self._unpruned: dict[str, str] = {}  # why that failed the last time
@@ -464,7 +465,8 @@ class BackupKeeper:
         to_prove: tuple[Backup, ...] = ()
         if wanted is None or (wanted[0] == Kind.INCREMENTAL and not known.failed):
             names = self._schemas(deployment)
-            schema, to_prove = due_schema(known, names, schedule, now), unproven(known, names, schedule, now)
+            schema = due_schema(known, names, schedule, now, self._dumped.get(deployment, {}))
+            to_prove = unproven(known, names, schedule, now)
         if not (wanted or schema or to_prove):
             return
         if known.failed and abs(now - self._tried.get(deployment, now - AGAIN_AFTER)) < AGAIN_AFTER:
@@ -475,6 +477,7 @@ class BackupKeeper:
         self._tried[deployment] = now
         if schema is not None:
             await self.back_up(deployment, kind="schema", side=None, schema=schema, who=WHO)
+            self._dumped.setdefault(deployment, {})[schema] = now
         elif to_prove:
             await self.prove_schemas(deployment, to_prove, who=WHO)
         elif wanted is not None and wanted[0] == "prove":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from relaunch.databases.backups import (
     LATE_AT_LEAST,
@@ -25,18 +26,25 @@ from relaunch.databases.backups import (
 )
 
 REPLACED = "-replaced-"  # in the id of one that was made because another took its place, and not by the schedule
+TRY_AGAIN = timedelta(hours=1)  # a schema that could not be dumped
+NOT_TRIED: Mapping[str, datetime] = MappingProxyType({})
 PROVEN_WITHIN = timedelta(hours=2)
 
 
-def due_schema(known: Known, wanted: Iterable[str], schedule: Schedule, now: datetime) -> str | None:
-    """The schema whose backup is the most overdue; those that have none come first."""
+def due_schema(
+    known: Known, wanted: Iterable[str], schedule: Schedule, now: datetime, tried: Mapping[str, datetime] = NOT_TRIED
+) -> str | None:
+    """The schema whose backup is the most overdue; those that have none come first. `tried`: when one was last begun of
+    each; where that came to nothing the others go on for an hour."""
     if schedule.schemas is None:
         return None
     ages = []
     for schema in wanted:
         made = [at for each in _scheduled(known, schema) if (at := made_at(each, now)) is not None]
         age = now - max(made) if made else timedelta.max
-        if age >= schedule.schemas:
+        begun = tried.get(schema)
+        lately = begun is not None and abs(now - begun) < TRY_AGAIN and age > now - begun + schedule.schemas / 2
+        if age >= schedule.schemas and not lately:
             ages.append((age, schema))
     return max(ages, key=lambda each: (each[0], each[1]), default=(None, None))[1]
 

@@ -48,6 +48,18 @@ def test_a_schema_without_a_backup_is_due_first_then_the_oldest() -> None:
     assert due_schema(known(), SITES, Schedule(schemas=None), NOW) is None
 
 
+def test_a_schema_that_cannot_be_dumped_keeps_no_other_from_it() -> None:
+    """As one with an event that no dump holds."""
+    tried = {"blog": NOW - timedelta(minutes=50), "shop": NOW - timedelta(hours=25)}
+    daily, later = known(backup("shop", 25)), NOW + timedelta(minutes=10)
+
+    assert due_schema(daily, SITES, DAILY, NOW, tried) == "shop"
+    assert due_schema(daily, SITES, DAILY, later, tried) == "blog"
+    assert due_schema(daily, ("shop",), DAILY, NOW, {"shop": NOW - timedelta(hours=25)}) == "shop"
+    often, tried = Schedule(schemas=timedelta(minutes=10)), {"shop": NOW - timedelta(minutes=11)}
+    assert due_schema(known(backup("shop", 0.2)), ("shop",), often, NOW, tried) == "shop", "that one was made"
+
+
 def test_neither_a_damaged_one_nor_what_a_restore_put_away_counts() -> None:
     damaged, replaced = backup("shop", 1, fault="x"), backup("shop", 1, id="20261122T110000Z-replaced-db1")
 
