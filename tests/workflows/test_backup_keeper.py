@@ -201,6 +201,26 @@ async def test_looking_goes_on_after_an_error_of_the_database(world: World, monk
     assert looks[:3] == ["shop", "failed", "shop"]
 
 
+async def test_a_look_that_cannot_be_is_red(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the store answers what is no list of its."""
+    await backed_up(world, "shop")
+
+    async def no_list(prefix: str) -> Any:
+        return json.loads("<html>")
+
+    monkeypatch.setattr(world.ports.objects, "list", no_list)
+    monkeypatch.setattr(backup_keeper, "LOOK_SECONDS", 0.01)
+    looker = keeper(world)
+    looker.start()
+
+    def told() -> bool:
+        with world.ports.database.connect() as connection:
+            return "cannot be looked at" in str(connection.scalars(select(audit.c.detail)).all())
+
+    await eventually("red", told)
+    await looker.stop()
+
+
 async def test_a_backup_is_of_a_replica_that_applies_else_of_the_primary(world: World) -> None:
     await backed_up(world, "shop")
     await world.apply(THREE)

@@ -443,6 +443,9 @@ class BackupKeeper:
         except RelaunchError as error:
             self._colours.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
             return
+        except Exception as error:
+            self._colours.say(deployment, (*wrong, f"the backups cannot be looked at: {error!r}"))
+            raise
         schemas = self._schemas(deployment)
         young = abs(now - begun(lineage)) < YOUNG
         not_yet = (NO_BACKUP, NO_PROOF, NEVER_SHIPPED, *map(no_backup, schemas)) if young else ()
