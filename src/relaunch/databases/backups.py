@@ -222,8 +222,8 @@ def due(
         return "full", side
     if _passed([each for each in backups if each.role == "primary"], schedule.primary, now):
         return "full", "primary"
-    made = [each.ended for each in backups if each.kind is Kind.FULL and not of_the_future(each.ended, now)]
-    unproven_full = max(made, default=None)
+    made = [each for each in backups if each.kind is Kind.FULL and not of_the_future(each.ended, now)]
+    unproven_full = max((min(each.ended, each.stored or each.ended) for each in made), default=None)
     proved = next((proof for proof in latest_first(proofs, now) if not proof.chosen), None)
     if (
         schedule.prove

@@ -135,6 +135,14 @@ def test_the_primary_is_backed_up_as_often_as_was_said_also_without_a_replica_an
     assert status(late, replace(schedule, primary=None), NOW).green
 
 
+def test_a_full_backup_of_a_server_whose_clock_is_a_little_ahead_is_proven_once() -> None:
+    ahead = replace(backup("p", role="primary", ago=-hours(0.1)), stored=NOW - hours(0.05))
+    backups, proof = (*CHAIN, ahead), replace(PROVEN, backup="p", at=NOW)
+
+    assert due(backups, (PROVEN,), Schedule(), NOW, has_replica=True) == ("prove", "")
+    assert due(backups, (PROVEN, proof), Schedule(), NOW, has_replica=True) is None
+
+
 def test_a_proof_that_failed_is_tried_again_after_an_hour() -> None:
     backups = (*CHAIN, backup("p", role="primary", ago=hours(3)))
     proven, failed = replace(PROVEN, at=NOW - hours(2)), replace(FAILED_PROOF, at=NOW - hours(1))
