@@ -86,6 +86,15 @@ async def test_what_is_not_there_is_not_found(store: ObjectStore) -> None:
             await store.get(key)
 
 
+async def test_of_many_those_that_are_there_are_got_at_once(store: ObjectStore) -> None:
+    keys = [f"many/{number}/manifest.json" for number in range(40)]
+    for key in keys[:30]:
+        await store.put(key, f"{key} äöü\n")
+
+    assert await store.texts(keys) == {key: f"{key} äöü\n" for key in keys[:30]}
+    assert await store.texts(keys[30:]) == await store.texts(["nowhere/one"]) == await store.texts([]) == {}
+
+
 async def test_deleted_is_gone_the_rest_stays_and_twice_is_fine(store: ObjectStore) -> None:
     for key in ("del/1", "del/2", "del/3"):
         await store.put(key, "x")
@@ -102,8 +111,12 @@ async def test_a_wrong_key_is_told_from_a_store_that_is_away(place: StorePlace) 
         await RcloneStore(replace(place, secret_key=Secret("wrong"))).put("x", "x")
     with pytest.raises(NotAllowed, match="refuses our key"):
         await RcloneStore(replace(place, access_key="expired")).get("x")
+    with pytest.raises(NotAllowed, match="refuses our key"):
+        await RcloneStore(replace(place, access_key="expired")).texts(["x"])
     with pytest.raises(Unavailable, match="does not answer"):
         await RcloneStore(replace(place, endpoint=f"http://127.0.0.1:{free_port()}")).list("x")
+    with pytest.raises(Unavailable, match="does not answer"):
+        await RcloneStore(replace(place, endpoint=f"http://127.0.0.1:{free_port()}")).texts(["x"])
 
 
 async def test_keys_are_never_arguments_nor_in_errors(place: StorePlace) -> None:

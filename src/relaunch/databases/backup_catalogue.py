@@ -6,7 +6,7 @@ import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -102,16 +102,16 @@ class Catalogue:
             present = {self._row_id(lineage, each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
             before = self._of(lineage)
             known = {id: each for id, (each, _) in before.items()}
-            for id in sorted(before.keys() - present):
-                await self._must_be_gone(self._folder(lineage, id))
+            await self._must_be_gone(self._folder(lineage, id) for id in before.keys() - present)
             unread = present - known.keys()
             if unreadable := [id for id in sorted(present & known.keys()) if "unreadable" in known[id]]:
                 unread.add(random.choice(unreadable))  # one at each look
+            told = await self._objects.texts(sorted(f"{self._folder(lineage, id)}/{MANIFEST}" for id in unread))
             for id in unread:
-                at = changed[f"{self._folder(lineage, id)}/{MANIFEST}"]
-                try:
-                    known[id] = {**await self._read(self._folder(lineage, id)), "lineage": lineage, "stored": at}
-                except NotFound:  # gone since it was listed; if it is not, the next look finds it
+                key = f"{self._folder(lineage, id)}/{MANIFEST}"
+                if key in told:
+                    known[id] = {**self._read(key, told[key]), "lineage": lineage, "stored": changed[key]}
+                else:  # gone since it was listed; if it is not, the next look finds it
                     present.remove(id)
             faults = {id: self._fault(known[id], self._folder(lineage, id), sizes) for id in present}
             for id in sorted(id for id in present if faults[id] and not before.get(id, ({}, ""))[1]):
@@ -121,13 +121,10 @@ class Catalogue:
             every += stored
         return every
 
-    async def _must_be_gone(self, folder: str) -> None:
-        """What the store lists no manifest of."""
-        try:
-            await self._objects.get(f"{folder}/{MANIFEST}")
-        except NotFound:
-            return
-        raise Failed(f"the object store lists no {folder}/{MANIFEST}, which is there")
+    async def _must_be_gone(self, folders: Iterable[str]) -> None:
+        """Those the store lists no manifest of."""
+        for key in await self._objects.texts(sorted(f"{folder}/{MANIFEST}" for folder in folders)):
+            raise Failed(f"the object store lists no {key}, which is there")
 
     def _row_id(self, lineage: str, key: str) -> str:
         """Of a backup with this object: its id; of one of a single schema SCHEMA/ID, as two may have the same id."""
@@ -136,10 +133,10 @@ class Catalogue:
     def _folder(self, lineage: str, row_id: str) -> str:
         return f"{self._base(lineage)}/{'schemas' if '/' in row_id else 'backups'}/{row_id}"
 
-    async def _read(self, folder: str) -> dict[str, Any]:
-        """NotFound when there is none."""
+    def _read(self, key: str, text: str) -> dict[str, Any]:
+        folder = _folder_of(key)
         try:
-            manifest = json.loads(await self._objects.get(f"{folder}/{MANIFEST}"))
+            manifest = json.loads(text)
             read_manifest(manifest)
             self._fault(manifest, folder, {})
         except (ValueError, KeyError, TypeError, BadInput) as error:
@@ -296,8 +293,7 @@ class Catalogue:
         base = self._base(lineage)
         mine = [each for each in stored if each.key.startswith((f"{base}/backups/", f"{base}/schemas/"))]
         complete = {_folder_of(each.key) for each in mine if each.key.endswith(f"/{MANIFEST}")}
-        for folder in sorted({_folder_of(each.key) for each in mine if now - each.changed > ABANDONED} - complete):
-            await self._must_be_gone(folder)
+        await self._must_be_gone({_folder_of(each.key) for each in mine if now - each.changed > ABANDONED} - complete)
         keys = [
             each.key
             for each in mine

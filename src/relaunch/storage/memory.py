@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from relaunch.clock import Clock
@@ -22,6 +23,13 @@ class MemoryStore:
         if key not in self._objects:
             raise NotFound(f"no object {key}")
         return self._objects[key][0]
+
+    async def texts(self, keys: Sequence[str]) -> dict[str, str]:
+        found = {}
+        for key in keys:
+            with contextlib.suppress(NotFound):
+                found[key] = await self.get(key)
+        return found
 
     async def list(self, prefix: str) -> list[StoredObject]:
         above = f"{prefix.strip('/')}/" if prefix.strip("/") else ""

@@ -43,6 +43,10 @@ class ObjectStore(Protocol):
         """NotFound when there is no such object."""
         ...
 
+    async def texts(self, keys: Sequence[str]) -> dict[str, str]:
+        """Of those of these objects that are there, by key: as fast for thousands as `get` for a few."""
+        ...
+
     async def list(self, prefix: str) -> list[StoredObject]:
         """All below this folder, sorted by key; empty when there is none."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,8 @@ from relaunch.shell import Completed, last_lines, run
 from relaunch.storage.objects import StoredObject, StorePlace
 
 ANSWER_SECONDS = 60.0
-DELETE_SECONDS = 0.5  # for each object that is to be deleted, on top of that
-DELETED_AT_ONCE = 16
+EACH_SECONDS = 0.5  # for each of many objects that are to be read or deleted, on top of that
+AT_ONCE = 16
 REFUSALS = (
     "accessdenied",
     "invalidaccesskeyid",
@@ -46,6 +47,21 @@ class RcloneStore:
         self._check(done, key)
         return done.stdout
 
+    async def texts(self, keys: Sequence[str]) -> dict[str, str]:
+        if not keys:
+            return {}
+        with tempfile.TemporaryDirectory(prefix="relaunch-objects-") as folder:
+            done = await self._rclone(
+                *("copy", "--no-traverse", "--transfers", str(AT_ONCE), "--checkers", str(AT_ONCE)),
+                *("--files-from-raw", "-", self._root, folder),
+                input="\n".join(keys) + "\n",
+                timeout_seconds=ANSWER_SECONDS + EACH_SECONDS * len(keys),
+            )
+            if done.status not in NOTHING_THERE:
+                self._check(done, f"{len(keys)} objects")
+            there = [(key, file) for key in keys if (file := Path(folder, key)).is_file()]
+            return {key: file.read_text(errors="replace") for key, file in there}
+
     async def list(self, prefix: str) -> list[StoredObject]:
         done = await self._rclone(
             "lsjson", "--recursive", "--files-only", "--no-mimetype", f"{self._root}/{prefix.strip('/')}"
@@ -75,9 +91,9 @@ class RcloneStore:
         if not keys:
             return
         done = await self._rclone(
-            *("delete", "--checkers", str(DELETED_AT_ONCE), "--files-from-raw", "-", self._root),
+            *("delete", "--checkers", str(AT_ONCE), "--files-from-raw", "-", self._root),
             input="\n".join(keys) + "\n",
-            timeout_seconds=ANSWER_SECONDS + DELETE_SECONDS * len(keys),
+            timeout_seconds=ANSWER_SECONDS + EACH_SECONDS * len(keys),
         )
         if done.status not in NOTHING_THERE:
             self._check(done, f"{len(keys)} objects")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,30 @@ async def test_a_manifest_that_was_not_found_once_is_read_at_the_next_look(datab
     await catalogue.refresh((NEW,))
 
     assert [each.id for each in catalogue.backups()] == ["n21"]
+
+
+class ManyStore(MemoryStore):
+    """Remembers how many were asked for at a time."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.asked: list[int] = []
+
+    async def texts(self, keys: Sequence[str]) -> dict[str, str]:
+        self.asked.append(len(keys))
+        return await super().texts(keys)
+
+
+async def test_a_new_controller_reads_hundreds_of_manifests_at_once(database: Engine) -> None:
+    store = ManyStore(SetClock(NOW))
+    for number in range(300):
+        await store.put(f"shop/{NEW}/backups/n{number}/manifest.json", manifest(f"n{number}", 21))
+    catalogue = Catalogue(database, store, "shop")
+
+    await catalogue.refresh((NEW,))
+
+    assert len(catalogue.backups()) == 300
+    assert sorted(store.asked) == [0, 300]
 
 
 async def test_a_manifest_that_could_not_be_read_is_read_again(database: Engine) -> None:
