@@ -24,6 +24,9 @@ SAID = {  # by the server, as its tag `binlogs`
     "store-full": "the object store takes no more: binary log waits on this server's disk",
     "queue-too-long": "more binary log than was allowed for waits on this server's disk for the object store",
     "gap": "binary log is missing in the object store: until the next backup nothing later than that can be restored",
+    "reset": "the binary log was reset by hand, and a new history began: until its next backup nothing can be restored",
+    "encrypted": "the binary log is encrypted and not shipped: turn encrypt_binlog off and start MariaDB again"
+    " (MySQL: SET PERSIST binlog_encryption = OFF), then back up",
     "no-database": "the program that ships the binary log gets no answer from the database",
 }
 SNAPSHOTS = "snapshots of its volume fail: see journalctl -u relaunch-take-snapshot -u relaunch-trim-snapshots there"

@@ -123,6 +123,8 @@ warn() { # warn WHY: a line of JSON each in $work/warnings; WHY is what is wrong
 
 # The manifest comes last: before it is there the backup does not count. From then on the next incremental builds on it.
 end_backup() { # end_backup DIALECT MORE: MORE is an object of what only this kind has; $state/last.new what it remembers
+  [ "$(sql "SELECT id FROM relaunch.lineage")" = "$lineage" ] ||
+    stop_with "The history of this data ended while it was backed up: the backup $id does not count."
   jq -n --arg id "$id" --arg kind "$kind" --arg parent "$parent" --arg group "$BACKUP_GROUP" --arg lineage "$lineage" \
     --arg server "$server" --arg role "$role" --arg lag "$lag" --arg version "$(sql "SELECT VERSION()")" --arg dialect "$1" \
     --arg begun "$begun" --arg ended "$ended" --arg gtid "$gtid" --arg check_gtid "$check_gtid" --argjson data_bytes "$data_bytes" \

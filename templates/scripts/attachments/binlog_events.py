@@ -10,11 +10,13 @@ MOMENT is YYYY-MM-DD HH:MM:SS in UTC. The format is described in MariaDB's docum
 """
 
 import datetime
+import itertools
 import mmap
 import struct
 import sys
 
 MAGIC = b"\xfebin"
+MAGIC_OF_ENCRYPTED = b"\xfdbin"  # MySQL's
 HEAD = struct.Struct("<IBII")  # of each event: time, type, server, length; then 6 more bytes
 NEXT = struct.Struct("<I")  # then: where the next event begins
 HEAD_BYTES = 19
@@ -36,6 +38,13 @@ def opened(path):
     with open(path, "rb") as file:
         file.seek(0, 2)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
+
+
+def is_encrypted(path):
+    """MariaDB says so in the second event."""
+    data = opened(path)
+    kinds = [kind for _, kind, _, _ in itertools.islice(events(data), 2)]
+    return data[: len(MAGIC)] == MAGIC_OF_ENCRYPTED or ENCRYPTED in kinds
 
 
 def listed(data, at):

@@ -20,6 +20,12 @@ LINEAGE_MADE = (
     "CREATE TABLE IF NOT EXISTS relaunch.lineage (one TINYINT PRIMARY KEY, id VARCHAR(40) NOT NULL) ENGINE = InnoDB; "
     "INSERT IGNORE INTO relaunch.lineage VALUES (1, '{id}'); SELECT id FROM relaunch.lineage"
 )
+LINEAGE_NEXT = "UPDATE relaunch.lineage SET id = '{id}' WHERE id = '{known}'; SELECT id FROM relaunch.lineage"
+
+
+def new_id():
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stamp}-{secrets.token_hex(3)}"
 
 
 def created(path):
@@ -37,6 +43,8 @@ class Server:
     processes = "information_schema.PROCESSLIST"
     where_it_stands = ""  # two statements: what `standing` makes a row of, and where the newest log file ends
     new_file = ""
+    plain_again = ""  # what makes an encrypted log a plain one
+    forget_position = ""  # what is left of the numbers before, when the log was reset
 
     def __init__(self):
         self.client = None
@@ -83,11 +91,19 @@ class Server:
         if there[0][0] == "1":
             found = self.ask("SELECT id FROM relaunch.lineage")
         if found == [] and writable:
-            stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-            found = self.ask(LINEAGE_MADE.format(id=f"{stamp}-{secrets.token_hex(3)}"))
+            found = self.ask(LINEAGE_MADE.format(id=new_id()))
         if found is None:
             return None
         self.lineage = (self.client, found[0][0] if found else "")
+        return self.lineage[1]
+
+    def begin_lineage(self, known):
+        """The id that is next after `known`, which the data has unless another is there already; None when the server
+        does not answer."""
+        found = self.ask_where_it_writes(LINEAGE_NEXT.format(id=new_id(), known=known) + self.forget_position)
+        if not found:
+            return None
+        self.lineage = (self.client, found[0][0])
         return self.lineage[1]
 
     def ask(self, statements):
@@ -109,7 +125,7 @@ class Server:
         there cannot be ended, and each that is given up would take one of the server's connections."""
         if self.stuck:
             # Its number may be another's in a server that was started again: that one is not at what hangs.
-            hanging = [self.where_it_stands.rpartition("; ")[2], self.new_file]
+            hanging = [self.where_it_stands.rpartition("; ")[2], self.new_file, LINEAGE_NEXT.partition(" SET")[0]]
             rows = self.ask(
                 f"SELECT COUNT(*) FROM {self.processes} WHERE ID = {self.stuck}"
                 " AND (" + " OR ".join(f"INFO LIKE '{each}%'" for each in hanging) + ")"

@@ -18,6 +18,8 @@ class Server(binlog_server.Server):
     client_command = "mariadb"
     where_it_stands = "SELECT @@read_only, @@log_bin_basename, @@hostname, @@gtid_binlog_pos; SHOW MASTER STATUS"
     new_file = "FLUSH LOCAL BINARY LOGS"
+    plain_again = "set encrypt_binlog = OFF in its configuration, and start MariaDB again"
+    forget_position = "; SET GLOBAL gtid_slave_pos = ''"  # a backup would say it for where the data is
 
     def begins(self, path):
         """What the server was seeded with counts too: its first log file says that nothing came before it."""

@@ -39,6 +39,7 @@ class Server(binlog_server.Server):
         + "; SHOW BINARY LOG STATUS"
     )
     new_file = "FLUSH LOCAL BINARY LOGS"
+    plain_again = "SET PERSIST binlog_encryption = OFF"
 
     def begins(self, path):
         """What was purged counts too: the first log file of a clone says that nothing came before it."""

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 
+from binlog_events import is_encrypted
 from binlog_server import created
 from binlog_store import Store, StoreDown, sealed
 
@@ -49,6 +50,15 @@ def moment(form="%Y-%m-%dT%H:%M:%S.%fZ"):
 
 class DatabaseDown(Exception):
     """It did not answer."""
+
+
+class Encrypted(Exception):
+    """The log can be read by this server only."""
+
+
+def number(name):
+    """Of a log file, or of its folder in the store."""
+    return int(name.rpartition(".")[2].partition("-")[0])
 
 
 class Shipper:
@@ -92,6 +102,9 @@ class Shipper:
             except DatabaseDown as error:
                 self.pause = 1.0
                 self.tell("no database", str(error))
+            except Encrypted as error:
+                self.pause = 1.0
+                self.tell("encrypted", str(error))
             time.sleep(self.pause or LOOK_SECONDS)
 
     def look(self):
@@ -112,7 +125,7 @@ class Shipper:
             self.tell("no database", f"{self.server.name} does not say which history its data is of")
             return
         if lineage != self.at.get("lineage"):
-            self.write_state(lineage=lineage, stream=None, gap=None)
+            self.write_state(lineage=lineage, stream=None, folder=None, gtid=None, gap=None)
         if not writable:
             self.write_state(stream=None)
             self.seen = size
@@ -126,7 +139,7 @@ class Shipper:
         self.seen = size
         self.shipped = time.monotonic()
         gap = self.gap()
-        self.tell("gap" if gap else "ok", gap)
+        self.tell(self.at["gap"].get("state", "gap") if gap else "ok", gap)
 
     def newest_size(self):
         """Name and size of the newest log file: when they have not changed, nothing has happened."""
@@ -137,11 +150,24 @@ class Shipper:
         return sorted(path for path in glob.glob(self.base + ".[0-9]*") if path.rpartition(".")[2].isdigit())
 
     def ship_all(self, newest, end, host, gtid):
+        if not os.path.exists(newest):
+            self.go_on_without(newest)
+            return
+        if is_encrypted(newest):
+            raise Encrypted(f"{os.path.basename(newest)} can be replayed by no other server: {self.server.plain_again}")
         files = [path for path in self.files() if path <= newest]
         here = [path for path in files if self.folder_of(path) == self.at.get("folder")]
+        if not here and self.at.get("folder"):
+            later = [path for path in files if number(path) > number(self.at["folder"]) and not is_encrypted(path)]
+            if self.is_another_log(later):
+                self.begin_history()
+            else:
+                files = later
         if not self.at.get("stream") or not here:
             here = [self.begin_stream(files, host)]
         for path in files[files.index(here[0]) :]:
+            if is_encrypted(path):
+                continue
             if self.folder_of(path) != self.at["folder"] or not self.at.get("begun"):
                 self.begin_file(path)
             closed = path != newest
@@ -159,6 +185,33 @@ class Shipper:
         if later:
             self.begin_stream(files, host, later)
 
+    def is_another_log(self, later):
+        """Whether the log whose file we shipped is gone, as by RESET MASTER, and not only older files of it: none has a
+        later number, or those that have (`later`) begin before what that log has had."""
+        return not later or not self.server.holds_all_after(self.at.get("gtid") or "", self.begins(later[0]))
+
+    def begin_history(self):
+        """Numbers are given again: in one history with what is in the store a restore would take one for the other."""
+        before = self.at["lineage"]
+        lineage = self.server.begin_lineage(before)
+        if lineage is None:
+            raise DatabaseDown(f"{self.server.name} does not say which history its data is of")
+        self.write_state(lineage=lineage, stream=None, folder=None, gtid=None)
+        self.miss(f"the binary log was reset, which ends the history {before}: {lineage} has no backup yet", "reset")
+
+    def go_on_without(self, newest):
+        """The server goes on writing to a file that was removed: with the next one, unless it has just made that."""
+        standing = self.server.standing()
+        if standing and standing[4] == newest and not os.path.exists(newest):
+            name = os.path.basename(newest)
+            self.miss(f"{name} was removed before all of it was in the store")
+            self.write_state(folder=f"{name}-removed")
+            self.server.begin_new_file()
+
+    def miss(self, what, state="gap"):
+        """Something is missing in the store; told as `state`."""
+        self.write_state(gap={"what": what, "since": moment("%Y%m%dT%H%M%SZ"), "state": state})
+
     def folder_of(self, path):
         return f"{os.path.basename(path)}-{created(path):08x}"
 
@@ -174,18 +227,20 @@ class Shipper:
         After a `later` stream than ours, which never was the group's: with all from where that one began."""
         reached = self.gtid_in(f"{later}/began.json") if later else None
         reached = self.reached_in_store() if reached is None else reached
-        first = files[0]
-        if reached is not None:  # else this history begins here
-            fitting = (path for path in reversed(files) if self.server.holds_all_after(self.begins(path), reached))
+        plain = [path for path in files if not is_encrypted(path)]
+        first = plain[0]
+        if reached is not None or first != files[0]:  # else this history begins here
+            reached = reached or ""
+            fitting = (path for path in reversed(plain) if self.server.holds_all_after(self.begins(path), reached))
             first = next(fitting, None)
         if first is None:
-            first = files[0]
-            lost = f"binary logs between {reached or 'the beginning'} and {self.begins(first)} are not in the store"
-            self.write_state(gap={"what": lost, "since": moment("%Y%m%dT%H%M%SZ")})
+            first = plain[0]
+            beginning = reached or "the beginning"
+            self.miss(f"binary logs between {beginning} and {self.begins(first)} are not in the store")
         epoch = self.epoch()
         started = max(int(time.time()), int(later.split("-")[1]) + 1 if later else 0)
         stream = f"{epoch:010d}-{started}-{host}"
-        self.write_state(stream=stream, epoch=epoch, folder=None, gtid=None)
+        self.write_state(stream=stream, epoch=epoch, folder=None, said=0)
         began = {"format": 2, "epoch": epoch, "server": host, "gtid": self.begins(first)}
         self.store.put(f"{self.above()}/{stream}/began.json", json.dumps(began).encode())
         self.begin_file(first)
@@ -195,6 +250,9 @@ class Shipper:
         """Again until the store has said that it knows where the file begins: no restore finds one without that."""
         begins = self.begins(path)
         if self.folder_of(path) != self.at.get("folder"):
+            before = self.at.get("folder")
+            if before and number(path) != number(before) + 1:
+                self.miss(f"binary logs between the numbers {number(before)} and {number(path)} are not in the store")
             self.write_state(folder=self.folder_of(path), begun=False, position=0, pieces=0, sending=[None])
         self.store.put(f"{self.place()}/begins", begins.encode())
         self.write_state(begun=True)

@@ -518,7 +518,10 @@ def test_the_audit_trail_has_each_change(database: Engine) -> None:
     assert said == [f"backups are {colour}" for colour in ("red", "green", "red", "red", "red", "green")]
 
 
-@pytest.mark.parametrize("state", ["store-down", "store-refuses", "store-full", "queue-too-long", "no-database"])
+@pytest.mark.parametrize(
+    "state",
+    ["store-down", "store-refuses", "store-full", "queue-too-long", "no-database", "gap", "reset", "encrypted"],
+)
 def test_what_the_shipper_says_is_an_alarm(state: str) -> None:
     attachments = Path(__file__).parents[3] / "templates/scripts/attachments"
     program = "".join((attachments / name).read_text() for name in ("ship_binlogs.py", "binlog_store.py"))

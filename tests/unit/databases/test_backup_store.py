@@ -33,6 +33,26 @@ def test_a_backup_says_every_two_seconds_how_far_it_is(tmp_path: Path, kind: str
     assert done.stdout.splitlines() == said
 
 
+@pytest.mark.parametrize(("lineage", "status"), [("20261122T190000Z-00aa11", 0), ("20261129T090000Z-00bb22", 1)])
+def test_a_backup_during_which_its_history_ended_does_not_count(tmp_path: Path, lineage: str, status: int) -> None:
+    """Its position may be of the next one's numbers."""
+    script = f"""
+      . {ATTACHMENTS}/backup_store.sh
+      sql() {{ case $1 in *relaunch.lineage*) echo {lineage} ;; *) echo 11.8 ;; esac; }}
+      rclone() {{ cat >{tmp_path}/manifest.json; }}
+      work={tmp_path} state={tmp_path}/state target=there BACKUP_GROUP=shop BACKUP_RECIPIENT=age1
+      id=1 kind=full parent= lineage=20261122T190000Z-00aa11 server=db1 role=primary lag=0 data_bytes=1
+      begun=1 ended=1 gtid=0-1-1 check_gtid=
+      mkdir -p $state/last.new
+      touch $work/{{objects,checks,unchecked,warnings}}
+      end_backup mariadb '{{}}'"""
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+
+    assert (done.returncode, (tmp_path / "manifest.json").exists()) == (status, not status), done.stderr
+    assert ("ended while it was backed up" in done.stderr) == bool(status)
+
+
 def test_a_clone_says_how_far_it_is() -> None:
     here = "here() { echo 'file copy: 60 of 300 MB, 30 MB/s'; }"
 

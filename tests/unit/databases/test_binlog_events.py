@@ -39,6 +39,22 @@ def file_of(folder: Path, begins: str, *gtids: str, name: str = "binlog.000001",
 
 
 @pytest.mark.parametrize(
+    ("data", "encrypted"),
+    [
+        (b"\xfebin" + event(15, b"format") + event(164, bytes(17)) + b"random", True),
+        (b"\xfebin" + event(15, b"format") + event(163, bytes(4)) + event(164, b""), False),
+        (b"\xfdbin" + bytes(508), True),  # MySQL's
+        (b"\xfebin", False),
+        (b"", False),
+    ],
+)
+def test_a_log_file_says_that_it_is_encrypted(logs: Any, tmp_path: Path, data: bytes, encrypted: bool) -> None:
+    (tmp_path / "binlog.000001").write_bytes(data)
+
+    assert logs.is_encrypted(str(tmp_path / "binlog.000001")) == encrypted
+
+
+@pytest.mark.parametrize(
     ("position", "begins", "gtids", "why"),
     [
         ("0-1-5", "0-1-3", ["0-1-4", "0-1-5", "0-1-6"], ""),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import struct
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,9 +77,9 @@ def transaction(domain: int, server: int, number: int) -> bytes:
     return event(162, struct.pack("<QIB", number, domain, 0) + bytes(6), server) + event(2, b"INSERT", server)
 
 
-def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"") -> Path:
+def log_file(folder: Path, gtids: list[tuple[int, int, int]], more: bytes = b"", name: str = "binlog.000001") -> Path:
     listed = struct.pack("<I", len(gtids)) + b"".join(struct.pack("<IIQ", *gtid) for gtid in gtids)
-    file = folder / "binlog.000001"
+    file = folder / name
     file.write_bytes(b"\xfebin" + event(15, b"format") + event(163, listed) + more)
     return file
 
@@ -441,3 +445,260 @@ def test_a_log_file_of_mysql_begins_after_what_was_purged_and_what_its_tool_says
         assert server.begins("binlog.000001") == begins
     assert server.holds_all_after(f"{U}:1-5", f"{U}:1-9")
     assert not server.holds_all_after(f"{U}:1-5,{V}:1", f"{U}:1-9")
+
+
+@dataclass
+class Primary:
+    """A server that takes writes, as its log files and what it answers, and the program that ships them."""
+
+    ship: Any
+    member: Any
+    folder: Path
+    lineage: str = "20261122T190000Z-00aa11"
+    newest: Path = Path()
+    gtid: str = ""
+    made: int = 0
+
+    def __post_init__(self) -> None:
+        (self.folder / "role").write_text("primary\n")
+        (self.folder / "binlog.000001").unlink()
+        server = self.member.server
+        server.standing = lambda: (
+            True, str(self.folder / "binlog"), "db1", self.gtid, str(self.newest),
+            self.newest.stat().st_size if self.newest.exists() else 0,
+        )  # fmt: skip
+        server.lineage_of = lambda writable: self.lineage
+        server.begin_lineage = self.begin_lineage
+        server.begin_new_file = lambda: self.begin(int(self.newest.suffix[1:]) + 1)
+
+    def begin_lineage(self, known: str) -> str:
+        assert known == self.lineage
+        self.lineage = "20261129T090000Z-00bb22"
+        return self.lineage
+
+    def begin(self, number: int, *, encrypted: bool = False) -> None:
+        """A new log file; it says what came before."""
+        known: list[Any] = [tuple(map(int, each.split("-"))) for each in self.gtid.split(",") if each]
+        self.newest = log_file(self.folder, known, name=f"binlog.{number:06}")
+        self.made += 1
+        data = self.newest.read_bytes()
+        if encrypted:
+            data = data[:4] + event(15, b"format") + event(164, b"\1\1\0\0\0" + bytes(12)) + bytes(range(100, 200))
+        self.newest.write_bytes(data[:4] + struct.pack("<I", 1_790_000_000 + self.made) + data[8:])
+
+    def commit(self, *numbers: int) -> None:
+        with self.newest.open("ab") as file:
+            for number in numbers:
+                file.write(transaction(0, 1, number))
+                self.gtid = f"0-1-{number}"
+
+    def remove(self, *numbers: int) -> None:
+        for number in numbers:
+            (self.folder / f"binlog.{number:06}").unlink()
+
+    def reset(self, number: int = 1) -> None:
+        """As RESET MASTER TO number."""
+        self.remove(*(int(each.suffix[1:]) for each in self.folder.glob("binlog.0*")))
+        self.gtid = ""
+        self.begin(number)
+
+    def shipped(self) -> str:
+        """What the program says after it has looked once."""
+        self.member.seen = None
+        self.member.looked_for_backup = float("-inf")
+        with pytest.raises(Looked):
+            self.member.run_forever()
+        return str(self.member.at["state"])
+
+    def backed_up(self) -> None:
+        name = f"{self.lineage}/backups/29991231T000000Z-full-db1/manifest.json"
+        self.member.store.put(name, b"{}")
+
+    def histories(self) -> dict[str, list[str]]:
+        """In the store: where each stream of each begins."""
+        found = {each.name: sorted(each.glob("binlogs/*/began.json")) for each in self.folder.glob("store/*")}
+        return {name: [json.loads(each.read_text())["gtid"] for each in began] for name, began in found.items()}
+
+
+class Looked(Exception):
+    pass
+
+
+@pytest.fixture
+def primary(ship: Any, member: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Primary:
+    """Its log is at number 7, with three transactions, all in the store."""
+
+    def sleep(seconds: float) -> None:
+        raise Looked
+
+    seconds = itertools.count(time.time())
+    monkeypatch.setattr(ship, "time", SimpleNamespace(time=seconds.__next__, monotonic=time.monotonic, sleep=sleep))
+    made = Primary(ship, member, tmp_path)
+    made.begin(7)
+    made.commit(1, 2, 3)
+    assert made.shipped() == "ok"
+    return made
+
+
+@pytest.mark.parametrize("number", [1, 7, 8])
+@pytest.mark.parametrize("written", [0, 2, 9])
+def test_a_log_that_was_reset_begins_a_history_of_its_own_and_that_is_told(
+    primary: Primary, number: int, written: int
+) -> None:
+    """In one with what is in the store a restore would take its numbers for the others."""
+    before = primary.lineage
+    primary.reset(number)
+    primary.commit(*range(1, written + 1))
+
+    for _ in range(2):
+        assert primary.shipped() == "reset"
+        assert primary.member.at["why"].endswith(f"ends the history {before}: {primary.lineage} has no backup yet")
+        assert primary.histories() == {before: [""], primary.lineage: [""]}
+        assert primary.member.at["position"] == primary.newest.stat().st_size
+
+    primary.backed_up()
+    assert primary.shipped() == "ok"
+
+
+@pytest.mark.parametrize("away", ["store", "program"])
+def test_a_reset_is_seen_though_the_store_or_the_program_was_away(primary: Primary, ship: Any, away: str) -> None:
+    store, before = primary.member.store, primary.lineage
+    if away == "store":
+        primary.member.store = Store(ship)
+        primary.member.store.refused = ("",)
+        primary.commit(4)
+        assert primary.shipped() == "store down"
+    primary.reset()
+    primary.commit(1)
+    if away == "store":
+        assert primary.shipped() == "store down"
+    primary.begin(2)
+    primary.commit(*range(2, 9))
+    primary.member.at["stream"] = None  # as after a restart
+
+    primary.member.store = store
+
+    assert primary.shipped() == "reset"
+    assert primary.histories() == {before: [""], primary.lineage: [""]}
+
+
+def test_log_files_that_are_purged_once_they_are_in_the_store_are_not_missed(primary: Primary) -> None:
+    primary.begin(8)
+    primary.commit(4)
+    assert primary.shipped() == "ok"
+    primary.remove(7)
+    primary.begin(9)
+    assert primary.shipped() == "ok"
+
+    primary.begin(10)
+    primary.remove(8, 9)
+
+    assert primary.shipped() == "ok"
+    assert list(primary.histories()) == [primary.lineage]
+
+
+@pytest.mark.parametrize(
+    ("removed", "why"),
+    [
+        ([7, 8], "binary logs between 0-1-3 and 0-1-5 are not in the store"),
+        ([8], "binary logs between the numbers 7 and 9 are not in the store"),
+    ],
+)
+def test_a_log_file_that_goes_before_it_is_in_the_store_is_missed_until_the_next_backup(
+    primary: Primary, removed: list[int], why: str
+) -> None:
+    primary.begin(8)
+    primary.commit(4, 5)
+    primary.begin(9)
+    primary.commit(6)
+    primary.remove(*removed)
+
+    for _ in range(2):
+        assert (primary.shipped(), primary.member.at["why"]) == ("gap", why)
+    assert primary.member.at["position"] == primary.newest.stat().st_size
+    primary.backed_up()
+    assert primary.shipped() == "ok"
+    assert list(primary.histories()) == [primary.lineage]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("number", [8, 9])
+def test_a_log_file_that_is_removed_while_it_is_written_is_missed_and_the_next_one_is_shipped(
+    primary: Primary, begun: bool, number: int
+) -> None:
+    """A server that finds a number free takes it again: then only a history of its own is told apart."""
+    before = primary.lineage
+    primary.begin(8)
+    if begun:
+        assert primary.shipped() == "ok"
+    primary.commit(4, 5)
+    primary.remove(8)
+    primary.member.server.begin_new_file = lambda: primary.begin(number)
+
+    assert primary.shipped() == "gap"
+    assert primary.member.at["why"] == "binlog.000008 was removed before all of it was in the store"
+    primary.commit(6)
+
+    assert primary.shipped() == ("reset" if number == 8 else "gap")
+    assert primary.histories() == (
+        {before: [""], primary.lineage: [""]} if number == 8 else {before: ["", "0-1-5"]}
+    )  # fmt: skip
+    assert primary.member.at["position"] == primary.newest.stat().st_size
+
+
+def test_a_log_that_is_reset_while_it_is_looked_at_is_not_gone_on_without(primary: Primary) -> None:
+    before, asked = str(primary.newest), []
+
+    def standing() -> Any:
+        asked.append(before)
+        name = before if len(asked) == 1 else str(primary.newest)
+        return True, str(primary.folder / "binlog"), "db1", "0-1-3", name, primary.newest.stat().st_size
+
+    primary.member.server.standing = standing
+    primary.reset()
+
+    assert primary.shipped() == "ok"
+    assert (primary.shipped(), primary.newest.name) == ("reset", "binlog.000001")
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_an_encrypted_log_is_refused_and_what_it_held_is_missed(primary: Primary, restarted: bool) -> None:
+    primary.commit(4)
+    primary.begin(8, encrypted=True)
+    before = sorted(primary.folder.glob("store/**/*"))
+    for _ in range(2):
+        if restarted:
+            primary.member.at["stream"] = None
+        assert primary.shipped() == "encrypted"
+    assert primary.member.at["why"] == (
+        "binlog.000008 can be replayed by no other server: set encrypt_binlog = OFF in its configuration, and start"
+        " MariaDB again"
+    )
+    assert sorted(primary.folder.glob("store/**/*")) == before
+
+    primary.gtid = "0-1-9"
+    primary.begin(9)
+    primary.commit(10)
+    if restarted:
+        primary.member.at["stream"] = None
+
+    assert primary.shipped() == "gap"
+    assert primary.member.at["why"] == "binary logs between the numbers 7 and 9 are not in the store"
+    assert not list(primary.folder.glob("store/**/binlog.000008*"))
+    primary.backed_up()
+    assert primary.shipped() == "ok"
+    assert list(primary.histories()) == [primary.lineage]
+
+
+def test_a_history_whose_first_log_files_are_encrypted_lacks_them(member: Any, ship: Any, tmp_path: Path) -> None:
+    primary = Primary(ship, member, tmp_path)
+    primary.begin(2, encrypted=True)
+    primary.gtid = "0-1-9"
+    primary.begin(3)
+
+    member.look()
+
+    assert (member.at["state"], member.at["why"]) == (
+        "gap", "binary logs between the beginning and 0-1-9 are not in the store",
+    )  # fmt: skip
+    assert primary.histories() == {primary.lineage: ["0-1-9"]}
