@@ -44,7 +44,7 @@ class Server:
     where_it_stands = ""  # two statements: what `standing` makes a row of, and where the newest log file ends
     new_file = ""
     plain_again = ""  # what makes an encrypted log a plain one
-    forget_position = ""  # what is left of the numbers before, when the log was reset
+    forget_position = ""  # when the log was reset: what is left of the numbers before
 
     def __init__(self):
         self.client = None
@@ -100,7 +100,7 @@ class Server:
     def begin_lineage(self, known):
         """The id that is next after `known`, which the data has unless another is there already; None when the server
         does not answer."""
-        found = self.ask_where_it_writes(LINEAGE_NEXT.format(id=new_id(), known=known) + self.forget_position)
+        found = self.ask_where_it_writes(self.forget_position + LINEAGE_NEXT.format(id=new_id(), known=known))
         if not found:
             return None
         self.lineage = (self.client, found[0][0])

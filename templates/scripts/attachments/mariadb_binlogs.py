@@ -19,7 +19,7 @@ class Server(binlog_server.Server):
     where_it_stands = "SELECT @@read_only, @@log_bin_basename, @@hostname, @@gtid_binlog_pos; SHOW MASTER STATUS"
     new_file = "FLUSH LOCAL BINARY LOGS"
     plain_again = "set encrypt_binlog = OFF in its configuration, and start MariaDB again"
-    forget_position = "; SET GLOBAL gtid_slave_pos = ''"  # a backup would say it for where the data is
+    forget_position = "SET GLOBAL gtid_slave_pos = @@gtid_binlog_pos; "  # else backups say it, as the higher one
 
     def begins(self, path):
         """What the server was seeded with counts too: its first log file says that nothing came before it."""

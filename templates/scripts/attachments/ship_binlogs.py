@@ -195,7 +195,7 @@ class Shipper:
         before = self.at["lineage"]
         lineage = self.server.begin_lineage(before)
         if lineage is None:
-            raise DatabaseDown(f"{self.server.name} does not say which history its data is of")
+            raise DatabaseDown(f"the binary log was reset, and {self.server.name} takes no new history yet")
         self.write_state(lineage=lineage, stream=None, folder=None, gtid=None)
         self.miss(f"the binary log was reset, which ends the history {before}: {lineage} has no backup yet", "reset")
 
