@@ -247,7 +247,8 @@ def one(group: Group, name: str) -> str:
     wait_heard(group.client)
     after: dict[str, Any] = group.shown()
     if after["primary"] != before["primary"] or after["failovers_last_day"] != before["failovers_last_day"]:
-        return f"{before['primary']} was replaced by {after['primary']}: {after['rule']}"
+        moved = f"{before['primary']} was replaced by {after['primary']}: {after['rule']}"
+        return f"{moved}; {not_given}" if not_given else moved
     if not_given or rig.not_happened:
         return not_given or ", ".join(rig.not_happened)
     pages = pages_of(group.client, began)
