@@ -118,6 +118,32 @@ def test_a_killed_replica_is_back_in_step_by_itself_and_acknowledges(group: Grou
     until(lambda: group.sql(replica["address"], state) == "1\t1", "the replica to acknowledge, read-only", seconds=60)
 
 
+def test_a_primary_that_is_stopped_answers_no_commit_that_waits(group: Group) -> None:
+    """As its clients would take for safe what it alone has."""
+    group.wait_whole()
+    primary = group.member("primary")["address"]
+    replicas = [each["address"] for each in group.shown()["members"] if each["role"] == "replica"]
+    relaunch("db", "pause", "a test", "--deployment", "my")
+    try:
+        for address in replicas:
+            group.run(primary, f"ip route add blackhole {address}/32")
+        write = "mysql -e 'INSERT INTO shop.ledger VALUES (88, 1)' >/root/said 2>&1; echo status $? >>/root/said"
+        group.run(primary, f'nohup sh -c "{write}" >/dev/null 2>&1 </dev/null &')
+        waits = "mysql -N -e 'SHOW PROCESSLIST' | grep -q 'semi-sync ACK.*(88, 1)' && echo it waits"
+        until(lambda: group.run(primary, waits, check=False) == "it waits", "the commit to wait", seconds=10)
+
+        group.run(primary, "systemctl stop mysql")
+
+        said = group.run(primary, "cat /root/said")
+        assert "status 1" in said and "Lost connection" in said, said
+    finally:
+        for address in replicas:
+            group.run(primary, f"ip route del blackhole {address}/32", check=False)
+        group.run(primary, "systemctl start mysql")
+        relaunch("db", "resume", "my")
+    group.wait_whole(seconds=240)
+
+
 @LONG
 def test_a_lost_acknowledgement_is_asked_for_again(group: Group) -> None:
     """A replica that connects again acknowledges nothing that it has already, and all who could write wait."""
