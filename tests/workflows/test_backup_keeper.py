@@ -280,6 +280,22 @@ async def test_backups_are_late_and_red_also_while_the_primary_is_away(world: Wo
     assert begun(world, "back-up") == []
 
 
+async def test_what_a_primary_said_last_is_wrong_until_it_says_something_else(world: World) -> None:
+    """Its agent is not heard for a moment, or the controller was just started: nobody is told that it is over."""
+    await backed_up(world, "shop")
+    two, looker = world.instance("shop/two"), keeper(world)
+    world.store.change_instance(two["id"], tags={**two["tags"], "binlogs": "store-down"})
+    why = "shop/two: the object store is not reached: binary log waits on this server's disk"
+
+    for away in ([], [two["id"]], []):
+        world.agents.retired[:] = away
+        await looker.look("shop")
+
+    with world.ports.database.connect() as connection:
+        told = list(connection.scalars(select(audit.c.detail).where(audit.c.action.like("backups are %"))))
+    assert {why in each["reasons"] for each in told} == {True}
+
+
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has_stored(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

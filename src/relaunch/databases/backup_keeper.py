@@ -396,15 +396,15 @@ class BackupKeeper:
         return [(server, rows[str(server.instance_id)]) for server in servers]
 
     def _members(self, deployment: str) -> list[tuple[ServerRow, Row, str]]:
-        """Members that can be told what to do: server, instance, the role it has now. Operational ones, and the
-        primary, which may lead though its boot scripts gave up."""
+        """Members that can be told what to do."""
+        return [each for each in self._with_roles(deployment) if self._ports.agents.connected(each[1]["id"])]
+
+    def _with_roles(self, deployment: str) -> list[tuple[ServerRow, Row, str]]:
+        """Server, instance, the role it has now: of operational members, and of the primary, which may lead though its
+        boot scripts gave up."""
         stored = GroupStore(self._ports.database).group(deployment)
         group = stored.group if stored is not None else None
-        return [
-            (server, row, role)
-            for server, row in self._rows(deployment)
-            if (role := _role_of(group, row)) and self._ports.agents.connected(row["id"])
-        ]
+        return [(server, row, role) for server, row in self._rows(deployment) if (role := _role_of(group, row))]
 
     async def _look_again_and_again(self) -> None:
         while True:
@@ -511,10 +511,10 @@ class BackupKeeper:
         return lineage
 
     def _alarming(self, deployment: str, lineage: str | None) -> tuple[str, ...]:
-        """What the servers themselves say is wrong, and what is with the key."""
+        """What the servers themselves said last is wrong, and what is with the key."""
         found = tuple(
             f"{server.full_name}: {why}"
-            for server, row, role in self._members(deployment)
+            for server, row, role in self._with_roles(deployment)
             for why in alarms_of_tags(row["tags"], role)
         )
         if fault := fault_of_pair(self._ports.vault):

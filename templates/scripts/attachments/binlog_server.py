@@ -50,7 +50,7 @@ class Server:
         self.client = None
         self.session = ""  # its number in the server
         self.stuck = ""  # of one that was given up, and may wait there still
-        self.lineage = (None, "")  # as the client that is kept open has read it: (client, id)
+        self.lineage = (None, False, "")  # as the client that is kept open has read it: (client, takes writes, id)
 
     # What a dialect says
 
@@ -79,10 +79,11 @@ class Server:
     def lineage_of(self, *, writable):
         """The id of the data's history; "" while nobody has given it one; None when the server does not answer.
 
-        Data is replaced only while the server is stopped, which ends the client: until then the id stays what it is.
+        Data is replaced only while the server is stopped, which ends the client: until then the id stays what it is,
+        unless a primary that is followed begins another history.
         """
-        client, known = self.lineage
-        if known and client is self.client:
+        client, wrote, known = self.lineage
+        if known and client is self.client and wrote == writable:
             return known
         there = self.ask(LINEAGE_KNOWN)
         if not there:
@@ -94,8 +95,8 @@ class Server:
             found = self.ask(LINEAGE_MADE.format(id=new_id()))
         if found is None:
             return None
-        self.lineage = (self.client, found[0][0] if found else "")
-        return self.lineage[1]
+        self.lineage = (self.client, writable, found[0][0] if found else "")
+        return self.lineage[2]
 
     def begin_lineage(self, known):
         """The id that is next after `known`, which the data has unless another is there already; None when the server
@@ -103,8 +104,8 @@ class Server:
         found = self.ask_where_it_writes(self.forget_position + LINEAGE_NEXT.format(id=new_id(), known=known))
         if not found:
             return None
-        self.lineage = (self.client, found[0][0])
-        return self.lineage[1]
+        self.lineage = (self.client, True, found[0][0])
+        return self.lineage[2]
 
     def ask(self, statements):
         """Rows as lists of texts; None when the server does not answer in time."""

@@ -158,11 +158,12 @@ class Shipper:
         files = [path for path in self.files() if path <= newest]
         here = [path for path in files if self.folder_of(path) == self.at.get("folder")]
         if not here and self.at.get("folder"):
-            later = [path for path in files if number(path) > number(self.at["folder"]) and not is_encrypted(path)]
-            if self.is_another_log(later):
+            plain = [path for path in files if not is_encrypted(path)]
+            later = [path for path in plain if number(path) > number(self.at["folder"])]
+            if self.is_another_log(plain, later):
                 self.begin_history()
             else:
-                files = later
+                files = later or files
         if not self.at.get("stream") or not here:
             here = [self.begin_stream(files, host)]
         for path in files[files.index(here[0]) :]:
@@ -185,10 +186,13 @@ class Shipper:
         if later:
             self.begin_stream(files, host, later)
 
-    def is_another_log(self, later):
+    def is_another_log(self, plain, later):
         """Whether the log whose file we shipped is gone, as by RESET MASTER, and not only older files of it: none has a
-        later number, or those that have (`later`) begin before what that log has had."""
-        return not later or not self.server.holds_all_after(self.at.get("gtid") or "", self.begins(later[0]))
+        later number, or those that have (`later`) begin before what that log has had. One that was reset while another
+        server led goes on with that one's numbers: then all of it (`plain`) may begin after that."""
+        had = self.at.get("gtid") or ""
+        files = later or (plain if had and not self.at.get("stream") else [])
+        return not files or not self.server.holds_all_after(had, self.begins(files[0]))
 
     def begin_history(self):
         """Numbers are given again: in one history with what is in the store a restore would take one for the other."""

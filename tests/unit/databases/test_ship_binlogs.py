@@ -228,6 +228,16 @@ def test_the_data_says_which_history_it_is_of_and_is_asked_again_only_after_a_re
     assert server.lineage_of(writable=True) == "20261122T200000Z-00bb22"
 
 
+def test_a_server_that_is_promoted_is_asked_which_history_its_data_is_of_by_now(ship: Any) -> None:
+    """The primary it followed had begun another one, which came by replication."""
+    server = answering(ship, id=[["20261122T190000Z-00aa11"]], **{"COUNT(*)": [["1"]]})
+    assert server.lineage_of(writable=False) == "20261122T190000Z-00aa11"
+
+    server.rows["id"] = [["20261122T200000Z-00bb22"]]
+
+    assert server.lineage_of(writable=True) == "20261122T200000Z-00bb22"
+
+
 def test_only_a_server_that_takes_writes_begins_a_history(ship: Any) -> None:
     server = answering(ship, DATABASE=[["20261122T190000Z-00aa11"]], **{"COUNT(*)": [["0"]]})
 
@@ -558,6 +568,24 @@ def test_a_log_that_was_reset_begins_a_history_of_its_own_and_that_is_told(
 
     primary.backed_up()
     assert primary.shipped() == "ok"
+
+
+@pytest.mark.parametrize("number", [1, 7, 8])
+def test_a_log_that_was_reset_while_another_server_led_ends_no_history(primary: Primary, number: int) -> None:
+    """Its numbers go on from where that server had come to: it begins with all of what was shipped from here."""
+    primary.member.at["stream"] = None  # as of a replica
+    primary.reset(number)
+    primary.gtid = "0-1-5"
+    primary.begin(number)
+    primary.commit(6)
+    (newest,) = primary.folder.glob("store/*/binlogs/*")
+    other = newest.with_name("0000000008-1-db2")
+    other.mkdir()
+    for name in ("began.json", "state.json"):
+        (other / name).write_text('{"gtid": "0-1-5"}')
+
+    assert primary.shipped() == "ok"
+    assert primary.histories() == {primary.lineage: ["", "0-1-5", "0-1-5"]}
 
 
 @pytest.mark.parametrize("away", ["store", "program"])
