@@ -377,6 +377,29 @@ async def test_a_newest_backup_that_no_key_here_opens_is_red(world: World) -> No
     assert await sealed() == []
 
 
+async def test_the_key_is_looked_at_once_however_long_a_chain_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a thousand links, and no failover is meanwhile."""
+    await backed_up(world, "shop")
+    asked, credential = [], world.vault.credential
+
+    def counted(name: str) -> str:
+        asked.append(name)
+        return credential(name)
+
+    monkeypatch.setattr(world.vault, "credential", counted)
+    counts = []
+    for links in (1, 20):
+        for each in range(links):
+            told = {**MANIFEST, "id": f"i{each}", "kind": "incremental", "ended": f"2026-11-22T13:{each:02}:00Z"}
+            told["parent"] = f"i{each - 1}" if each else BACKED_UP
+            await world.ports.objects.put(f"shop/{LINEAGE}/backups/i{each}/manifest.json", json.dumps(told))
+        asked.clear()
+        assert (await keeper(world).shown("shop"))["newest"] == f"i{links - 1}"
+        counts.append(len(asked))
+
+    assert counts[0] == counts[1]
+
+
 async def test_an_older_history_is_forgotten_by_a_task_that_tells_how_far_it_is_and_may_be_ordered_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,7 +295,8 @@ class BackupKeeper:
         """The first link of the newest chain that was encrypted to a key which is not here."""
         best = newest(known.backups)
         links = chain(known.backups, best.id) if best is not None else ()
-        shut = [each for each in links if not opens(self._ports.vault, each.recipient)]
+        closed = {each for each in {link.recipient for link in links} if not opens(self._ports.vault, each)}
+        shut = [each for each in links if each.recipient in closed]
         return tuple(f"{each.id} is encrypted to {each.recipient}, which no key here opens" for each in shut[:1])
 
     async def prune(self, deployment: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from relaunch.databases.backups import Backup, Known, is_whole
+from relaunch.databases.backups import Backup, Known, whole
 from relaunch.errors import BadInput, Conflict
 
 TIME = "time:"
@@ -20,8 +20,8 @@ def refuse_moment(known: Known, to: str, backup: str, now: datetime) -> None:
             f"{_shown(wanted)} is still to come: it is {_shown(now)}",
             hint="times are in UTC; --to newest takes all there is",
         )
-    whole = [each for each in known.backups if is_whole(known.backups, each.id)]
-    begin = [each for each in whole if backup in ("latest", each.id)]
+    fit = whole(known.backups)
+    begin = [each for each in known.backups if each.id in fit and backup in ("latest", each.id)]
     first: Backup | None = min(begin, key=lambda each: each.ended, default=None)
     if first is not None and first.ended >= wanted:
         what = "the oldest backup of this history" if backup == "latest" else f"the backup {backup}"
@@ -40,7 +40,8 @@ def begins_with(known: Known, to: str) -> str:
     if to != "newest" and not to.startswith(TIME):
         return "latest"
     before = datetime.max.replace(tzinfo=UTC) if to == "newest" else _moment(to.removeprefix(TIME))
-    fits = [each for each in known.backups if each.ended < before and is_whole(known.backups, each.id)]
+    fit = whole(known.backups)
+    fits = [each for each in known.backups if each.ended < before and each.id in fit]
     return max(fits, key=lambda each: (each.ended, each.id)).id if fits else "latest"
 
 

@@ -181,34 +181,41 @@ def of_lineage(known: Known, lineage: str) -> Known:
 def chain(backups: Iterable[Backup], last: str) -> tuple[Backup, ...]:
     """From the full one to `last`; BadInput names the link that is missing."""
     known = {backup.id: backup for backup in backups}
-    found: list[Backup] = []
+    found: dict[str, Backup] = {}
     wanted: str | None = last
     while wanted is not None:
         if wanted not in known:
-            on = f", which {found[-1].id} builds on" if found else ""
+            on = f", which {[*found][-1]} builds on" if found else ""
             raise BadInput(f"the backup {wanted}{on} is not in the store")
         if known[wanted].fault:
             raise BadInput(f"the backup {wanted} is damaged: {known[wanted].fault}")
-        if known[wanted] in found:
+        if wanted in found:
             raise BadInput(f"the backup {wanted} builds on itself")
-        found.append(known[wanted])
+        found[wanted] = known[wanted]
         wanted = known[wanted].parent
-    return tuple(reversed(found))
+    return tuple(reversed(found.values()))
 
 
-def is_whole(backups: Iterable[Backup], last: str) -> bool:
-    try:
-        chain(backups, last)
-    except BadInput:
-        return False
-    return True
+def whole(backups: Iterable[Backup]) -> frozenset[str]:
+    """The ids of those that can be restored: in one go, as there may be a thousand in a chain."""
+    above: dict[str | None, list[str]] = {}
+    for each in backups:
+        if not each.fault:
+            above.setdefault(each.parent, []).append(each.id)
+    found: set[str] = set()
+    waiting = above.get(None, [])
+    while waiting:
+        if (id := waiting.pop()) not in found:
+            found.add(id)
+            waiting += above.get(id, ())
+    return frozenset(found)
 
 
 def newest(backups: Iterable[Backup]) -> Backup | None:
     """The newest that can be restored."""
     every = tuple(backups)
-    whole = [backup for backup in every if is_whole(every, backup.id)]
-    return max(whole, key=lambda each: (each.ended, each.id), default=None)
+    fit = whole(every)
+    return max((each for each in every if each.id in fit), key=lambda each: (each.ended, each.id), default=None)
 
 
 def due(
@@ -286,7 +293,8 @@ def status(known: Known, schedule: Schedule, now: datetime) -> Status:
     future = [each for each in known.backups if of_the_future(each.ended, now)]
     if future:
         reasons.append(is_ahead(future[-1]))
-    broken = [each.id for each in known.backups if not is_whole(known.backups, each.id)]
+    fit = whole(known.backups)
+    broken = [each.id for each in known.backups if each.id not in fit]
     if broken:
         reasons.append(f"links are missing or damaged below {_some(broken)}")
     if known.unreadable:
@@ -323,8 +331,8 @@ def latest_first(proofs: Iterable[Proof], now: datetime) -> list[Proof]:
 
 def _last_proven(known: Known, now: datetime) -> Proof | None:
     """Of what can be restored still."""
-    every = latest_first(known.proofs, now)
-    return next((each for each in every if each.proven and is_whole(known.backups, each.backup)), None)
+    every, fit = latest_first(known.proofs, now), whole(known.backups)
+    return next((each for each in every if each.proven and each.backup in fit), None)
 
 
 def last_failed(every: Iterable[Proof], backups: Iterable[Backup]) -> Proof | None:
@@ -369,25 +377,26 @@ def to_go(
     """What retention no longer keeps, oldest first. A backup stays while one that builds on it stays; so does the
     chain that was proven last, and everything newer than it; one whose chain is broken goes once a newer is whole."""
     ordered = sorted(backups, key=lambda each: (each.ended, each.id), reverse=True)
-    whole = [each for each in ordered if is_whole(backups, each.id)]
-    if not whole:
+    ids = whole(backups)
+    fit = [each for each in ordered if each.id in ids]
+    if not fit:
         return ()
-    wanted = {each.id for each in whole[: retention.last]}
+    wanted = {each.id for each in fit[: retention.last]}
     for count, period in (
         (retention.daily, "%Y-%m-%d"), (retention.weekly, "%G-%V"), (retention.monthly, "%Y-%m"),
         (retention.yearly, "%Y"),
     ):  # fmt: skip
         firsts: dict[str, str] = {}
-        for each in whole:
+        for each in fit:
             firsts.setdefault(each.ended.strftime(period), each.id)
         wanted |= set(list(firsts.values())[:count])
-    proven = [proof for proof in of_the_past(proofs, now) if proof.proven and is_whole(backups, proof.backup)]
+    proven = [proof for proof in of_the_past(proofs, now) if proof.proven and proof.backup in ids]
     if proven:
         safe = max(proven, key=lambda each: each.at).backup
-        since = next(each.ended for each in whole if each.id == safe)
-        wanted |= {safe} | {each.id for each in whole if each.ended >= since}
+        since = next(each.ended for each in fit if each.id == safe)
+        wanted |= {safe} | {each.id for each in fit if each.ended >= since}
     else:
-        wanted |= {each.id for each in whole}  # nothing was proven: any of them may be the only good one
+        wanted |= {each.id for each in fit}  # nothing was proven: any of them may be the only good one
     kept = {link.id for each in wanted for link in chain(backups, each)}
-    kept |= {each.id for each in ordered if each.ended > whole[0].ended}
+    kept |= {each.id for each in ordered if each.ended > fit[0].ended}
     return tuple(each for each in reversed(ordered) if each.id not in kept)

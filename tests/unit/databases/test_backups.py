@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -22,10 +23,10 @@ from relaunch.databases.backups import (
     Shipping,
     chain,
     due,
-    is_whole,
     newest,
     status,
     to_go,
+    whole,
 )
 from relaunch.errors import BadInput, FormatError
 from relaunch.servers.deployments import read_deployment
@@ -71,7 +72,21 @@ def test_a_missing_or_damaged_link_is_named_and_the_newest_whole_one_counts() ->
 
 
 def test_a_chain_that_bites_its_tail_ends() -> None:
-    assert not is_whole([backup("a", on="b"), backup("b", on="a")], "a")
+    assert not whole([backup("a", on="b"), backup("b", on="a")])
+
+
+def test_a_week_of_incrementals_is_judged_at_once() -> None:
+    """By the same loop that looks after the databases: until it is done no failover is."""
+    made = [backup("b0", ago=hours(1000 / 6))]
+    made += [backup(f"b{each}", on=f"b{each - 1}", ago=hours((1000 - each) / 6)) for each in range(1, 1000)]
+    proofs = tuple(Proof(backup=each.id, at=each.ended, proven=True) for each in made)
+    begun = time.process_time()
+
+    verdict = status(Known(backups=tuple(made), proofs=proofs), Schedule(), NOW)
+    gone = to_go(made, proofs, Retention(), NOW)
+
+    assert time.process_time() - begun < 2
+    assert (verdict.newest, verdict.newest_proven, gone) == ("b999", "b999", ())
 
 
 def test_green_is_green() -> None:
@@ -185,18 +200,18 @@ def test_what_goes_never_breaks_what_stays_nor_the_proven_chain(
         on = f"b{number - back}" if back and number >= back else None
         backups.append(backup(f"b{number}", on=on, ago=timedelta(minutes=ago), fault="lost" if damaged else ""))
     proofs = (Proof(backup=f"b{proof}", at=NOW, proven=True),)
-    whole = {each.id for each in backups if is_whole(backups, each.id)}
+    fit = whole(backups)
 
     gone = {
         each.id for each in to_go(backups, proofs, Retention(last=last, daily=1, weekly=1, monthly=1, yearly=1), NOW)
     }
 
     kept = [each for each in backups if each.id not in gone]
-    assert {each.id for each in kept if is_whole(kept, each.id)} == {each.id for each in kept} & whole
-    if f"b{proof}" in whole:
-        assert is_whole(kept, f"b{proof}")
+    assert whole(kept) == {each.id for each in kept} & fit
+    if f"b{proof}" in fit:
+        assert f"b{proof}" in whole(kept)
     else:
-        assert whole <= {each.id for each in kept}  # nothing proven: every whole one may be the only good one
+        assert fit <= {each.id for each in kept}  # nothing proven: every whole one may be the only good one
     assert newest(kept) == newest(backups)
 
 
