@@ -95,12 +95,12 @@ class Catalogue:
         when it is there, as such a list would have retention remove what it must not."""
         every: list[StoredObject] = []
         for lineage in lineages:
+            before = self._of(lineage)  # first: what another look finds meanwhile need not be in our list
             stored = await self._objects.list(f"{self._base(lineage)}/backups")
             stored += await self._objects.list(f"{self._base(lineage)}/schemas")
             sizes = {each.key: each.size_bytes for each in stored}
             changed = {each.key: each.changed.isoformat() for each in stored}
             present = {self._row_id(lineage, each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
-            before = self._of(lineage)
             known = {id: each for id, (each, _) in before.items()}
             await self._must_be_gone(self._folder(lineage, id) for id in before.keys() - present)
             unread = present - known.keys()

@@ -232,6 +232,29 @@ async def test_a_list_that_lacks_a_backup_which_is_there_is_not_believed(databas
     assert [each.id for each in catalogue.backups()] == ["o18", "o19", "o20"]
 
 
+async def test_a_backup_that_ends_while_the_store_is_listed_is_none_that_a_list_lacks(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own task has looked at the store again by then."""
+    store, catalogue = await cut_history(database)
+    await catalogue.refresh((OLD,))
+    whole, ended = store.list, []
+
+    async def slow(prefix: str) -> list[StoredObject]:
+        found = await whole(prefix)
+        if not ended:
+            ended.append(prefix)
+            await store.put(f"shop/{OLD}/backups/o21/manifest.json", manifest("o21", 21))
+            await catalogue.refresh((OLD,))
+        return found
+
+    monkeypatch.setattr(store, "list", slow)
+    await catalogue.refresh((OLD,))
+
+    await catalogue.refresh((OLD,))
+    assert [each.id for each in catalogue.backups()] == ["o18", "o19", "o20", "o21"]
+
+
 async def test_an_object_that_a_list_lacks_is_looked_for_once_more(database: Engine) -> None:
     store, catalogue = await cut_history(database)
     await catalogue.refresh((OLD,))
