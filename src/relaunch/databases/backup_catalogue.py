@@ -185,8 +185,8 @@ class Catalogue:
             try:
                 told = json.loads(await self._objects.get(f"{above}/{stream}/state.json"))
                 return Shipping(at=moment(told["at"]), gtid=told["gtid"], server=told["server"], stream=told["stream"])
-            except (NotFound, ValueError, KeyError, TypeError):  # it has only begun, or its state is damaged
-                continue
+            except (NotFound, ValueError, KeyError, TypeError, AttributeError):
+                continue  # it has only begun, or its state is damaged
         return None
 
     def backups(self) -> tuple[Backup, ...]:

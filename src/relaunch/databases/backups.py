@@ -146,7 +146,7 @@ def read_manifest(plain: Mapping[str, Any], *, fault: str = "") -> Backup:
             schema=str(plain.get("schema", "")),
             stored=moment(plain["stored"]) if "stored" in plain else None,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"a manifest of a backup is not what it should be: {error!r}") from None
 
 

@@ -173,7 +173,14 @@ async def test_a_manifest_that_could_not_be_read_is_read_again(database: Engine)
     assert [each.id for each in catalogue.backups()] == ["n20", "n21"]
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", json.dumps({**json.loads(manifest("n21", 21)), "objects": [{}]})])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "{",
+        "[]",
+        *(json.dumps({**json.loads(manifest("n21", 21)), **each}) for each in ({"objects": [{}]}, {"begun": None})),
+    ],
+)
 async def test_a_manifest_that_cannot_be_read_is_red(database: Engine, damaged: str) -> None:
     store, catalogue = await two_histories(database)
     for name in ("backups/n20", "schemas/blog/s20"):
@@ -187,7 +194,9 @@ async def test_a_manifest_that_cannot_be_read_is_red(database: Engine, damaged: 
     assert not [each for each in status(old, Schedule(), NOW).reasons if "cannot be read" in each]
 
 
-@pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"at": "", "gtid": "", "server": "", "stream": ""}'])
+@pytest.mark.parametrize(
+    "damaged", ["", "{}", "[]", '{"at": "", "gtid": "", "server": "", "stream": ""}', '{"at": null}']
+)
 async def test_what_a_stream_says_of_itself_may_be_damaged(database: Engine, damaged: str) -> None:
     store, catalogue = await two_histories(database)
     await store.put(f"shop/{NEW}/binlogs/{OPEN}/state.json", damaged)
