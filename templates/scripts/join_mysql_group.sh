@@ -211,7 +211,7 @@ refuse_rows_of_other_engines() {
 # Beside the data, not over it: a clone that breaks off leaves nothing behind, and MySQL could not rename what came with
 # the image in a container.
 clone_from() {  # NAME ADDRESS
-  local began=$SECONDS
+  local began=$SECONDS end
   rm -rf "$copy"
   install -d -o mysql -g mysql -m 750 "$copy"
   echo "Cloning $1 ($2)"
@@ -222,7 +222,16 @@ clone_from() {  # NAME ADDRESS
     echo "The clone failed, and nothing here was changed: $(tail -n 3 clone.said)" >&2
     return 1
   fi
-  refuse_rows_of_other_engines || return # some may have come meanwhile
+  end=$((SECONDS + 300))
+  until refuse_rows_of_other_engines; do # some may have come meanwhile; whoever leads by then says so
+    if [ "$SECONDS" -ge "$end" ]; then
+      rm -rf "$copy"
+      echo "$primary does not say whether it has rows that a clone lacks." >&2
+      return 1
+    fi
+    sleep 1
+    look_again || true
+  done
   touch "$copy/complete"
   echo "Cloned in $((SECONDS - began)) s"
 }

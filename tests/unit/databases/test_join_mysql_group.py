@@ -91,7 +91,11 @@ CLONING = """
   clone_bytes=bytes copy=$PWD/copy data=$PWD
   at() {
     case "$*" in
-      "10.0.0.1 "*engine*) echo asked >>asked; [ "$(wc -l <asked)" != "$found_at" ] || echo "shop.old (MyISAM)" ;;
+      "10.0.0.1 "*engine*)
+        echo asked >>asked
+        [ "$(wc -l <asked)" != "$found_at" ] || echo "shop.old (MyISAM)"
+        [ "$(wc -l <asked)" -lt "${gone_at:-9}" ] ;;
+      *engine*) ;;
       *) echo 1 ;;
     esac
   }
@@ -123,3 +127,21 @@ def test_a_server_with_rows_that_no_clone_has_is_not_cloned(tmp_path: Path, foun
     assert (done.returncode == 0) is cloned is ("shop.old (MyISAM)" not in said), said
     assert ("cloned" in said) is (found_at != 1)
     assert (tmp_path / "copy").exists() is (tmp_path / "copy/complete").exists() is cloned
+
+
+def test_a_clone_that_is_whole_outlives_the_primary(tmp_path: Path) -> None:
+    """Whoever leads by then says whether it lacks rows."""
+    text = (SCRIPTS / "join_mysql_group.sh").read_text()
+    parts = [function(text, name) for name in ("refuse_rows_of_other_engines", "clone_from", "clone_anew")]
+    leads = (
+        "look_again() { primary=db2 primary_address=10.0.0.2; }\nwait_for_primary() { look_again; }\nsleep() { :; }\n"
+    )
+
+    done = subprocess.run(
+        ["bash", "-c", "".join([CLONING, leads, *parts, "\nclone_anew\n"])],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "found_at": "0", "gone_at": "2"},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0 and done.stdout.splitlines().count("cloned") == 1, done.stdout + done.stderr
+    assert (tmp_path / "copy/complete").exists()
