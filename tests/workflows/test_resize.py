@@ -160,3 +160,17 @@ async def test_a_fresh_one_that_leads_at_once_need_not_follow(world: World, monk
 
     assert row["state"] == "succeeded", row["error"]
     assert is_resized(world, D) and stored(world).group.primary == fresh("one")
+
+
+async def test_a_script_that_runs_on_a_replica_holds_nothing_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "IN_STEP_SECONDS", 8.0)
+    await prepared(world, D)
+    world.agents.hanging.add("greet")
+    runs = await world.orders.run([f"{D}/one"], "greet", {}, who="ann")
+    await eventually("it runs", lambda: world.workflows.tasks.running_on(f"server:{D}/one") is not None)
+
+    row = await world.ended(await resize(world, D), within=60)
+
+    assert row["state"] == "succeeded", row["error"]
+    assert is_resized(world, D)
+    world.workflows.cancel(runs, "ann")

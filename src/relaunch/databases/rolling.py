@@ -93,7 +93,7 @@ async def _replace(run: Run, args: dict[str, Any], name: str, child: str) -> str
         instance = _instance(stored, name)
         if _primary(stored) == name:
             return True
-        busy = tasks.running_on(f"server:{server}") is not None
+        busy = tasks.running_on(f"server:{server}", besides=("run",)) is not None
         return bool(instance) and instance not in stored.group.fenced and not busy and stored.can_spare(instance)
 
     said = "begun before"
