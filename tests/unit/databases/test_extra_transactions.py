@@ -84,7 +84,7 @@ FILES = {
             (f"{UUID}:1-101", [f"{OTHER}:9"]),
             (f"{UUID}:1-101,\n# {OTHER}:1-9", [f"{OTHER}:10"]),
         ],
-        "none": [("[empty]", [f"{UUID}:100"]), (f"{UUID}:1-100", [f"{OTHER}:9"])],
+        "none": [("[empty]", [f"{UUID}:100"]), (f"{UUID}:1-100:relaunch_prompt:1-2", [f"{OTHER}:9"])],
         "extra": f"{UUID}:101",
     },
 }  # fmt: skip
