@@ -416,6 +416,20 @@ async def test_a_workflow_whose_asker_is_cancelled_is_started_all_the_same(world
     await world.succeeds("probe-1")
 
 
+async def test_one_that_begins_while_the_controller_stops_goes_on_afterwards(world: World, probe: Any) -> None:
+    async def steps(run: Run, args: dict[str, Any]) -> Any:
+        for number in range(3):
+            await run.step(f"step {number}", asyncio.sleep, 0.01)
+
+    probe["does"] = steps
+    tasks = [f"begins-{number}" for number in range(5)]
+    for task in tasks:
+        await world.workflows.start_workflow(ASKED, task, {})
+        await world.restart()
+
+    assert [(await world.ended(task))["error"] for task in tasks] == [""] * len(tasks)
+
+
 async def test_a_task_that_nothing_works_on_is_ended_by_cancelling_it(world: World) -> None:
     world.workflows.tasks.begin("probe-1", ASKED)
 

@@ -234,6 +234,7 @@ class Workflows:
         self._bodies: dict[str, asyncio.Task[Any]] = {}
         self._ended: dict[str, _Watched] = {}
         self._started = asyncio.Event()  # no workflow goes on before those that were lost are ended
+        self._stopping = False
         self._not_begun: dict[str, Asked] = {}  # children whose parent is to start them again
         self._starting: set[str] = set()  # those DBOS is being told of
         self._background: set[asyncio.Task[None]] = set()
@@ -278,7 +279,8 @@ class Workflows:
                 self.tasks.end(row["id"], asked, "failed", error=NEVER_BEGAN)
 
     async def stop(self) -> None:
-        """Break off what runs, unrecorded: the next start goes on with it."""
+        """Break off what runs, unrecorded, and what begins meanwhile: the next start goes on with it."""
+        self._stopping = True
         bodies = list(self._bodies.values())
         for workflow_id, body in list(self._bodies.items()):
             if workflow_id in self._runs:  # else it has ended and is being recorded as such
@@ -373,6 +375,8 @@ class Workflows:
             self.not_stored.pop(task, None)
 
     async def _body(self, workflow_id: str, asked_plain: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+        if self._stopping:
+            raise asyncio.CancelledError
         asked = Asked(**asked_plain)
         run = self._runs[workflow_id] = Run(self, workflow_id, asked)
         current = asyncio.current_task()
