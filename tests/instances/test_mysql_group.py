@@ -123,12 +123,15 @@ def test_a_primary_that_is_stopped_answers_no_commit_that_waits(group: Group) ->
     group.wait_whole()
     primary = group.member("primary")["address"]
     replicas = [each["address"] for each in group.shown()["members"] if each["role"] == "replica"]
+    account = "CREATE USER writer@localhost IDENTIFIED BY 'writer'; GRANT INSERT ON shop.ledger TO writer@localhost"
+    group.sql(primary, account)
     relaunch("db", "pause", "a test", "--deployment", "my")
     try:
         for address in replicas:
             group.run(primary, f"ip route add blackhole {address}/32")
-        write = "mysql -e 'INSERT INTO shop.ledger VALUES (88, 1)' >/root/said 2>&1; echo status $? >>/root/said"
-        group.run(primary, f'nohup sh -c "{write}" >/dev/null 2>&1 </dev/null &')
+        write = "mysql -u writer -pwriter -e 'INSERT INTO shop.ledger VALUES (88, 1)'"
+        kept = f"{write} >/root/said 2>&1; echo status \\$? >>/root/said"
+        group.run(primary, f'nohup sh -c "{kept}" >/dev/null 2>&1 </dev/null &')
         waits = "mysql -N -e 'SHOW PROCESSLIST' | grep -q 'semi-sync ACK.*(88, 1)' && echo it waits"
         until(lambda: group.run(primary, waits, check=False) == "it waits", "the commit to wait", seconds=10)
 
