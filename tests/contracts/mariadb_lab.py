@@ -9,13 +9,15 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pymysql
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -221,6 +223,23 @@ class MariaDBServer:
 def root_of(suite: str) -> Path | None:
     """That Debian with its MariaDB; None where that cannot be."""
     return root_with("mariadb", suite, PROGRAM, "mariadb-server", "mariadb-backup")
+
+
+@contextlib.contextmanager
+def server_alone(number: int) -> Iterator[MariaDBServer]:
+    """Of Debian 13, and no member of a group; the test is skipped where that cannot be."""
+    root = root_of("trixie")
+    if root is None:
+        pytest.skip("no MariaDB of Debian 13 here")
+    folder = Path(tempfile.mkdtemp(prefix="rlship-", dir=root / "var/tmp"))
+    made = MariaDBServer(number, str(root), folder / str(number), Authority(folder / "ca"))
+    try:
+        made.install()
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(folder)
 
 
 def write_until_it_fails(client: Any) -> None:

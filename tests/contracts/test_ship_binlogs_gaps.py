@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mariadb_lab import Authority, MariaDBServer, root_of
+from mariadb_lab import MariaDBServer, server_alone
 from mysql_lab import mysql_lab
 
 from relaunch.databases.mariadb import MariaDB
@@ -80,19 +78,9 @@ def is_well_once_backed_up(made: Any) -> bool:
 
 
 @pytest.fixture
-def mariadb(request: pytest.FixtureRequest) -> Iterator[MariaDBServer]:
-    root = root_of("trixie")
-    if root is None:
-        pytest.skip("no MariaDB of Debian 13 here")
-    folder = Path(tempfile.mkdtemp(prefix="rlgaps-", dir=root / "var/tmp"))
-    made = MariaDBServer(15, str(root), folder / "15", Authority(folder / "ca"))
-    try:
-        made.install()
-        made.start()
+def mariadb() -> Iterator[MariaDBServer]:
+    with server_alone(15) as made:
         yield made
-    finally:
-        made.stop()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

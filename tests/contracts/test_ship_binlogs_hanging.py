@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mariadb_lab import Authority, MariaDBServer, root_of, until
+from mariadb_lab import MariaDBServer, server_alone, until
 
 from relaunch.databases.mariadb import MariaDB
 
@@ -23,18 +21,8 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 @pytest.fixture
 def server() -> Iterator[MariaDBServer]:
-    root = root_of("trixie")
-    if root is None:
-        pytest.skip("no MariaDB of Debian 13 here")
-    folder = Path(tempfile.mkdtemp(prefix="rlship-", dir=root / "var/tmp"))
-    made = MariaDBServer(14, str(root), folder / "14", Authority(folder / "ca"))
-    try:
-        made.install()
-        made.start()
+    with server_alone(14) as made:
         yield made
-    finally:
-        made.stop()
-        shutil.rmtree(folder)
 
 
 def test_what_waits_in_the_server_is_asked_by_one_session_at_a_time(
