@@ -70,9 +70,8 @@ async def rotate_passwords(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     try:
         return await _rotate(run, args)
     except RelaunchError as error:
-        how = (
-            f"relaunch db rotate-passwords {args['deployment']} goes on from there; until then old and new are accepted"
-        )
+        again = f"relaunch db rotate-passwords {args['deployment']}"
+        how = f"{again} goes on from there; old ones are good until it drops them"
         error.hint = "\n".join(each for each in (error.hint, how) if each)
         raise
 
