@@ -36,6 +36,10 @@ class RelaunchError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
+    def add_hint(self, more: str) -> None:
+        """On a line of its own; "" adds nothing."""
+        self.hint = "\n".join(each for each in (self.hint, more) if each)
+
 
 class BadInput(RelaunchError):
     code = "bad_input"

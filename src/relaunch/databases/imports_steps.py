@@ -60,7 +60,7 @@ async def import_dump(run: Run, args: dict[str, Any]) -> dict[str, Any]:
             await run.step("undo: stop it", _stop, run.ports, args)
             left = await run.step("undo: leave nothing half", _clean, run, args)
             await run.step("undo: forget the dump", _forget_its_dump, run, args)
-        error.hint = "\n".join(each for each in (error.hint, left) if each)
+        error.add_hint(left)
         raise
     await run.step("forget the dump", _forget_its_dump, run, args)
     return {**json.loads(last_word(output, "IMPORTED")), "warnings": warnings_in(output)}
@@ -83,14 +83,14 @@ async def import_server(run: Run, args: dict[str, Any]) -> dict[str, Any]:
             why = await run.step("undo: drop what was copied", _step_if_possible, run, args, "drop")
             await run.step("undo: forget the password", forget, run.ports, args["deployment"])
         left = f"what was copied could not be dropped: {why}" if why else ""
-        error.hint = "\n".join(each for each in (error.hint, left) if each)
+        error.add_hint(left)
         raise
     try:
         await run.step("follow from there", _everywhere, run, args, "follow", waits=True)
         caught_up = await run.step("wait until it has caught up", _catch_up, run, args, waits=True)
     except RelaunchError as error:
         ways = f"relaunch db import {args['deployment']} --status tells how far, --cut-over goes on, --cancel undoes it"
-        error.hint = "\n".join(each for each in (error.hint, f"what was copied stays, and is followed: {ways}") if each)
+        error.add_hint(f"what was copied stays, and is followed: {ways}")
         raise
     return {"warnings": looked, **caught_up}
 
@@ -110,7 +110,7 @@ async def import_cut_over(run: Run, args: dict[str, Any]) -> dict[str, Any]:
             why = await run.step("undo: unlock what was locked there", _step_if_possible, run, args, "unlock")
         how = f"relaunch db import {args['deployment']} --status names it, --cut-over or --cancel unlocks it"
         left = f"what was locked on the other server may be locked still ({why}): {how}" if why else ""
-        error.hint = "\n".join(each for each in (error.hint, left) if each)
+        error.add_hint(left)
         raise
     with run.undoing():
         await run.step("follow no more", _everywhere, run, args, "leave")

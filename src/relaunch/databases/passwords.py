@@ -72,7 +72,7 @@ async def rotate_passwords(run: Run, args: dict[str, Any]) -> dict[str, Any]:
     except RelaunchError as error:
         again = f"relaunch db rotate-passwords {args['deployment']}"
         how = f"{again} goes on from there; old ones are good until it drops them"
-        error.hint = "\n".join(each for each in (error.hint, how) if each)
+        error.add_hint(how)
         raise
 
 
