@@ -257,11 +257,11 @@ def keeper(world: World, applies: Callable[[str], bool] = lambda _: True) -> Bac
 
 
 async def back_up(world: World, d: str) -> str:
-    return await keeper(world).back_up(d, kind="full", side="primary", who="ann")
+    return await keeper(world).orders.back_up(d, kind="full", side="primary", who="ann")
 
 
 async def prove(world: World, d: str) -> str:
-    return await keeper(world).prove(d, backup="latest", who="ann")
+    return await keeper(world).orders.prove(d, backup="latest", who="ann")
 
 
 async def prove_schemas(world: World, d: str) -> str:
@@ -269,7 +269,7 @@ async def prove_schemas(world: World, d: str) -> str:
         read_manifest({**MANIFEST, "kind": "schema", "schema": name, "id": f"{name}-1", "lineage": LINEAGE})
         for name in ("blog", "shop")
     ]
-    return await keeper(world).prove_schemas(d, backups, who="ann")
+    return await keeper(world).orders.prove_schemas(d, backups, who="ann")
 
 
 def schemas_are_proven(world: World, d: str) -> bool:
@@ -279,11 +279,11 @@ def schemas_are_proven(world: World, d: str) -> bool:
 
 
 async def restore(world: World, d: str) -> str:
-    return await keeper(world).restore(d, source="", lineage="", backup="latest", to="newest", who="ann")
+    return await keeper(world).orders.restore(d, source="", lineage="", backup="latest", to="newest", who="ann")
 
 
 async def restore_schema(world: World, d: str) -> str:
-    return await keeper(world).restore_schema(
+    return await keeper(world).orders.restore_schema(
         d, schema="shop", name="", backup="latest", source="", lineage="", confirm="shop", who="ann"
     )
 
@@ -305,7 +305,7 @@ async def with_an_older_history(world: World, d: str, file: str = "") -> None:
 
 
 async def forget_backups(world: World, d: str) -> str:
-    return await keeper(world).forget(d, OLDER, who="ann")
+    return await keeper(world).orders.forget(d, OLDER, who="ann")
 
 
 def only_the_present_history_is_left(world: World, d: str) -> bool:

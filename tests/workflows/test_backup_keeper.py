@@ -13,9 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from relaunch.bus.messages import RunScripts, RunState
-from relaunch.databases import backup_keeper, backups_api
+from relaunch.databases import backup_keeper, backup_pruning, backups_api
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
+from relaunch.databases.backup_members import Members
 from relaunch.databases.backups import Proof
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, Failed
@@ -107,7 +108,7 @@ async def test_backups_are_proven_and_made_although_old_ones_cannot_be_removed(
         await looker.look("shop")
         await asyncio.sleep(0.01)
     assert why in (await looker.shown("shop"))["reasons"], "not before an hour has passed"
-    monkeypatch.setattr(backup_keeper, "PRUNE_AFTER", timedelta(0))
+    monkeypatch.setattr(backup_pruning, "PRUNE_AFTER", timedelta(0))
     for _ in range(200):
         await looker.look("shop")
         if why not in (await looker.shown("shop"))["reasons"]:
@@ -147,10 +148,10 @@ async def test_a_failed_proof_says_of_which_backup_and_history_it_was(world: Wor
     world.agents.failing["Restore database"] = 2
 
     for backup in ("latest", BACKED_UP):
-        task = await looker.prove("shop", backup=backup, who="ann")
+        task = await looker.orders.prove("shop", backup=backup, who="ann")
         assert (await world.ended(task))["state"] == "failed"
 
-    proofs = looker.catalogue("shop").proofs()
+    proofs = looker.members.catalogue("shop").proofs()
     assert [(each.backup, each.lineage, each.proven, each.chosen) for each in proofs] == [
         (BACKED_UP, LINEAGE, False, False), (BACKED_UP, LINEAGE, False, True),
     ]  # fmt: skip
@@ -162,7 +163,7 @@ async def test_a_schema_that_cannot_be_dumped_keeps_no_other_from_it(
     never = "prove: never, incremental: never, full: never, primary: never, "
     await backed_up(world, "shop", KEEPS_ONE.replace("backups: {", "backups: {" + never))
     monkeypatch.setattr(backup_keeper, "AGAIN_AFTER", timedelta(0))
-    monkeypatch.setattr(BackupKeeper, "_schemas", lambda *_: ["blog", "shop"])
+    monkeypatch.setattr(Members, "schemas", lambda *_: ["blog", "shop"])
     looker = keeper(world)  # on servers without the script for it
 
     for _ in range(200):
@@ -229,7 +230,7 @@ async def test_a_backup_is_of_a_replica_that_applies_else_of_the_primary(world: 
 
     async def backed(*stopped: str, side: str | None = None) -> str:
         looker = keeper(world, lambda instance: instance not in stopped)
-        task = await looker.back_up("shop", kind="full", side=side, who="relaunch")
+        task = await looker.orders.back_up("shop", kind="full", side=side, who="relaunch")
         await world.succeeds(task)
         return str(world.workflows.tasks.get(task)["title"]).rpartition("/")[2]
 
@@ -258,7 +259,7 @@ async def test_a_primary_whose_boot_scripts_gave_up_is_backed_up(world: World) -
     for name in ("one", "two"):
         world.store.change_instance(world.instance(f"shop/{name}")["id"], state="stranded", tags={"lineage": LINEAGE})
 
-    task = await keeper(world).back_up("shop", kind="full", side=None, who="ann")
+    task = await keeper(world).orders.back_up("shop", kind="full", side=None, who="ann")
 
     assert str(world.workflows.tasks.get(task)["title"]).endswith("/two")
     await world.succeeds(task)
@@ -301,17 +302,17 @@ async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_has
 ) -> None:
     await backed_up(world, "shop")
     world.agents.hanging.add("Back up database")
-    task = await keeper(world).back_up("shop", kind="full", side="primary", who="ann")
+    task = await keeper(world).orders.back_up("shop", kind="full", side="primary", who="ann")
     await world.ports.objects.put(f"shop/{LINEAGE}/backups/half/data", "x")
     later = world.ports.clock.now() + timedelta(days=2)
     monkeypatch.setattr(type(world.ports.clock), "now", lambda _: later)
 
-    removed = await keeper(world).prune("shop")
+    removed = await keeper(world).pruning.prune("shop")
 
     assert removed == []
     world.agents.hanging.clear()
     await world.succeeds(task)
-    assert await keeper(world).prune("shop") == [f"shop/{LINEAGE}/backups/half/data"]
+    assert await keeper(world).pruning.prune("shop") == [f"shop/{LINEAGE}/backups/half/data"]
 
 
 async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_may_build_on(world: World) -> None:
@@ -321,9 +322,9 @@ async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_may
         told = {**MANIFEST, "id": f"d{day}", "begun": f"2026-11-{day}T12:00:00Z", "ended": f"2026-11-{day}T12:00:01Z"}
         await world.ports.objects.put(f"shop/{LINEAGE}/backups/d{day}/manifest.json", json.dumps(told))
     looker = keeper(world)
-    looker.catalogue("shop").record_proof("p", Proof(backup=BACKED_UP, at=world.ports.clock.now(), proven=True))
+    looker.members.catalogue("shop").record_proof("p", Proof(backup=BACKED_UP, at=world.ports.clock.now(), proven=True))
     world.agents.hanging.add("Back up database")
-    task = await looker.back_up("shop", kind="incremental", side="replica", who="ann")
+    task = await looker.orders.back_up("shop", kind="incremental", side="replica", who="ann")
 
     removed = await looker.prune("shop")
 
@@ -339,10 +340,10 @@ async def test_old_backups_are_removed_also_when_only_people_prove(world: World)
     told = {**MANIFEST, "id": "d20", "begun": "2026-11-20T12:00:00Z", "ended": "2026-11-20T12:00:01Z"}
     await world.ports.objects.put(f"shop/{LINEAGE}/backups/d20/manifest.json", json.dumps(told))
     looker = keeper(world)
-    looker.catalogue("shop").record_proof("p", Proof(backup=BACKED_UP, at=world.ports.clock.now(), proven=True))
+    looker.members.catalogue("shop").record_proof("p", Proof(backup=BACKED_UP, at=world.ports.clock.now(), proven=True))
 
     await looker.look("shop")
-    await eventually("removed", lambda: [each.id for each in looker.catalogue("shop").backups()] == [BACKED_UP])
+    await eventually("removed", lambda: [each.id for each in looker.members.catalogue("shop").backups()] == [BACKED_UP])
     await looker.stop()
 
 
@@ -428,7 +429,7 @@ async def test_an_older_history_is_forgotten_by_a_task_that_tells_how_far_it_is_
         await eventually("told", lambda: detail_of(world, task) == "2 objects are removed")
         refused = await pressed()
         assert (refused.status_code, task in refused.json()["error"]["message"]) == (409, True)
-        assert await keeper(world).back_up("shop", kind="full", side="primary", who="ann")
+        assert await keeper(world).orders.back_up("shop", kind="full", side="primary", who="ann")
         world.workflows.cancel(task, "ann")
         await world.ended(task)
         again.set()
@@ -446,7 +447,7 @@ async def test_no_history_is_forgotten_while_nobody_says_which_is_the_present_on
 
     for lineage in (LINEAGE, OLDER):
         with pytest.raises(Conflict, match="no server of shop has said yet which history"):
-            await keeper(world).forget("shop", lineage, who="ann")
+            await keeper(world).orders.forget("shop", lineage, who="ann")
 
 
 def detail_of(world: World, task: str) -> str | None:
@@ -512,7 +513,7 @@ async def test_a_restore_begins_with_the_newest_backup_whose_chain_is_whole(
     state = {"at": "2026-11-22T16:00:00Z", "gtid": "0-1-9", "server": "two", "stream": "0000000001-1-two"}
     await world.ports.objects.put(f"{STREAM}/state.json", json.dumps(state))
     given = inputs_of_scripts(world)
-    task = await keeper(world).restore("shop", source="", lineage="", backup="latest", to=to, who="ann")
+    task = await keeper(world).orders.restore("shop", source="", lineage="", backup="latest", to=to, who="ann")
 
     await world.ended(task)
     assert given["Restore database"]["RESTORE_BACKUP"] == begins_with
@@ -528,8 +529,8 @@ async def test_from_another_group_that_runs_its_present_history_is_taken_and_no_
     schema = {"schema": "shop", "name": "", "backup": "latest", "source": "shop", "lineage": "", "confirm": ""}
 
     with pytest.raises(Conflict, match=f"no backup of shop that can be restored in its history {LINEAGE}"):
-        await keeper(world).restore("copy", source="shop", lineage="", backup="latest", to="newest", who="ann")
-    task = await keeper(world).restore_schema("copy", **schema, who="ann")
+        await keeper(world).orders.restore("copy", source="shop", lineage="", backup="latest", to="newest", who="ann")
+    task = await keeper(world).orders.restore_schema("copy", **schema, who="ann")
 
     await world.succeeds(task)
     assert given["Restore one schema"]["RESTORE_LINEAGE"] == LINEAGE

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from relaunch.databases.backup_catalogue import LINEAGE
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC
+from relaunch.databases.backup_orders import BackupOrders
 from relaunch.databases.positions import written_position
 from relaunch.errors import BadInput, NeedsConfirmation
 
@@ -82,7 +83,7 @@ async def back_up(request: Request, deployment: str, asked: BackupAsked) -> dict
     """Now."""
     if (asked.kind == "schema") != bool(asked.of):
         raise BadInput("`of` names the schema for the kind `schema`, and for that kind only")
-    task = await _keeper(request).back_up(
+    task = await _orders(request).back_up(
         deployment, kind=asked.kind, side=asked.side, schema=asked.of, who=request.state.who
     )
     return _task(request, task)
@@ -91,10 +92,10 @@ async def back_up(request: Request, deployment: str, asked: BackupAsked) -> dict
 @router.post("/databases/{deployment}/prove", status_code=202)
 async def prove(request: Request, deployment: str, asked: ProofAsked) -> dict[str, Any]:
     """Restore it on a throw-away instance, check and compare."""
-    keeper, backup, who = _keeper(request), _id(asked.backup), request.state.who
+    orders, backup, who = _orders(request), _id(asked.backup), request.state.who
     if asked.of:
-        return _task(request, await keeper.prove_schema(deployment, schema=asked.of, backup=backup, who=who))
-    task = await keeper.prove(deployment, backup=backup, who=who)
+        return _task(request, await orders.prove_schema(deployment, schema=asked.of, backup=backup, who=who))
+    task = await orders.prove(deployment, backup=backup, who=who)
     return _task(request, task)
 
 
@@ -111,9 +112,9 @@ async def restore(request: Request, deployment: str, asked: RestoreAsked) -> dic
             raise BadInput(f"{asked.snapshot!r} is no snapshot's id", hint="the script `Show snapshots` lists them")
         if (asked.source, asked.lineage, asked.backup, asked.to) != ("", "", "latest", "newest"):
             raise BadInput("a snapshot is of one moment of this primary's data: nothing else can be said with it")
-        task = await _keeper(request).restore_snapshot(deployment, snapshot=asked.snapshot, who=request.state.who)
+        task = await _orders(request).restore_snapshot(deployment, snapshot=asked.snapshot, who=request.state.who)
         return _task(request, task)
-    task = await _keeper(request).restore(
+    task = await _orders(request).restore(
         deployment, source=asked.source, lineage=_lineage(asked.lineage), backup=_id(asked.backup), to=to,
         who=request.state.who,
     )  # fmt: skip
@@ -133,7 +134,7 @@ def _moment(to: str) -> str:
 @router.post("/databases/{deployment}/restore-schema", status_code=202)
 async def restore_schema(request: Request, deployment: str, asked: SchemaAsked) -> dict[str, Any]:
     """One schema out of its own backup, under its name or another; nothing else is touched."""
-    task = await _keeper(request).restore_schema(
+    task = await _orders(request).restore_schema(
         deployment, schema=asked.of, name=asked.name, backup=_id(asked.backup), source=asked.source,
         lineage=_lineage(asked.lineage), confirm=asked.confirm, who=request.state.who,
     )  # fmt: skip
@@ -143,7 +144,7 @@ async def restore_schema(request: Request, deployment: str, asked: SchemaAsked) 
 @router.post("/databases/{deployment}/prune")
 async def prune(request: Request, deployment: str) -> dict[str, Any]:
     """Remove what GET …/backups says would go; no backup while one, a proof or a restore is under way."""
-    return {"removed": await _keeper(request).prune(deployment)}
+    return {"removed": await _keeper(request).pruning.prune(deployment)}
 
 
 @router.post("/databases/{deployment}/forget-backups", status_code=202)
@@ -153,14 +154,14 @@ async def forget(request: Request, deployment: str, asked: ForgetAsked) -> dict[
         raise NeedsConfirmation(
             f"every backup of {asked.lineage} will be gone for good", hint="confirm by the history's id"
         )
-    return _task(request, await _keeper(request).forget(deployment, asked.lineage, who=request.state.who))
+    return _task(request, await _orders(request).forget(deployment, asked.lineage, who=request.state.who))
 
 
 @router.post("/databases/{deployment}/backup-key")
 async def backup_key(request: Request, deployment: str) -> dict[str, str]:
     """The private key, to be kept in a safe; that it was shown is in the audit trail."""
     request.state.action = "show the backup key"
-    _keeper(request).catalogue(deployment)
+    _keeper(request).members.catalogue(deployment)
     vault = request.app.state.ports.vault
     return {"identity": vault.credential(PRIVATE), "recipient": vault.credential(PUBLIC)}
 
@@ -168,6 +169,10 @@ async def backup_key(request: Request, deployment: str) -> dict[str, str]:
 def _keeper(request: Request) -> BackupKeeper:
     keeper: BackupKeeper = request.app.state.backups
     return keeper
+
+
+def _orders(request: Request) -> BackupOrders:
+    return _keeper(request).orders
 
 
 def _id(text: str) -> str:

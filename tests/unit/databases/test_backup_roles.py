@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relaunch.databases.backup_keeper import role_now
+from relaunch.databases.backup_members import role_now
 from relaunch.databases.group import Group
 
 
