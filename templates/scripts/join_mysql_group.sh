@@ -105,7 +105,7 @@ bring_to() {  # USER PASSWORD
 data=$(realpath /var/lib/mysql) # which is a link where the data lies on a volume
 copy=$data-clone
 here() { mysql -N -B -e "$1"; }
-at() { mysql --defaults-extra-file=seed.cnf --host="$1" -N -B -e "$2"; }  # ADDRESS STATEMENT
+at() { mysql --defaults-extra-file=seed.cnf --host="$1" -N -B --raw <<<"$2"; }  # ADDRESS STATEMENTS
 
 primary_position() { at "$primary_address" "SELECT REPLACE(@@global.gtid_executed, '\n', '')"; }
 
@@ -196,11 +196,12 @@ choose_source() {
 
 # A clone has the rows of InnoDB's tables only, and makes the others empty: a replica of that would one day lead without them.
 refuse_rows_of_other_engines() {
-  local found
-  found=$(at "$primary_address" "SET SESSION information_schema_stats_expiry = 0;
-    SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') FROM information_schema.tables
-    WHERE engine IN ('MyISAM', 'ARCHIVE', 'CSV') AND table_rows > 0
+  local asked found
+  asked=$(at "$primary_address" "SELECT CONCAT('SELECT ', QUOTE(CONCAT(table_schema, '.', table_name, ' (', engine, ')')),
+      ' FROM \`', REPLACE(table_schema, '\`', '\`\`'), '\`.\`', REPLACE(table_name, '\`', '\`\`'), '\` LIMIT 1;')
+    FROM information_schema.tables WHERE engine IN ('MyISAM', 'ARCHIVE', 'CSV')
     AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema')") || return
+  found=$(at "$primary_address" "SET SESSION lock_wait_timeout = 5; $asked") || return
   [ -n "$found" ] || return 0
   rm -rf "$copy"
   echo "MySQL clones no rows of tables that are not InnoDB's, and $primary has some: $(paste -sd' ' <<<"$found")." >&2

@@ -12,7 +12,7 @@ STUBS = """
   set -euo pipefail
   relaunch-local() { echo '[{"name": "db3", "address": "10.0.0.3"}, {"name": "db2", "address": "10.0.0.2"}]'; }
   mysql() {
-    case "$*" in
+    case "$* $(cat)" in
       *WAIT_FOR_EXECUTED*) echo 0 ;;
       *REPLICA*) printf '%40s: %s\\n' Source_Host 10.0.0.1 Replicate_Do_DB '' Replicate_Do_Table "$filter"; $answers ;;
       *) echo "" ;;
@@ -93,9 +93,10 @@ CLONING = """
     case "$*" in
       "10.0.0.1 "*engine*)
         echo asked >>asked
-        [ "$(wc -l <asked)" != "$found_at" ] || echo "shop.old (MyISAM)"
+        [ "$(wc -l <asked)" != "$found_at" ] || echo "SELECT of shop.old"
         [ "$(wc -l <asked)" -lt "${gone_at:-9}" ] ;;
-      *engine*) ;;
+      "10.0.0.1 "*"SELECT of shop.old") echo "shop.old (MyISAM)" ;;
+      *" SET "* | *engine*) ;;
       *) echo 1 ;;
     esac
   }
