@@ -67,6 +67,10 @@ LIMITS = {  # median, maximum
 }
 
 
+def deployment(dialect: str) -> str:
+    return DEPLOYMENT.replace("template: mysql,", f"template: {TEMPLATES[dialect]},")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
     worker: int
@@ -349,7 +353,7 @@ def main() -> None:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
         rehearsal.finished(
             client,
-            rehearsal.apply(client, DEPLOYMENT.replace("template: mysql,", f"template: {TEMPLATES[args.dialect]},")),
+            rehearsal.apply(client, deployment(args.dialect)),
         )
         group = Group(client)
         for kind in args.only.split(","):

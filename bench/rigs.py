@@ -1,6 +1,6 @@
 """The rigs in which other tools lose acknowledged writes or end with two writers, on a real site.
 
-    sudo python bench/rigs.py [--runs 3] [--only applier-blocked,replica-cut,…] [--without-faults]
+    sudo python bench/rigs.py [--dialect mysql] [--runs 3] [--only applier-blocked,replica-cut,…] [--without-faults]
 
 As bench/failover.py: four writers through the site's own HAProxy that remember every acknowledged write; and besides
 them one that writes straight to the old primary's address all the time, like an app that kept what DNS once said.
@@ -35,12 +35,13 @@ import rehearsal
 from failover import (
     AFTER_SECONDS,
     BEFORE_SECONDS,
-    DEPLOYMENT,
     PASSWORD,
+    TEMPLATES,
     Ack,
     Group,
     acks,
     database_of,
+    deployment,
     init_of,
     ledger_command,
     writers,
@@ -66,6 +67,36 @@ DISK, DISK_FILE, DISK_BYTES = STATE / "rig-disk", STATE / "rig-disk.btrfs", 4 <<
 DATA = "var/lib/mysql"
 SLEEPING = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(%'"
 BIND_INTO = PROJECT / "src/relaunch/clouds/local/bind_into.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    client: str
+    unit: str
+    applied: str  # what a replica has applied
+    reopen: str
+
+
+DIALECTS = (
+    Dialect(
+        client="mariadb",
+        unit="mariadb",
+        applied="SELECT @@global.gtid_slave_pos",
+        reopen="SET GLOBAL read_only = OFF",
+    ),
+    Dialect(
+        client="mysql",
+        unit="mysql",
+        applied="SELECT @@global.gtid_executed",
+        reopen="SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF",
+    ),
+)
+
+
+def dialect_of(process: int) -> Dialect:
+    """By the client there is where that process is; MariaDB's when there is none."""
+    there = Path(f"/proc/{process}/root/usr/bin")
+    return next((each for each in DIALECTS if (there / each.client).exists()), DIALECTS[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +166,9 @@ class Rig:
         """The host's number of that instance's process 1; RuntimeError when it does not run."""
         return init_of(self._cloud_ids[str(member["instance"])])
 
+    def dialect(self, member: dict[str, Any]) -> Dialect:
+        return dialect_of(self.init_process(member))
+
     def inside(self, member: dict[str, Any], *words: str) -> list[str]:
         """The command that runs `words` on that server."""
         return inside(self.init_process(member), *words)
@@ -157,7 +191,8 @@ class Rig:
         """Done on that server while its database server is stopped, as maintenance that was declared."""
         self.client.post("/databases/shop/pause", {"reason": "a drill"})
         try:
-            self.ssh(member, f"systemctl stop mariadb && {command} && systemctl start mariadb")
+            unit = self.dialect(member).unit
+            self.ssh(member, f"systemctl stop {unit} && {command} && systemctl start {unit}")
             self.group.wait_redundant(120)
         finally:
             self.client.post("/databases/shop/resume", {})
@@ -183,7 +218,7 @@ class Rig:
         self.check(were == acknowledged, f"writes were {'' if were else 'not '}acknowledged meanwhile")
 
     def _applied(self, member: dict[str, Any]) -> str:
-        return self.ask(member, "SELECT @@global.gtid_slave_pos")
+        return self.ask(member, self.dialect(member).applied)
 
 
 def inside(process: int, *words: str) -> list[str]:
@@ -192,11 +227,12 @@ def inside(process: int, *words: str) -> list[str]:
 
 
 def sql_words(process: int, text: str) -> list[str]:
-    return inside(process, "mariadb", "--user=root", "--batch", "--skip-column-names", "--execute", text)
+    client = dialect_of(process).client
+    return inside(process, client, "--user=root", "--batch", "--skip-column-names", "--execute", text)
 
 
 def asked(process: int, text: str, *, seconds: float = ANSWER_SECONDS) -> str:
-    """What the MariaDB server where that process is answers to root; RuntimeError with its error."""
+    """What the database server where that process is answers to root; RuntimeError with its error."""
     words = sql_words(process, text)
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
     if done.returncode:
@@ -330,8 +366,8 @@ def insist(rig: Rig) -> int:
 
 
 def _made_writable(rig: Rig) -> bool:
-    change = "SET GLOBAL read_only = OFF; " if rig.has("write") else ""
     try:
+        change = f"{rig.dialect(rig.old).reopen}; " if rig.has("write") else ""
         return rig.ask(rig.old, f"{change}SELECT @@global.read_only") == "0"
     except (RuntimeError, subprocess.TimeoutExpired):  # it is not back yet
         return False
@@ -553,19 +589,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default=",".join(RIGS))
+    parser.add_argument("--dialect", choices=sorted(TEMPLATES), default="mariadb")
     parser.add_argument("--without-faults", action="store_true", help="that each rig notices when a fault is left out")
     args = parser.parse_args()
     names = args.only.split(",")
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
-        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        rehearsal.finished(client, rehearsal.apply(client, deployment(args.dialect)))
         group = Group(client)
         noticed = without_faults(client, group, names) if args.without_faults else {}
         figures = [] if args.without_faults else measured(client, group, names, args.runs)
     if args.without_faults:
         print(json.dumps({"title": "Rigs of failover, each without one of its faults", "noticed": noticed}))
         raise SystemExit(1 if all(noticed.values()) else 2)
-    rehearsal.report("Rigs of failover", figures)
+    rehearsal.report(f"Rigs of failover, {args.dialect}", figures)
 
 
 if __name__ == "__main__":

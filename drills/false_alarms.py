@@ -1,6 +1,6 @@
 """Everything that looks like a dead primary and is not, mixed, on a real site: no failover may come of it.
 
-    sudo python drills/false_alarms.py [--minutes 120] [--seed N] [--only agent-frozen,…]
+    sudo python drills/false_alarms.py [--dialect mysql] [--minutes 120] [--seed N] [--only agent-frozen,…]
 
 A site of a front end, a primary and two replicas (durability strict) as bench/failover.py makes it, with writers that
 remember every acknowledged write. One alarm after the other, in the seed's order; after each the same primary must
@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 import rehearsal
-from failover import DEPLOYMENT, PASSWORD, Group, acks, instance_network, writers
+from failover import PASSWORD, TEMPLATES, Group, acks, deployment, instance_network, writers
 from rehearsal import STATE
 from rigs import Rig, missing, writes_again
 
@@ -42,8 +42,10 @@ SHORT_SECONDS = 2.0  # shorter than `silent`
 REBOOT_SECONDS = 60.0
 HEARD_SECONDS = 2.0  # so long without a gap, and an agent is taken to have come back
 CONNECTIONS = 400  # more than any server of ours allows
-HUGE = """CREATE TABLE IF NOT EXISTS rack.huge (i INT PRIMARY KEY, t CHAR(200));
- INSERT INTO rack.huge SELECT seq, REPEAT('x', 200) FROM rack.seq_1_to_400000; DROP TABLE rack.huge"""
+HUGE = """SET SESSION {unlimited}; CREATE TABLE IF NOT EXISTS rack.huge (i INT PRIMARY KEY, t CHAR(200));
+ INSERT INTO rack.huge WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 400000)
+ SELECT i, REPEAT('x', 200) FROM numbers; DROP TABLE rack.huge"""
+UNLIMITED = {"mariadb": "max_recursive_iterations = 1000000", "mysql": "cte_max_recursion_depth = 1000000"}
 TAKE_CONNECTIONS = """
 import pymysql, ssl, sys, time
 password, host, many, seconds = sys.stdin.readline().strip(), sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -131,7 +133,8 @@ class Alarms:
         subprocess.run([*words, *given], input=PASSWORD + "\n", text=True, check=True, timeout=120)
 
     def huge_transaction(self) -> None:
-        self.rig.ask(self.rig.old, HUGE, seconds=120)
+        client = self.rig.dialect(self.rig.old).client
+        self.rig.ask(self.rig.old, HUGE.format(unlimited=UNLIMITED[client]), seconds=120)
 
     def global_lock(self) -> None:
         """As a backup of another tool takes it: no write ends while it lasts."""
@@ -263,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--dialect", choices=sorted(TEMPLATES), default="mariadb")
     parser.add_argument("--only", default=",".join(ALARMS))
     args = parser.parse_args()
     names, chosen = args.only.split(","), random.Random(args.seed)
@@ -272,7 +276,8 @@ def main() -> None:
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
         # A full disk is one in memory here, which counts as the server's.
-        large = DEPLOYMENT.replace("template: mysql,", "template: mysql, memory: 1536M,")
+        template = f"template: {TEMPLATES[args.dialect]},"
+        large = deployment(args.dialect).replace(template, f"{template} memory: 1536M,")
         rehearsal.finished(client, rehearsal.apply(client, large))
         group = Group(client)
         group.wait_redundant()

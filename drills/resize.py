@@ -1,6 +1,6 @@
 """A group brought to servers of another size while four writers go on: what do they notice, and is anything lost?
 
-    sudo python drills/resize.py [--memory 640M]
+    sudo python drills/resize.py [--dialect mysql] [--memory 640M]
 
 A real site (front end, primary, two replicas, durability strict) as bench/failover.py makes it. Prints the longest time
 without an acknowledged write and one JSON line; exit status 1 when a write was lost, when a server was not replaced or
@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 import rehearsal
-from failover import DEPLOYMENT, PASSWORD, Gets, Group, acks, writers
+from failover import PASSWORD, TEMPLATES, Gets, Group, acks, deployment, writers
 from rehearsal import STATE
 from rigs import missing, writes_again
 
@@ -28,10 +28,11 @@ from relaunch.servers.sizes import parse_size
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--memory", default="640M")
+    parser.add_argument("--dialect", choices=sorted(TEMPLATES), default="mariadb")
     args = parser.parse_args()
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
-        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        rehearsal.finished(client, rehearsal.apply(client, deployment(args.dialect)))
         group = Group(client)
         group.wait_redundant()
         before = {each["name"]: each["instance"] for each in group.shown()["members"]}

@@ -1,6 +1,6 @@
 """The simulation's stories, told to a real site: faults in any order, generated from a seed that is printed.
 
-    sudo python drills/stories.py [--stories 5] [--length 24] [--seed N]
+    sudo python drills/stories.py [--dialect mysql] [--stories 5] [--length 24] [--seed N]
 
 The same generator as drills/simulate_failover.py, on a site as bench/failover.py makes it (a front end, a primary, two
 replicas, durability strict). What the generator knows and a real machine cannot be asked for without harm to others (a
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "simulation"))
 
 import rehearsal
-from failover import DEPLOYMENT, PASSWORD, Ack, Group, acks, init_of, ledger_command, writers
+from failover import PASSWORD, TEMPLATES, Ack, Group, acks, deployment, init_of, ledger_command, writers
 from rehearsal import STATE, until
 from rigs import ACT_SECONDS, asked, missing, not_among, sql_words, wait_sleeping, writes_again
 from stories import CALM, GOOD_PAGES, invented
@@ -356,13 +356,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stories", type=int, default=5)
     parser.add_argument("--length", type=int, default=24)
+    parser.add_argument("--dialect", choices=sorted(TEMPLATES), default="mariadb")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
     print(f"seed {args.seed}", file=sys.stderr, flush=True)
     results: list[dict[str, Any]] = []
+    group = deployment(args.dialect)
     with rehearsal.controller() as client:
         client.put("/credentials/DB_PASSWORD", {"value": PASSWORD})
-        rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+        rehearsal.finished(client, rehearsal.apply(client, group))
         for number in range(args.stories):
             name = f"{args.seed}-{number}"
             print(f"story {name}", file=sys.stderr, flush=True)
@@ -372,17 +374,17 @@ def main() -> None:
             results.append(found)
             print(f"  {json.dumps(found)}", file=sys.stderr, flush=True)
             if found["end"] != "writer" and number + 1 < args.stories:
-                _begin_anew(client)
+                _begin_anew(client, group)
     report = {"seed": args.seed, **summary(results)}
     print(json.dumps(report))
     if report["wrong"]:
         raise SystemExit(1)
 
 
-def _begin_anew(client: Client) -> None:
+def _begin_anew(client: Client, group: str) -> None:
     """Nobody leads: the next story is told to another group."""
     rehearsal.destroy(client, "shop")
-    rehearsal.finished(client, rehearsal.apply(client, DEPLOYMENT))
+    rehearsal.finished(client, rehearsal.apply(client, group))
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -53,6 +53,9 @@ class OldPrimary:
     def has(self, fault: str) -> bool:
         return True
 
+    def dialect(self, member: object) -> rigs.Dialect:
+        return rigs.DIALECTS[0]
+
     def ask(self, member: object, text: str) -> str:
         answer = self._answers.pop(0) if self._answers else "1"
         if isinstance(answer, Exception):
