@@ -326,12 +326,12 @@ async def test_a_removal_that_somebody_orders_leaves_what_a_backup_under_way_may
     world.agents.hanging.add("Back up database")
     task = await looker.orders.back_up("shop", kind="incremental", side="replica", who="ann")
 
-    removed = await looker.prune("shop")
+    removed = await looker.pruning.prune("shop")
 
     assert removed == []
     world.agents.hanging.clear()
     await world.succeeds(task)
-    assert await looker.prune("shop") == [f"shop/{LINEAGE}/backups/d{day}/manifest.json" for day in (20, 21)]
+    assert await looker.pruning.prune("shop") == [f"shop/{LINEAGE}/backups/d{day}/manifest.json" for day in (20, 21)]
 
 
 async def test_old_backups_are_removed_also_when_only_people_prove(world: World) -> None:
