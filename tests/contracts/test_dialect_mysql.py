@@ -348,6 +348,22 @@ def test_fence_is_bounded_behind_locks_and_long_statements(group: Group) -> None
     assert group.written(0) == set()
 
 
+@pytest.mark.parametrize("required", [True, False], ids=["strict", "not acknowledged"])
+def test_fence_ends_what_an_administrator_writes_for_long(group: Group, required: bool) -> None:
+    group.in_step(1)
+    group.promote(0, required=required)
+    root = group.servers[0].session("agent")
+    write = group.threads.submit(root.run, "INSERT INTO shop.orders (what) SELECT CONCAT(SLEEP(3), 'long')")
+    time.sleep(1.2)
+
+    assert took(lambda: group.fence(0)) < 3
+
+    assert group.state(0).read_only
+    with pytest.raises(RelaunchError):
+        write.result(timeout=10)
+    assert group.written(0) == group.written(1) == set()
+
+
 def test_fence_holds_commits_that_wait_and_never_answers_them(group: Group) -> None:
     group.in_step(1)
     group.servers[1].kill()
@@ -423,6 +439,32 @@ def test_a_former_primary_with_waiting_commits_follows_and_says_what_it_has_too_
     assert state.read_only and not state.required and state.waiting_commits == 0
     assert state.source == group.servers[1].address
     assert not group.dialect.covers(group.state(1).executed, state.executed)
+
+
+@pytest.mark.parametrize(
+    ("account", "blocks"),
+    [
+        ("app", "LOCK TABLES shop.orders READ"),
+        ("agent", "LOCK TABLES shop.orders READ"),
+        ("agent", "FLUSH TABLES WITH READ LOCK"),
+        ("agent", "FLUSH TABLES shop.orders WITH READ LOCK"),
+    ],
+)
+def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group, account: str, blocks: str) -> None:
+    """Also what an administrator's session holds that does nothing more."""
+    group.in_step(1, 2)
+    group.write(0, "before").result(timeout=5)
+    until("applied", lambda: group.written(1) == {"before"})
+    reader, blocking = group.servers[1].session("app"), group.servers[1].session(account)
+    blocking.run(blocks)
+    group.sessions[0].run("UPDATE shop.orders SET what = 'after'")
+    position = group.state(0).executed
+    assert not group.dialect.wait_applied(group.sessions[1], position, seconds=1.0)
+    group.dialect.free_applier(group.sessions[1])
+
+    assert group.dialect.wait_applied(group.sessions[1], position, seconds=3.0)
+    assert group.written(1) == {"after"}
+    reader.run("SELECT 1")
 
 
 def test_a_failover_loses_nothing_acknowledged(group: Group) -> None:

@@ -10,13 +10,14 @@ from time import monotonic, sleep
 from typing import Any, Dict, Mapping, Optional, Sequence, Set
 
 from relaunch.databases.dialect import Process, ServerState, Session, Source
-from relaunch.databases.mysql_clients import WAITING_STATES, cut_clients, free_applier, processes
+from relaunch.databases.mysql_clients import WAITING_STATES, cut_clients, cut_our_writes, free_applier, processes
 from relaunch.databases.mysql_gtids import gtid_set, text_of, union, without
 from relaunch.errors import Conflict, Failed, RelaunchError, Unavailable
 
 FOREVER_MS = 315360000000  # ten years: a commit waits for its acknowledgement without an end
 RETRIES = 4294967295  # once a second for longer than any server lives; the default of 10 gives up
 LONG_STATEMENT_SECONDS = 0.1  # one that runs longer does not end by itself in time for a fence
+OUR_LONG_SECONDS = 1.0  # likewise, of our own account: the agent's own end by themselves
 STOP_SECONDS = 5.0
 REST_SECONDS = 1.0  # for what was received beyond the position that is to lead; for commits that are under way
 
@@ -214,6 +215,7 @@ def _take_no_writes(session: Session) -> None:
     if values["super_read_only"] == "ON":  # and so what its clients do are long reads, or a clone of it: left alone
         return
     cut_clients(session, at_least_seconds=LONG_STATEMENT_SECONDS)
+    cut_our_writes(session, at_least_seconds=OUR_LONG_SECONDS)
     stuck = _waiting(values) and (int(values["rpl_semi_sync_source_clients"]) == 0 or values["offline_mode"] == "ON")
     if not stuck:
         try:

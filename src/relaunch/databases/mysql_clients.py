@@ -15,6 +15,24 @@ APPLIER_WAITS = (
     "SELECT THREAD_ID FROM performance_schema.threads"
     " WHERE NAME LIKE 'thread/sql/replica_%' AND PROCESSLIST_STATE LIKE 'Waiting for%lock%'"
 )
+OUR_WRITES = (
+    "SELECT DISTINCT t.PROCESSLIST_ID AS id FROM performance_schema.metadata_locks h"
+    " JOIN performance_schema.threads t ON t.THREAD_ID = h.OWNER_THREAD_ID"
+    " JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
+    " WHERE h.OBJECT_TYPE = 'GLOBAL' AND h.LOCK_TYPE = 'INTENTION_EXCLUSIVE' AND h.LOCK_STATUS = 'GRANTED'"
+    " AND t.TYPE = 'FOREGROUND' AND t.PROCESSLIST_ID <> CONNECTION_ID()"
+    " AND t.PROCESSLIST_USER = SUBSTRING_INDEX(USER(), '@', 1)"
+    " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL AND s.TIMER_WAIT >= %s * 1e12"
+)
+APPLIER_WAITS_FOR = (
+    "SELECT DISTINCT t.PROCESSLIST_ID AS id FROM performance_schema.threads a"
+    " JOIN performance_schema.metadata_locks w ON w.OWNER_THREAD_ID = a.THREAD_ID AND w.LOCK_STATUS = 'PENDING'"
+    " JOIN performance_schema.metadata_locks h ON h.LOCK_STATUS = 'GRANTED' AND h.OBJECT_TYPE = w.OBJECT_TYPE"
+    " AND h.OBJECT_SCHEMA <=> w.OBJECT_SCHEMA AND h.OBJECT_NAME <=> w.OBJECT_NAME"
+    " JOIN performance_schema.threads t ON t.THREAD_ID = h.OWNER_THREAD_ID"
+    " WHERE a.NAME LIKE 'thread/sql/replica_%' AND t.TYPE = 'FOREGROUND' AND t.PROCESSLIST_ID <> CONNECTION_ID()"
+    " AND t.PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
+)
 # Of information_schema it would make a file, for which there may be no room.
 PROCESSES = "SELECT ID, USER, COMMAND, TIME, STATE FROM performance_schema.processlist WHERE ID <> CONNECTION_ID()"
 
@@ -24,8 +42,14 @@ def processes(session: Session) -> List[Process]:
 
 
 def free_applier(session: Session) -> None:
-    """When the applier waits for a lock, end the clients' sessions, as one of them holds it."""
-    if session.rows(APPLIER_WAITS):
+    """When the applier waits for a lock, end the sessions that hold it, an administrator's too; the clients' when none
+    is known to."""
+    if not session.rows(APPLIER_WAITS):
+        return
+    holders = session.rows(APPLIER_WAITS_FOR)
+    for holder in holders:
+        _kill(session, int(holder["id"]))
+    if not holders:
         cut_clients(session)
 
 
@@ -50,6 +74,12 @@ def cut_clients(session: Session, *, at_least_seconds: float = 0.0) -> None:
     for client in _clients(session):
         if float(client["seconds"]) >= at_least_seconds:
             _kill(session, int(client["id"]))
+
+
+def cut_our_writes(session: Session, *, at_least_seconds: float) -> None:
+    """What an administrator writes for so long by our account."""
+    for writing in session.rows(OUR_WRITES, at_least_seconds):
+        _kill(session, int(writing["id"]))
 
 
 def _kill(session: Session, client: int) -> None:
