@@ -445,6 +445,7 @@ def test_a_former_primary_with_waiting_commits_follows_and_says_what_it_has_too_
     ("account", "blocks"),
     [
         ("app", "LOCK TABLES shop.orders READ"),
+        ("app", "SELECT * FROM shop.orders FOR SHARE"),
         ("agent", "LOCK TABLES shop.orders READ"),
         ("agent", "FLUSH TABLES WITH READ LOCK"),
         ("agent", "FLUSH TABLES shop.orders WITH READ LOCK"),
@@ -456,6 +457,8 @@ def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group, accou
     group.write(0, "before").result(timeout=5)
     until("applied", lambda: group.written(1) == {"before"})
     reader, blocking = group.servers[1].session("app"), group.servers[1].session(account)
+    if "FOR" in blocks:
+        blocking.run("BEGIN")
     blocking.run(blocks)
     group.sessions[0].run("UPDATE shop.orders SET what = 'after'")
     position = group.state(0).executed

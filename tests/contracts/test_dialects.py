@@ -417,15 +417,19 @@ def test_a_fenced_server_made_writable_by_hand_answers_no_write(group: Group) ->
     assert write.end() == "error 2013"
 
 
-def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group) -> None:
+@pytest.mark.parametrize("blocks", ["LOCK TABLES a READ", "SELECT * FROM a LOCK IN SHARE MODE"])
+def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group, blocks: str) -> None:
     group.form(1)
+    assert group.begin_write("before").end() == "ok"
+    assert dialect.wait_applied(group.sessions[1], group.state(0).executed, seconds=5.0)
     reader = group.servers[1].client()
+    reader.begin()
     reader.cursor().execute("SELECT 1")
     dialect.free_applier(group.sessions[1])
     reader.cursor().execute("SELECT 1")
 
-    reader.cursor().execute("LOCK TABLES a READ")
-    assert group.begin_write("behind a lock").end() == "ok"
+    reader.cursor().execute(blocks)
+    group.sessions[0].run("UPDATE t.a SET s = 'behind a lock'")
     position = group.state(0).executed
     assert not dialect.wait_applied(group.sessions[1], position, seconds=1.0)
     dialect.free_applier(group.sessions[1])

@@ -34,6 +34,12 @@ NO_CLIENTS = ("Binlog Dump", "Slave_IO", "Slave_SQL", "Slave_worker", "Daemon", 
 NOT_APPS = ("root", "system user", "event_scheduler", "unauthenticated user", "replication", "relaunch_probe")
 UNACKNOWLEDGED = "Waiting for semi-sync ACK"
 BLOCKED = re.compile("Waiting for.*lock")
+ROW_LOCKS = (
+    "SELECT waits.trx_mysql_thread_id AS waits, holds.trx_mysql_thread_id AS holds"
+    " FROM information_schema.INNODB_LOCK_WAITS l"
+    " JOIN information_schema.INNODB_TRX waits ON waits.trx_id = l.requesting_trx_id"
+    " JOIN information_schema.INNODB_TRX holds ON holds.trx_id = l.blocking_trx_id"
+)
 FILTERS = (
     "Replicate_Do_DB", "Replicate_Ignore_DB", "Replicate_Do_Table", "Replicate_Ignore_Table",
     "Replicate_Wild_Do_Table", "Replicate_Wild_Ignore_Table", "Replicate_Do_Domain_Ids",
@@ -150,8 +156,13 @@ class MariaDB:
         return True
 
     def free_applier(self, session: Session) -> None:
-        if any(each.user == "system user" and BLOCKED.match(each.state) for each in _processes(session)):
+        processes = {each.id: each for each in _processes(session)}
+        appliers = {each.id for each in processes.values() if each.user == "system user"}
+        if any(BLOCKED.match(processes[each].state) for each in appliers):
             _kill_clients(session)
+        for lock in session.rows(ROW_LOCKS):
+            if lock["waits"] in appliers and lock["holds"] in processes.keys() - appliers:
+                _kill(session, lock["holds"])
 
     def promote(self, session: Session, *, required: bool, position: str = "") -> None:
         followed = _replica(session) is not None

@@ -25,13 +25,17 @@ OUR_WRITES = (
     " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL AND s.TIMER_WAIT >= %s * 1e12"
 )
 APPLIER_WAITS_FOR = (
-    "SELECT DISTINCT t.PROCESSLIST_ID AS id FROM performance_schema.threads a"
+    "SELECT PROCESSLIST_ID AS id FROM performance_schema.threads WHERE THREAD_ID IN ("
+    " SELECT h.OWNER_THREAD_ID FROM performance_schema.threads a"
     " JOIN performance_schema.metadata_locks w ON w.OWNER_THREAD_ID = a.THREAD_ID AND w.LOCK_STATUS = 'PENDING'"
     " JOIN performance_schema.metadata_locks h ON h.LOCK_STATUS = 'GRANTED' AND h.OBJECT_TYPE = w.OBJECT_TYPE"
     " AND h.OBJECT_SCHEMA <=> w.OBJECT_SCHEMA AND h.OBJECT_NAME <=> w.OBJECT_NAME"
-    " JOIN performance_schema.threads t ON t.THREAD_ID = h.OWNER_THREAD_ID"
-    " WHERE a.NAME LIKE 'thread/sql/replica_%' AND t.TYPE = 'FOREGROUND' AND t.PROCESSLIST_ID <> CONNECTION_ID()"
-    " AND t.PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
+    " WHERE a.NAME LIKE 'thread/sql/replica_%'"
+    " UNION SELECT w.BLOCKING_THREAD_ID FROM performance_schema.data_lock_waits w"
+    " JOIN performance_schema.threads a ON a.THREAD_ID = w.REQUESTING_THREAD_ID"
+    " WHERE a.NAME LIKE 'thread/sql/replica_%')"
+    " AND TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID()"
+    " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
 )
 # Of information_schema it would make a file, for which there may be no room.
 PROCESSES = "SELECT ID, USER, COMMAND, TIME, STATE FROM performance_schema.processlist WHERE ID <> CONNECTION_ID()"
@@ -44,12 +48,10 @@ def processes(session: Session) -> List[Process]:
 def free_applier(session: Session) -> None:
     """When the applier waits for a lock, end the sessions that hold it, an administrator's too; the clients' when none
     is known to."""
-    if not session.rows(APPLIER_WAITS):
-        return
     holders = session.rows(APPLIER_WAITS_FOR)
     for holder in holders:
         _kill(session, int(holder["id"]))
-    if not holders:
+    if not holders and session.rows(APPLIER_WAITS):
         cut_clients(session)
 
 
