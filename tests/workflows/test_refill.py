@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
@@ -12,8 +13,11 @@ from sqlalchemy import update
 
 from relaunch.bus.messages import Hello
 from relaunch.clouds.cloud import InstanceId
+from relaunch.databases.alarm import Alarm
+from relaunch.databases.api import show_database
 from relaunch.databases.repair import TRIES, launch_missing, replace_member, retry_unjoined, unlaunched
 from relaunch.databases.store import GroupStore
+from relaunch.databases.watch import DatabaseWatch
 from relaunch.errors import Failed
 from relaunch.records.schema import instances
 from relaunch.servers import boot, reconcile
@@ -47,6 +51,21 @@ async def test_it_is_never_given_up_and_a_person_is_told(world: World) -> None:
     await launch_missing(world.workflows, stored(world), now + timedelta(minutes=16))
     assert (await world.ended(f"{prefix}-{TRIES + 1}"))["state"] == "succeeded"
     assert world.state(f"{D}/one") == "operational" and unlaunched(world.workflows, stored(world), ()) == ()
+
+
+async def test_who_asks_how_the_group_is_is_told_of_it(world: World) -> None:
+    await two_is_primary(world, D)
+    old, now = world.instance(f"{D}/one")["id"], world.ports.clock.now()
+    for _ in range(TRIES + 1):
+        world.cloud.fail_next("launch", Failed("no capacity"))
+    await replace_member(world.workflows, f"{D}/one", old, now)
+    await world.ended(f"replace-{old}-1")
+    for number in range(1, TRIES + 1):
+        assert "not launched" not in await told_by_status(world)
+        await launch_missing(world.workflows, stored(world), now)
+        await world.ended(f"refill-{stored(world).deployment_id}-{D}/one-{number}")
+
+    assert "no capacity" in (await told_by_status(world)).get("not launched", "")
 
 
 async def test_those_that_succeeded_long_ago_do_not_count(world: World) -> None:
@@ -202,3 +221,10 @@ async def tried(world: World, now: datetime, heard: Collection[str] = ()) -> Non
 
 def pages(world: World) -> tuple[tuple[str, str], ...]:
     return tuple((page.rule, page.text) for page in unlaunched(world.workflows, stored(world), ()))
+
+
+async def told_by_status(world: World) -> dict[str, str]:
+    watch = DatabaseWatch(world.ports, world.workflows, record=lambda *_: None, changed=lambda: None, alarm=Alarm(None))
+    state = SimpleNamespace(ports=world.ports, databases=watch)
+    shown = await show_database(SimpleNamespace(app=SimpleNamespace(state=state)), D)
+    return {page["rule"]: page["text"] for page in shown["pages"]}

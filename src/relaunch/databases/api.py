@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relaunch.databases.case import Case
 from relaunch.databases.failover import is_well, refuse_promotion, refuse_switchover
-from relaunch.databases.findings import findings
 from relaunch.databases.group import PRESETS, Group, Member, Page, Seen
 from relaunch.databases.overtaken import is_overtaken, known_again, why_not_known, why_not_newest
 from relaunch.databases.positions import covers
@@ -72,9 +71,8 @@ async def list_databases(request: Request) -> dict[str, Any]:
 @router.get("/databases/{deployment}")
 async def show_database(request: Request, deployment: str) -> dict[str, Any]:
     """One group: mode, members with roles and positions, an unfinished change, and what a person should know."""
-    stored = _group(request, deployment)
-    ports = request.app.state.ports
-    return shown(_watch(request), stored, findings(ports.database, stored, ports.clock.now()))
+    stored, watch = _group(request, deployment), _watch(request)
+    return shown(watch, stored, watch.besides(stored))
 
 
 @router.post("/databases/{deployment}/switchover", status_code=202)

@@ -132,6 +132,11 @@ class DatabaseWatch:
     def seen_now(self, stored: StoredGroup) -> Seen:
         return self._seen(stored)
 
+    def besides(self, stored: StoredGroup) -> tuple[Page, ...]:
+        """What a person should know now besides what a look at the group says."""
+        found = findings(self._ports.database, stored, self._ports.clock.now())
+        return (*found, *unlaunched(self._workflows, stored, self._heard.reports.keys()))
+
     # the loop
 
     async def _look_again_and_again(self) -> None:
@@ -347,12 +352,10 @@ class DatabaseWatch:
     async def _tidy(self, stored: StoredGroup) -> None:
         """The slow things, one at a time: members that are missing, instances kept aside long enough, findings."""
         now = self._ports.clock.now()
-        found = findings(self._ports.database, stored, now)
-        heard = self._heard.reports.keys()
-        self._findings[stored.deployment] = (*found, *unlaunched(self._workflows, stored, heard))
+        self._findings[stored.deployment] = self.besides(stored)
         if not stored.group.paused:
             await launch_missing(self._workflows, stored, now)
-            await retry_unjoined(self._workflows, self._ports, stored, heard, now)
+            await retry_unjoined(self._workflows, self._ports, stored, self._heard.reports.keys(), now)
         await end_those_kept_long_enough(self._workflows, stored, now)
         await asyncio.sleep(TIDY_SECONDS)
 
