@@ -25,6 +25,7 @@ from relaunch.servers.store import new_id
 from relaunch.workflows.tasks import Asked
 
 router = APIRouter(tags=["databases"])
+SILENT_SECONDS = 3.0  # an agent reports twice a second: what one said longer ago is not how its server is
 
 
 class _Body(BaseModel):
@@ -239,6 +240,8 @@ def _member(group: Group, seen: Seen, member: Member) -> dict[str, Any]:
 
 def _state(is_primary: bool, member: Member) -> str:
     report = member.report
+    if report is not None and member.report_seconds >= SILENT_SECONDS:
+        return f"not heard for {member.report_seconds:.0f} s"
     if report is None or not report.answers:
         return (report.trouble if report else "") or "does not answer"
     if is_primary:

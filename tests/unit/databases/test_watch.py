@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from relaunch.bus.messages import TakeRole, Witnessed
 from relaunch.clock import SystemClock
 from relaunch.databases.alarm import Alarm
-from relaunch.databases.api import Adoption, adopt
+from relaunch.databases.api import Adoption, adopt, shown
 from relaunch.databases.group import Mode
 from relaunch.databases.looking import Heard
 from relaunch.databases.looking import look as looked
@@ -318,6 +318,16 @@ def test_a_store_that_is_not_older_is_not_adopted(world):
 
     with pytest.raises(Conflict, match="nothing is to be adopted"):
         asyncio.run(adopt(world.asks, "shop", Adoption(primary="db2", reason="to see")))
+
+
+def test_a_server_that_is_not_heard_is_not_shown_as_it_was(world):
+    seen = look(member("s1", age=41.0, connected=False), member("s2", age=1.4), member("s3", unheard=True))
+    watch = SimpleNamespace(seen_now=lambda _: seen, decisions={})
+
+    members = shown(watch, world.groups.group("shop"))["members"]
+
+    assert [each["state"] for each in members] == ["not heard for 41 s", "follows", "not heard"]
+    assert members[0]["executed"] == "7", "what it had is still what is known"
 
 
 def test_how_long_one_answers_begins_anew_after_it_did_not_or_was_not_heard(monkeypatch):
