@@ -182,8 +182,8 @@ DETECTION: tuple[Rule, ...] = (
     Rule(
         name="explained stall",
         verdict=Verdict.PAGE,
-        why="Commits wait, but why is known (no acknowledgement, a full disk, a long transaction, others that end):"
-        " another primary would not help, or lose what only this one has.",
+        why="Commits wait, but why is known (no acknowledgement, a full disk, a lock, a long transaction, others that"
+        " end): another primary would not help, or lose what only this one has.",
         holds=lambda e: (
             e.own is not None and e.own.answers and not e.own.read_only and e.own.stall not in ("", UNEXPLAINED)
         ),
