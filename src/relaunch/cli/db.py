@@ -10,6 +10,7 @@ from relaunch.cli import db_backups, db_buttons, db_import
 from relaunch.cli.client import Client, part
 from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, controller, one_deployment
+from relaunch.cli.servers import shell_aside
 from relaunch.cli.show import Json, print_facts, print_json, print_table, rows_of
 
 app = typer.Typer(no_args_is_help=True, help="Database groups: a primary and its replicas.")
@@ -133,4 +134,4 @@ def _show(answer: dict[str, Any], json: bool) -> None:
     for page in answer["pages"]:
         print(f"! {page['rule']}: {page['text']}")
     for aside in answer["set_aside"]:
-        print(f"set aside: {aside['server']}, instance {aside['id']}, kept until {aside['until']}")
+        print(f"set aside: {aside['server']}, kept until {aside['until']}: {shell_aside(aside['id'], aside['server'])}")

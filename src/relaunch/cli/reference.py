@@ -64,7 +64,10 @@ def _section(path: str, command: Any) -> list[str]:
     parameters = [p for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
     arguments = [p for p in parameters if p.param_type_name == "argument"]
     options = [p for p in parameters if p.param_type_name == "option"]
-    usage = " ".join([path, *map(_usage, arguments), *(["[OPTIONS]"] if options else [])])
+    last = [*map(_usage, arguments)]
+    first = command.context_settings.get("allow_interspersed_args") is False  # what follows the arguments is theirs
+    words = [path, "[OPTIONS]", *last] if first else [path, *last, "[OPTIONS]"]
+    usage = " ".join(words if options else [path, *last])
     lines = [f"## {path}", "", str(command.help or ""), "", f"    {usage}", ""]
     told = [(f"`{_usage(p)}`", p.help) for p in arguments if p.help]
     told += [(", ".join(f"`{name}`" for name in [*p.opts, *p.secondary_opts]), p.help) for p in options]

@@ -14,7 +14,7 @@ from relaunch.cli.client import Client, part, state_folder
 from relaunch.cli.follow import finish
 from relaunch.cli.here import complete_deployment, complete_server, controller, full_name
 from relaunch.cli.show import Json, NoWait, Verbose, Yes, confirm, print_facts, print_json, print_table, rows_of
-from relaunch.errors import BadInput, Conflict, Failed, NotAllowed
+from relaunch.errors import BadInput, Conflict, Failed, NotAllowed, NotFound
 
 app = typer.Typer(no_args_is_help=True, help="Servers: the lasting definitions, and the instances that stand for them.")
 Server = Annotated[
@@ -137,10 +137,14 @@ def log(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def ssh(
-    server: Server, command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.")] = None
+    server: Server,
+    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.")] = None,
+    aside: Annotated[
+        str, typer.Option(help="Of what this database server was: an instance that `db status` lists.")
+    ] = "",
 ) -> None:
     """Open a shell on the server, as root, with the controller's key."""
-    address = str(flat(controller().get(_path(server))).get("address") or "")
+    address = _address_aside(server, aside) if aside else flat(controller().get(_path(server)))["address"]
     if not address:
         raise Conflict(f"{server} has no instance to log in to", hint=f"relaunch server launch {server}")
     key = state_folder() / "ssh" / "id_ed25519"
@@ -150,6 +154,21 @@ def ssh(
     if not program:
         raise Failed("there is no ssh here", hint="apt-get install openssh-client")
     os.execv(program, ssh_command(address, key, command or [], alias="-".join(full_name(server))))
+
+
+def shell_aside(instance: str, server: str) -> str:
+    """The command for a shell on an instance that was set aside."""
+    return f"relaunch server ssh --aside {instance} {server}"
+
+
+def _address_aside(server: str, instance: str) -> str:
+    deployment, name = full_name(server)
+    for each in controller().get(f"/databases/{part(deployment)}")["set_aside"]:
+        if (each["id"], each["server"]) == (instance, f"{deployment}/{name}"):
+            return str(each["address"])
+    raise NotFound(
+        f"{instance} is nothing that was {server}", hint=f"relaunch db status {deployment} lists what is kept"
+    )
 
 
 def ssh_command(address: str, key: Path, command: list[str], *, alias: str = "") -> list[str]:

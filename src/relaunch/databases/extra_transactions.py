@@ -203,7 +203,7 @@ def extra_pages(database: Engine, stored: StoredGroup) -> tuple[Page, ...]:
         if each.get("unread"):
             text = (
                 f"what was {each['server']} may have more transactions that nobody else has: its binary log cannot be"
-                f" read to its end ({each['unread']}); look into it there, by hand"
+                f" read to its end ({each['unread']}); look into it there, by hand (relaunch db status has the way)"
             )
             pages.append(Page(rule="extra transactions unknown", text=text))
         elif each["state"] == "failed":

@@ -45,6 +45,7 @@ class Aside:
 
     id: str
     server: str
+    address: str
     until: str | None
 
 
@@ -97,7 +98,7 @@ class GroupStore:
             asides = [
                 dict(row)
                 for row in connection.execute(
-                    select(i.c.id, i.c.server_id, i.c.aside_until).where(kept_aside())
+                    select(i.c.id, i.c.server_id, i.c.private_address, i.c.aside_until).where(kept_aside())
                 ).mappings()
             ]
         return [
@@ -216,7 +217,10 @@ def _stored(row: dict[str, Any], servers: list[dict[str, Any]], asides: list[dic
             f"{row['deployment']}/{each['name']}" for each in mine if each["name"] in wanted and _is_empty(each)
         ),
         asides=tuple(
-            Aside(id=each["id"], server=f"{row['deployment']}/{name}", until=each["aside_until"])
+            Aside(
+                id=each["id"], server=f"{row['deployment']}/{name}", address=each["private_address"] or "",
+                until=each["aside_until"],
+            )
             for each in asides
             if (name := by_id.get(each["server_id"], {}).get("name")) in wanted
         ),

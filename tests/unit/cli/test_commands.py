@@ -326,7 +326,7 @@ GROUP = {
         {"name": "db2", "role": "replica", "state": "follows", "in_sync_set": True, "lag_seconds": 0.0},
     ],
     "pages": [{"rule": "replica lost", "text": "db3 is lost"}],
-    "set_aside": [{"id": "i-9", "server": "shop/db3", "until": "2026-11-23T00:00:00"}],
+    "set_aside": [{"id": "i-9", "server": "shop/db3", "until": "2026-11-23T00:00:00", "address": "198.18.0.9"}],
 }  # fmt: skip
 
 
@@ -341,8 +341,32 @@ def test_database_status_tells_roles_and_states(api: Api, relaunch: Relaunch) ->
         ("db1", "primary", "takes writes"),
         ("db2", "replica", "follows"),
     ]
-    for told in ("takes writes", "strict", "! replica lost: db3 is lost", "kept until 2026-11-23"):
+    shell = "relaunch server ssh --aside i-9 shop/db3"
+    for told in ("takes writes", "strict", "! replica lost: db3 is lost", "kept until 2026-11-23", shell):
         assert told in said
+
+
+def test_a_shell_is_of_what_the_server_is_or_of_what_it_was(
+    api: Api, relaunch: Relaunch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    api.answers["GET /servers/shop/db3"] = (200, {"name": "db3", "address": "198.18.0.20"})
+    api.answers["GET /databases/shop"] = (200, GROUP)
+    key = tmp_path / "state/ssh/id_ed25519"
+    key.parent.mkdir(parents=True)
+    key.touch()
+    became: list[str] = []
+
+    def becomes(program: str, words: list[str]) -> None:
+        became.append(" ".join(words[words.index("ConnectTimeout=10") + 1 :]))
+        raise SystemExit(0)
+
+    monkeypatch.setattr("os.execv", becomes)
+    relaunch("server", "ssh", "shop/db3")
+    relaunch("server", "ssh", "--aside", "i-9", "shop/db3", "mariadb-binlog", "--aside")
+    unknown = relaunch("server", "ssh", "--aside", "i-8", "shop/db3")
+
+    assert became == ["root@198.18.0.20", "root@198.18.0.9 mariadb-binlog --aside"]
+    assert unknown.status == 3 and "i-8" in unknown.err and "relaunch db status shop" in unknown.err
 
 
 def test_failover_with_loss_wants_a_reason(api: Api, relaunch: Relaunch) -> None:

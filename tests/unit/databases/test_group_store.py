@@ -67,6 +67,14 @@ def test_every_field_comes_back_as_it_was_stored(database):
     assert store.group("shop").group == wanted
 
 
+def test_what_is_set_aside_can_be_found(database):
+    Store(database, SystemClock()).change_instance("i2", state="set_aside", aside_until="2026-11-23T00:00:00")
+
+    (aside,) = GroupStore(database).group("shop").asides
+
+    assert (aside.id, aside.server, aside.address) == ("i2", "shop/db2", "198.18.0.2")
+
+
 def test_the_new_primary_is_also_the_servers(database):
     store = GroupStore(database)
     Store(database, SystemClock()).set_initialised("s1")
