@@ -250,7 +250,7 @@ def _automatic(case: Case, seconds: float) -> int:
 PERMISSION: tuple[Refusal, ...] = (
     Refusal(
         name="no data yet",
-        why="The group has no data yet: only the primary its file names can begin.",
+        why="No replica has been in step since the group was made or restored: nobody but its primary has its data.",
         holds=lambda c: not c.group.initialised or c.group.mode is Mode.FORMING,
         lifted=False,
     ),
