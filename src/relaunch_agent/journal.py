@@ -11,12 +11,13 @@ import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 from relaunch.bus.messages import RunProgress, RunScripts, RunState, ScriptResult, decode, encode
 from relaunch_agent.disk import append_record, last_record, remove, write_new
 
 KEPT_RUNS = 50
+KEPT_SECONDS = 7 * 86400.0  # so long a controller whose store was put back may give the same order again
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -78,14 +79,17 @@ class Journal:
             self.save(run)
 
     def load(self) -> List[Run]:
-        """All runs on disk, oldest first; the oldest acknowledged ones beyond KEPT_RUNS are removed."""
+        """All runs on disk, oldest first; the old ones are removed."""
         runs = [run for folder in self._folder.glob("*") if (run := self._read(folder)) is not None]
         runs.sort(key=lambda run: run.at)
-        old = [run for run in runs[:-KEPT_RUNS] if run.ended and run.acknowledged >= run.sequence]
+        old = too_old(runs)
         for run in old:
-            shutil.rmtree(self._folder / run.run_id, ignore_errors=True)
-            shutil.rmtree(self._logs / run.run_id, ignore_errors=True)
+            self.forget(run)
         return [run for run in runs if run not in old]
+
+    def forget(self, run: Run) -> None:
+        shutil.rmtree(self._folder / run.run_id, ignore_errors=True)
+        shutil.rmtree(self._logs / run.run_id, ignore_errors=True)
 
     def _read(self, folder: Path) -> Optional[Run]:
         known = last_record(folder / "run.json")
@@ -95,6 +99,15 @@ class Journal:
         order_file = folder / "order.json"
         order = decode(order_file.read_bytes()) if order_file.exists() else None
         return Run(folder.name, order, progress.run, sequence=progress.sequence, **known)
+
+
+def too_old(runs: Iterable[Run]) -> List[Run]:
+    """Those of a week ago that the controller knows the end of, but for the newest KEPT_RUNS; `runs`: oldest first."""
+    now = time.time()
+    return [
+        run for run in list(runs)[:-KEPT_RUNS]
+        if run.ended and run.acknowledged >= run.sequence and abs(now - run.at) > KEPT_SECONDS
+    ]  # fmt: skip
 
 
 def with_result(state: RunState, result: ScriptResult) -> RunState:

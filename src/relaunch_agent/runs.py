@@ -55,7 +55,7 @@ class Runs:
         self._runs: Dict[str, Run] = {}
         self._jobs: Dict[str, Job] = {}
         self._unsent: Dict[str, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: Dict[asyncio.Task[None], str] = {}  # of each the run it is of
         self._news = asyncio.Event()
 
     def load(self) -> None:
@@ -67,7 +67,7 @@ class Runs:
             elif run.boot_id != self._boot_id or run.order is None:
                 self._end(run, "failed", "the instance was rebooted while this ran")
             else:
-                self._start(self._carry_out(run))
+                self._start(run.run_id, self._carry_out(run))
 
     def unreported(self) -> List[RunState]:
         return [run.state for run in self._runs.values() if not run.ended or run.acknowledged < run.sequence]
@@ -87,7 +87,7 @@ class Runs:
         if why:
             return Refused(why)
         run = self._runs[order.run_id] = self._journal.begin(order, self._boot_id)
-        self._start(self._carry_out(run))
+        self._start(run.run_id, self._carry_out(run))
         return Accepted(run.state)
 
     def cancel(self, run_id: str) -> Accepted:
@@ -146,11 +146,21 @@ class Runs:
             self._journal.save_acknowledged(run)
         except OSError:
             asyncio.get_running_loop().call_later(DISK_SECONDS, self._save_acknowledged, run)
+            return
+        if run.ended:
+            self._forget_old()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _forget_old(self) -> None:
+        """Not those whose detached children still write."""
+        for run in journals.too_old(self._runs.values()):
+            if run.run_id not in self._tasks.values():
+                self._journal.forget(run)
+                del self._runs[run.run_id]
+
+    def _start(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = run_id
+        task.add_done_callback(self._tasks.pop)
 
     def _note(self, run: Run, state: RunState) -> None:
         if run.acknowledged >= run.sequence:
@@ -236,7 +246,7 @@ class Runs:
             job.start()
         follower = JobFollower(job, run.run_id, max(index, 0), self._link)
         result = await follower.result()
-        self._start(follower.finish())
+        self._start(run.run_id, follower.finish())
         self._unsent[run.run_id] = follower.sent
         self._after_each()
         return journals.as_result(index, result)

@@ -381,3 +381,38 @@ async def test_an_agent_that_leaves_for_good_takes_nothing(tmp_path: Path) -> No
     agent._leave("this instance is retired", lambda _: None)
 
     assert isinstance(await agent._obey(order("r1")), Refused)
+
+
+async def test_an_agent_that_works_for_months_keeps_the_runs_of_a_week(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica is backed up 144 times a day, and its agent may never start anew."""
+    monkeypatch.setattr(journal, "KEPT_RUNS", 2)
+    monkeypatch.setattr(runs, "ACKNOWLEDGED_SECONDS", 0.01)
+    controller, late = Controller(), tmp_path / "late"
+    detached = f"(until [ -e {late} ]; do sleep 0.05; done) &"
+    ran = runs_of(tmp_path, f'#!/bin/sh\ncase "$PWD" in *r1*) {detached} esac\n', controller)
+    reporting = asyncio.ensure_future(ran.report_for_ever())
+
+    async def carried_out(run_id: str, *, days_ago: float) -> None:
+        ran.begin(order(run_id))
+        ran._runs[run_id].at -= days_ago * 86400
+        await until(lambda: not ran.running and not ran.unreported())
+        await asyncio.sleep(0.1)
+
+    for number in range(1, 6):
+        await carried_out(f"r{number}", days_ago=9.5 - number)
+    await until(lambda: not (tmp_path / "runs/r2").exists())
+    assert ran.state_of("r2").state == "unknown"
+    assert not (tmp_path / "logs/r2").exists()
+    assert (tmp_path / "runs/r1/run.json").exists(), "a child of its script may still write"
+
+    late.touch()
+    await until(lambda: set(ran._tasks.values()) <= {"r5"})
+    await carried_out("r6", days_ago=0)
+
+    kept = ["r3", "r4", "r5", "r6"]
+    await until(lambda: sorted(run.name for run in (tmp_path / "runs").iterdir()) == kept)
+    assert sorted(run.name for run in (tmp_path / "logs").iterdir()) == kept
+    assert ran.state_of("r3").state == "succeeded", "a controller that was put back may ask for it"
+    reporting.cancel()
