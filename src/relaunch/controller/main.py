@@ -30,6 +30,7 @@ from relaunch.controller.bus import Bus
 from relaunch.controller.ending_certificates import watch_certificates
 from relaunch.controller.enrolments import EnrolmentDesk
 from relaunch.controller.foundation import Foundation, bus_place, lay_foundation
+from relaunch.controller.housekeeping import keep_tidy
 from relaunch.controller.http import Guards, create_app
 from relaunch.controller.listening import listen, refuse_taken
 from relaunch.controller.log import Secrets, start_logging
@@ -234,6 +235,7 @@ async def start(settings: Settings, secrets: Secrets, stack: AsyncExitStack, ope
     keeper = BackupKeeper(ports, workflows, alarm, databases.applies)
     stack.push_async_callback(keeper.stop)
     keeper.start()
+    in_background(stack, keep_tidy(ports, workflows, base.output), "housekeeping")
     refusals = Refusals(base.audit, base.clock)
     stack.callback(refusals.summarise)
     app = create_app(

@@ -7,6 +7,7 @@ of a flood the beginning and the end are kept, and where something is missing a 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,12 @@ class OutputLogs:
             texts.append(reading.text)
             offset = reading.next_offset
         return "".join(texts)
+
+    def forget(self, run_id: str) -> None:
+        """All that this run's scripts wrote."""
+        for key in [key for key in self._streams if key[0] == run_id]:
+            del self._streams[key]
+        shutil.rmtree(self._folder / run_id, ignore_errors=True)
 
     def _pieces(self, run_id: str, index: int) -> list[_Piece]:
         if not RUN_ID.fullmatch(run_id) or not 0 <= index < 10_000:

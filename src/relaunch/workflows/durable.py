@@ -347,6 +347,11 @@ class Workflows:
             if self.tasks.get(child)["state"] not in ENDED:
                 self.cancel(child, who)
 
+    async def forget(self, ended: Sequence[str]) -> None:
+        """Tasks that nobody will ask for. DBOS first: it begins anew what it was not told the end of, without a row."""
+        await self._dbos.delete_workflows_async(list(ended))
+        self.tasks.forget(ended)
+
     async def _end_forsaken(self, workflow_id: str, asked: Asked, state: str, error: str) -> None:
         """End what nothing works on, now or after a restart."""
         status = await self.stored(workflow_id, self._dbos.get_workflow_status_async, workflow_id)

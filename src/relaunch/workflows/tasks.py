@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import and_, delete, func, insert, select, update
 from sqlalchemy.engine import Engine
 
 from relaunch.clock import Clock
@@ -143,6 +144,25 @@ class TaskList:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         numbered = [(row["id"].removeprefix(f"{prefix}-"), row) for row in rows]
         return [row for _, row in sorted((int(number), row) for number, row in numbered if number.isdecimal())]
+
+    def old(self, kinds: Collection[str], before: datetime, *, most: int) -> list[str]:
+        """Those of these kinds that ended before then, the oldest first; never the newest of a kind about a subject."""
+        newest = select(tasks.c.kind, tasks.c.subject, func.max(tasks.c.created).label("created"))
+        last = newest.where(tasks.c.kind.in_(kinds)).group_by(tasks.c.kind, tasks.c.subject).subquery()
+        query = (
+            select(tasks.c.id)
+            .join(last, and_(last.c.kind == tasks.c.kind, last.c.subject == tasks.c.subject))
+            .where(tasks.c.finished < before.isoformat(timespec="microseconds"), tasks.c.created < last.c.created)
+            .order_by(tasks.c.created)
+            .limit(most)
+        )
+        with self._database.connect() as connection:
+            return list(connection.scalars(query))
+
+    def forget(self, ended: Collection[str]) -> None:
+        with self._database.begin() as connection:
+            connection.execute(delete(task_steps).where(task_steps.c.task_id.in_(ended)))
+            connection.execute(delete(tasks).where(tasks.c.id.in_(ended)))
 
     def ask_cancel(self, task: str, who: str) -> None:
         """Kept in the row, so that a controller killed meanwhile still cancels it."""

@@ -1,0 +1,92 @@
+"""What is forgotten once it is old, and what is not."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from relaunch.bus.messages import Output
+from relaunch.clouds.cloud import InstanceState
+from relaunch.controller import housekeeping
+from relaunch.controller.housekeeping import forget_old
+from relaunch.controller.output_logs import OutputLogs
+from relaunch.records.schema import audit, instances, runs, task_steps, tasks
+
+from .scenarios import SCENARIOS, backed_up
+from .world import World
+
+
+def moved_back(world: World, days: float) -> None:
+    """Everything so far was so much earlier."""
+    by = timedelta(days=days)
+
+    def earlier(moment: str | None) -> str | None:
+        return moment and (datetime.fromisoformat(moment) - by).isoformat(timespec="microseconds")
+
+    with world.ports.database.begin() as connection:
+        for table, columns in ((tasks, ("created", "finished")), (runs, ("created",)), (instances, ("ended",))):
+            for row in connection.execute(select(table)).mappings().all():
+                values = {name: earlier(row[name]) for name in columns}
+                connection.execute(update(table).where(table.c.id == row["id"]).values(values))
+
+
+def known(world: World) -> set[str]:
+    """Ids of tasks that anything knows: our rows, their steps and DBOS."""
+    with world.ports.database.connect() as connection:
+        found = set(connection.scalars(select(tasks.c.id))) | set(connection.scalars(select(task_steps.c.task_id)))
+    with closing(sqlite3.connect(world.folder / "workflows.db")) as connection:
+        for table in ("workflow_status", "workflow_input", "workflow_output", "operation_outputs"):
+            found |= {row[0] for row in connection.execute(f"SELECT workflow_uuid FROM {table}")}
+    return found
+
+
+async def test_what_the_controller_does_all_day_is_forgotten_after_a_month(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten sites are backed up half a million times a year: without this some 10 GB, read again and again."""
+    monkeypatch.setattr(housekeeping, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(housekeeping, "AT_ONCE", 2)
+    await backed_up(world, "shop")
+    output = OutputLogs(world.folder / "logs")
+    made: list[str] = []
+    for days in (1, 1, 31, 1):
+        moved_back(world, days)
+        for kind in ("back-up", "prove"):
+            made.append(await SCENARIOS[kind].start(world, "shop"))
+            await world.succeeds(made[-1])
+    with world.ports.database.connect() as connection:
+        of_task = {row.id: row.task_id for row in connection.execute(select(runs.c.id, runs.c.task_id))}
+        throw_away = {
+            row.task_id: row.instance_id for row in connection.execute(select(runs)) if "prove" in row.task_id
+        }
+        before = len(list(connection.scalars(select(audit.c.id))))
+    for run in of_task:
+        output.append(Output(run, 0, 0, "said"))
+    forgotten, others = made[:4], known(world) - set(made[:4])
+    left = next(each for each in await world.cloud.instances() if each.client_token == throw_away[forgotten[1]])
+    world.cloud._instances[left.id] = replace(left, state=InstanceState.RUNNING)
+
+    await forget_old(world.ports, world.workflows, output)
+
+    assert known(world) == others, "and what people have ordered, and launches, stay"
+    with world.ports.database.connect() as connection:
+        assert {task for run, task in of_task.items() if task in forgotten} == set(forgotten)
+        kept = {run for run, task in of_task.items() if task not in forgotten}
+        assert set(connection.scalars(select(runs.c.id))) == kept
+        there = set(connection.scalars(select(instances.c.id)))
+        assert len(list(connection.scalars(select(audit.c.id)))) == before
+    assert {each.name for each in (world.folder / "logs").iterdir()} == kept
+    assert throw_away[forgotten[3]] not in there
+    assert throw_away[forgotten[1]] in there, "the cloud runs it: the server watch ends only what it knows"
+    assert {throw_away[made[5]], throw_away[made[7]]} <= there
+
+    moved_back(world, 400)
+    await forget_old(world.ports, world.workflows, output)
+    assert known(world) == others - set(made[4:6]), "the newest of each tells how that ended"
+    await world.restart()
+    assert world.workflows.tasks.unfinished() == []
