@@ -17,7 +17,7 @@ from relaunch.databases import backup_keeper, backup_pruning, backups_api
 from relaunch.databases.backup_keeper import BackupKeeper
 from relaunch.databases.backup_key import PRIVATE, PUBLIC, new_identity
 from relaunch.databases.backup_members import Members
-from relaunch.databases.backups import Proof
+from relaunch.databases.backups import NEVER_SHIPPED, Proof
 from relaunch.databases.store import GroupStore
 from relaunch.errors import Conflict, Failed
 from relaunch.records.schema import audit, task_steps, tasks
@@ -139,6 +139,51 @@ async def test_no_look_waits_for_a_long_removal_and_a_proof_begins_after_it(
 
     await looked_until(world, looker, "prove")
     await looker.stop()
+
+
+async def test_a_store_with_very_much_in_it_is_looked_at_now_and_then_and_after_each_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A year of ten sites would keep the controller at work with nothing else."""
+    never = "prove: never, incremental: never, full: never, primary: never, schemas: never, "
+    await backed_up(world, "shop", KEEPS_ONE.replace("backups: {", "backups: {" + never))
+    listed, whole = [], world.ports.objects.list
+
+    async def counting(prefix: str) -> list[StoredObject]:
+        listed.append(prefix)
+        return await whole(prefix)
+
+    monkeypatch.setattr(world.ports.objects, "list", counting)
+    looker, backups = keeper(world), f"shop/{LINEAGE}/backups"
+    monkeypatch.setattr(looker.pruning, "begin", lambda *_: False)
+
+    async def looked() -> int:
+        listed.clear()
+        for _ in range(3):
+            await looker.look("shop")
+        return listed.count(backups)
+
+    assert await looked() == 3, "there is little in it"
+    monkeypatch.setattr(backup_keeper, "OBJECTS_A_SECOND", 0.01)
+    assert await looked() == 1
+    assert NEVER_SHIPPED in looker._colours._said["shop"]
+    state = {"at": world.ports.clock.now().isoformat(), "gtid": "0-1-1", "server": "shop/two", "stream": "s"}
+    await world.ports.objects.put(f"{STREAM}/state.json", json.dumps(state))
+    assert await looked() == 0
+    assert NEVER_SHIPPED not in looker._colours._said["shop"], "the binary log is asked for each time"
+
+    world.agents.hanging.add("Back up database")
+    task = await looker.orders.back_up("shop", kind="full", side="primary", who="ann")
+    assert await looked() == 1
+    world.workflows.cancel(task, "ann")
+    await world.ended(task)
+    assert await looked() == 1
+    world.agents.hanging.clear()
+    world.agents.failing["Back up database"] = 1
+    task = await looker.orders.back_up("shop", kind="full", side="primary", who="ann")
+    assert (await world.ended(task))["state"] == "failed"
+    assert await looked() == 0, "it was over before anybody looked"
+    assert any(each.startswith("full backup of shop/two failed") for each in looker._colours._said["shop"])
 
 
 async def test_a_failed_proof_says_of_which_backup_and_history_it_was(world: World) -> None:

@@ -69,6 +69,17 @@ def _folder_of(key: str) -> str:
     return key.rpartition("/")[0]
 
 
+def _without_sums(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Who restores reads those of its tables from the store: of thousands of backups they are most of what there is."""
+    return {name: each for name, each in manifest.items() if name != "check"}
+
+
+def _read(rows: Iterable[Any]) -> tuple[Backup, ...]:
+    """Those that can be, oldest first."""
+    found = [read_manifest(row.manifest, fault=row.fault) for row in rows if "unreadable" not in row.manifest]
+    return tuple(sorted(found, key=lambda each: (each.ended, each.id)))
+
+
 class Catalogue:
     """Of one deployment's name: a folder in the bucket, in it one for each history of data that had this name.
 
@@ -101,7 +112,7 @@ class Catalogue:
             sizes = {each.key: each.size_bytes for each in stored}
             changed = {each.key: each.changed.isoformat() for each in stored}
             present = {self._row_id(lineage, each.key) for each in stored if each.key.endswith(f"/{MANIFEST}")}
-            known = {id: each for id, (each, _) in before.items()}
+            known = {id: _without_sums(each) for id, (each, _) in before.items()}
             await self._must_be_gone(self._folder(lineage, id) for id in before.keys() - present)
             unread = present - known.keys()
             if unreadable := [id for id in sorted(present & known.keys()) if "unreadable" in known[id]]:
@@ -141,7 +152,7 @@ class Catalogue:
             self._fault(manifest, folder, {})
         except (ValueError, KeyError, TypeError, BadInput) as error:
             return {"id": folder.rpartition("/")[2], "unreadable": str(error)}
-        return dict(manifest)
+        return _without_sums(manifest)
 
     @staticmethod
     def _fault(manifest: Mapping[str, Any], folder: str, sizes: Mapping[str, int]) -> str:
@@ -158,25 +169,31 @@ class Catalogue:
             )
             return {row.id: dict(row.manifest) for row in rows}
 
+    def _rows(self) -> list[Any]:
+        """Of every history, as they were seen last."""
+        with self._database.connect() as connection:
+            return list(connection.execute(select(backups).where(backups.c.deployment == self._deployment)))
+
     def _of(self, lineage: str) -> dict[str, tuple[dict[str, Any], str]]:
         """As they were seen last: manifest and fault."""
-        with self._database.connect() as connection:
-            rows = list(connection.execute(select(backups).where(backups.c.deployment == self._deployment)))
+        rows = self._rows()
         return {row.id: (dict(row.manifest), row.fault) for row in rows if row.manifest.get("lineage", "") == lineage}
 
     def _keep(self, lineage: str, wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
-        mine = backups.c.deployment == self._deployment
-        before = {id: each for id, (each, _) in self._of(lineage).items()}
+        mine, before = backups.c.deployment == self._deployment, self._of(lineage)
+        changed = {id: each for id, each in wanted.items() if each != before.get(id)}
+        gone = before.keys() - wanted.keys()
+        if not changed and not gone:
+            return
         with self._database.begin() as connection:
-            connection.execute(delete(backups).where(mine, backups.c.id.in_(before.keys() - wanted.keys())))
-            for id, (manifest, fault) in wanted.items():
+            for id in gone:
+                connection.execute(delete(backups).where(mine, backups.c.id == id))
+            for id, (manifest, fault) in changed.items():
+                values = {"manifest": manifest, "fault": fault}
                 if id in before:
-                    values = {"fault": fault} if manifest == before[id] else {"fault": fault, "manifest": manifest}
                     connection.execute(update(backups).where(mine, backups.c.id == id).values(values))
                 else:
-                    connection.execute(
-                        insert(backups).values(deployment=self._deployment, id=id, manifest=manifest, fault=fault)
-                    )
+                    connection.execute(insert(backups).values(deployment=self._deployment, id=id, **values))
 
     async def shipping(self, lineage: str) -> Shipping | None:
         """What the newest stream of binary logs says."""
@@ -191,19 +208,11 @@ class Catalogue:
 
     def backups(self) -> tuple[Backup, ...]:
         """All complete ones of everything, oldest first, as the last `refresh` saw them."""
-        return tuple(each for each in self._every() if each.kind is not Kind.SCHEMA)
+        return tuple(each for each in _read(self._rows()) if each.kind is not Kind.SCHEMA)
 
     def schemas(self) -> tuple[Backup, ...]:
         """Those of one schema each."""
-        return tuple(each for each in self._every() if each.kind is Kind.SCHEMA)
-
-    def _every(self) -> tuple[Backup, ...]:
-        with self._database.connect() as connection:
-            rows = list(connection.execute(select(backups).where(backups.c.deployment == self._deployment)).mappings())
-        found = [
-            read_manifest(row["manifest"], fault=row["fault"]) for row in rows if "unreadable" not in row["manifest"]
-        ]
-        return tuple(sorted(found, key=lambda each: (each.ended, each.id)))
+        return tuple(each for each in _read(self._rows()) if each.kind is Kind.SCHEMA)
 
     def manifest(self, id: str) -> dict[str, Any]:
         found = self._manifests().get(id)
@@ -268,19 +277,28 @@ class Catalogue:
                     found.append((str(row["title"]), str(row["error"]).splitlines()[0] if row["error"] else ""))
         return tuple(found)
 
+    def failed_lately(self, lineage: str, now: datetime) -> tuple[tuple[str, str], ...]:
+        """Since this history began."""
+        since = begun(lineage)
+        return self.failed(LONG_AGO if of_the_future(since, now) else since, now)
+
     async def known(self, lineage: str, now: datetime) -> Known:
         """Of one history, as of now; asks the store for the binary logs only."""
         return replace(self.remembered(lineage, now), shipping=await self.shipping(lineage))
 
     def remembered(self, lineage: str, now: datetime) -> Known:
         """The same without asking the store, so without the binary logs."""
-        since = begun(lineage)
-        failed = self.failed(LONG_AGO if of_the_future(since, now) else since, now)
+        rows = self._rows()  # once: there may be ten thousand
+        mine = [row for row in rows if row.manifest.get("lineage", "") == lineage]
+        every, proofs = _read(rows), self._all_proofs()
         known = Known(
-            backups=self.backups(), proofs=self.proofs(), schemas=self.schemas(), schema_proofs=self.schema_proofs(),
-            failed=failed,
-            unreadable=tuple(sorted(id for id, (each, _) in self._of(lineage).items() if "unreadable" in each)),
-        )  # fmt: skip
+            backups=tuple(each for each in every if each.kind is not Kind.SCHEMA),
+            proofs=tuple(each for each in proofs if not each.schema),
+            schemas=tuple(each for each in every if each.kind is Kind.SCHEMA),
+            schema_proofs=tuple(each for each in proofs if each.schema),
+            failed=self.failed_lately(lineage, now),
+            unreadable=tuple(sorted(row.id for row in mine if "unreadable" in row.manifest)),
+        )
         return of_lineage(known, lineage)
 
     async def remove(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from relaunch.databases.alarm import Alarm
-from relaunch.databases.backup_catalogue import retention_of, schedule_of, subject
+from relaunch.databases.backup_catalogue import Catalogue, retention_of, schedule_of, subject
 from relaunch.databases.backup_colour import Colours
 from relaunch.databases.backup_key import opens
 from relaunch.databases.backup_members import Members
@@ -42,8 +44,19 @@ from relaunch.workflows.durable import Workflows
 log = logging.getLogger("relaunch.backups")
 
 LOOK_SECONDS = 15.0
+OBJECTS_A_SECOND = 200.0  # that are looked at: a year of backups is tens of thousands, a look at them takes seconds
 AGAIN_AFTER = timedelta(minutes=5)  # a failed one is not tried again before
 WHO = "relaunch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looked:
+    """At the store: what was found counts until that moment (monotonic), of this history and while this task runs."""
+
+    lineage: str
+    task: str
+    until: float
+    known: Known
 
 
 class BackupKeeper:
@@ -63,6 +76,7 @@ class BackupKeeper:
         self._colours = Colours(ports.database, ports.clock, alarm)
         self._tried: dict[str, datetime] = {}
         self._dumped: dict[str, dict[str, datetime]] = {}  # of each deployment's schemas, when a backup was last begun
+        self._looked: dict[str, _Looked] = {}
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -133,8 +147,11 @@ class BackupKeeper:
     async def _look_again_and_again(self) -> None:
         while True:
             try:
-                for row in self._store.deployments():
-                    await self._look_at(row["name"])
+                names = [row["name"] for row in self._store.deployments()]
+                for gone in self._looked.keys() - set(names):
+                    del self._looked[gone]
+                for name in names:
+                    await self._look_at(name)
             except Exception:  # outermost frame of this loop: the next look may go well
                 log.exception("backup keeper")
             await asyncio.sleep(LOOK_SECONDS)
@@ -162,8 +179,7 @@ class BackupKeeper:
         catalogue, spec = self.members.catalogue(deployment), self.members.spec(deployment)
         schedule = schedule_of(spec.backups)
         try:
-            await catalogue.refresh((lineage,))
-            known = await catalogue.known(lineage, now)
+            known = await self._known(deployment, catalogue, lineage, now)
         except RelaunchError as error:
             self._colours.say(deployment, (*wrong, f"the backups cannot be looked at: {error.message}"))
             return
@@ -182,6 +198,22 @@ class BackupKeeper:
             return
         has_replica = any(role == "replica" and self._applies(row["id"]) for _, row, role in members)
         await self._start_what_is_due(deployment, known, schedule, now, has_replica)
+
+    async def _known(self, deployment: str, catalogue: Catalogue, lineage: str, now: datetime) -> Known:
+        """As the store is now, or, where it has very much, was lately; its binary logs are asked for at each look."""
+        running = self._workflows.tasks.running_on(subject(deployment))
+        task, looked = running["id"] if running else "", self._looked.get(deployment)
+        if looked and (looked.lineage, looked.task) == (lineage, task) and time.monotonic() < looked.until:
+            failed = catalogue.failed_lately(lineage, now)
+            return replace(looked.known, failed=failed, shipping=await catalogue.shipping(lineage))
+        self._looked.pop(deployment, None)
+        stored = await catalogue.refresh((lineage,))
+        known = await catalogue.known(lineage, now)
+        counts = len(stored) / OBJECTS_A_SECOND
+        if counts > LOOK_SECONDS:
+            until = time.monotonic() + counts
+            self._looked[deployment] = _Looked(lineage=lineage, task=task, until=until, known=known)
+        return known
 
     async def _start_what_is_due(
         self, deployment: str, known: Known, schedule: Schedule, now: datetime, has_replica: bool
@@ -202,6 +234,7 @@ class BackupKeeper:
         if proves and self.pruning.begin(deployment, now):
             return
         self._tried[deployment] = now
+        self._looked.pop(deployment, None)
         if schema is not None:
             await self.orders.back_up(deployment, kind="schema", side=None, schema=schema, who=WHO)
             self._dumped.setdefault(deployment, {})[schema] = now

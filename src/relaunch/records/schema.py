@@ -210,7 +210,7 @@ backups = Table(
     metadata,
     Column("deployment", String, primary_key=True),  # its name: backups outlive it
     Column("id", String, primary_key=True),
-    Column("manifest", JSON, nullable=False),  # as it is in the object store
+    Column("manifest", JSON, nullable=False),  # as it is in the object store, without its tables' sums
     Column("fault", Text, nullable=False, server_default=""),  # what its objects in the store lack
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import create_engine, event, insert, select, update
 from sqlalchemy.engine import Engine
 
 from relaunch.clock import Clock, SetClock
@@ -24,7 +24,7 @@ from relaunch.databases.backup_colour import Colours, alarms_of_tags
 from relaunch.databases.backup_schemas import due_schema
 from relaunch.databases.backups import Known, Proof, Retention, Schedule, begun, of_lineage, status, to_go
 from relaunch.errors import Failed, NotFound
-from relaunch.records.schema import audit, metadata, tasks
+from relaunch.records.schema import audit, backups, metadata, tasks
 from relaunch.storage.memory import MemoryStore
 from relaunch.storage.objects import StoredObject
 
@@ -74,6 +74,45 @@ async def test_each_history_has_its_own_backups_and_binary_logs(database: Engine
     assert ([each.id for each in new.backups], [each.id for each in old.backups]) == (["n21"], ["o2", "o3", "o4"])
     assert new.shipping is not None and old.shipping is not None
     assert (new.shipping.gtid, old.shipping.gtid) == ("0-1-5", "0-1-99")
+
+
+async def test_a_look_at_a_store_that_has_not_changed_writes_nothing_and_reads_what_is_known_once(
+    database: Engine,
+) -> None:
+    """Within a year there are some seven thousand backups of a deployment, and it is looked at all the time."""
+    store, catalogue = await two_histories(database)
+    await catalogue.refresh((OLD, NEW))
+    said: list[str] = []
+    event.listen(database, "before_cursor_execute", lambda *args: said.append(args[2]))
+
+    await catalogue.refresh((NEW,))
+    assert {each.split()[0] for each in said} == {"SELECT"}
+
+    said.clear()
+    await catalogue.known(NEW, NOW)
+    assert sum("FROM backups" in each for each in said) == 1
+    assert sum("FROM backup_proofs" in each for each in said) == 1
+
+    await store.put(f"shop/{NEW}/backups/n22/manifest.json", manifest("n22", 22))
+    said.clear()
+    await catalogue.refresh((NEW,))
+    assert [each.split()[0] for each in said if not each.startswith("SELECT")] == ["INSERT"]
+
+
+async def test_the_sums_of_its_tables_are_not_kept_of_a_manifest(database: Engine) -> None:
+    store, catalogue = await two_histories(database)
+    key, told = f"shop/{NEW}/backups/n22/manifest.json", json.loads(manifest("n22", 22))
+    sums = {"gtid": "0-1-5", "tables": [{"schema": "shop", "table": "orders", "rows": 1, "sum": "1"}] * 70}
+    await store.put(key, json.dumps({**told, "check": sums}))
+    await catalogue.refresh((NEW,))
+    kept = catalogue.manifest("n22")
+    assert kept == {**told, "lineage": NEW, "stored": NOW.isoformat()}
+
+    with database.begin() as connection:  # as an earlier version has kept it
+        mine = backups.c.id == "n22"
+        connection.execute(update(backups).where(mine).values(manifest={**kept, "check": sums}))
+    await catalogue.refresh((NEW,))
+    assert catalogue.manifest("n22") == kept
 
 
 async def test_looking_at_one_history_does_not_forget_the_other(database: Engine) -> None:
