@@ -86,6 +86,19 @@ choose_history() { # sets RESTORE_LINEAGE, BACKUP_ROOT, RESTORE_NEW_LINEAGE
 
 manifest() { echo "$secret/manifests/$1/manifest.json"; }
 
+# A line each, "ENDED ID", by one process: within a year there are thousands.
+every_backup() {
+  python3 -c '
+import json, pathlib, sys
+for file in pathlib.Path(sys.argv[1]).glob("*/manifest.json"):
+    try:
+        told = json.loads(file.read_bytes())
+        print(told["ended"], told["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{file.parent.name}: its manifest cannot be read: {error}", file=sys.stderr)
+' "$secret/manifests"
+}
+
 # The chain: the backup, what it builds on, and so on down to a full one.
 choose_chain() { # sets RESTORE_BACKUP, chain, last (its manifest), gtid
   local before=99999999999999 id ended
@@ -99,7 +112,7 @@ choose_chain() { # sets RESTORE_BACKUP, chain, last (its manifest), gtid
       [ "${ended//[!0-9]/}" -lt "$before" ] || continue
       [[ $RESTORE_TO != gtid:* ]] || reaches "${RESTORE_TO#gtid:}" "$(jq -r .gtid "$(manifest "$id")")" || continue
       RESTORE_BACKUP=$id
-    done < <(find "$secret/manifests" -name manifest.json -exec jq -r '"\(.ended) \(.id)"' {} \; | sort)
+    done < <(every_backup | sort)
     [ -n "$RESTORE_BACKUP" ] || stop_with "There is no backup of group $BACKUP_GROUP that ended before the moment asked for."
   fi
   chain=() id=$RESTORE_BACKUP
@@ -162,12 +175,24 @@ write_rest() { # until all of it is on disk
 }
 
 streams=() logs_of='' logs_bytes=0 # of which stream the logs are put together in $work/logs, and how many bytes
+BEGINS_AT_ONCE=64
 find_logs() { # sets streams; what each began with is below $secret/begins
   [ ! -e "$secret/begins" ] || return 0 # what has come since is not missing
   local listed
   listed=$(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs") || stop_with "The binary logs cannot be read."
   mapfile -t streams < <(sed -n 's|/$||p' <<<"$listed" | sort)
-  rclone copy --include '/*/began.json' --include '/*/*/begins' "$BACKUP_ROOT/binlogs" "$secret/begins" || stop_with "The binary logs cannot be read."
+  rclone copy --include '/*/began.json' "$BACKUP_ROOT/binlogs" "$secret/begins" || stop_with "The binary logs cannot be read."
+}
+
+fetch_begins() { # fetch_begins STREAM FOLDER…: what these files begin with, as far as the store knows, to below $secret/begins
+  local stream=$1 status=0
+  shift
+  printf '%s/begins\n' "${@/#/$stream/}" |
+    rclone copy --no-traverse --transfers 16 --checkers 16 --files-from-raw - "$BACKUP_ROOT/binlogs" "$secret/begins" || status=$?
+  case $status in
+    0 | 3 | 4) ;; # of the last two: there is none of them
+    *) stop_with "The binary logs of $stream cannot be read." ;;
+  esac
 }
 
 taken_over_at() { # taken_over_at STREAM: the position at which its primary took over
@@ -177,16 +202,24 @@ taken_over_at() { # taken_over_at STREAM: the position at which its primary took
 # The files of one stream from a position on to what is asked for, put together in $work/logs; nothing when the stream has
 # none. They follow each other by their numbers: what one begins with is only needed to find the first and the last.
 fetch_logs() { # fetch_logs STREAM POSITION
-  local stream=$1 position=$2 listed folders folder begins first='' number before=''
+  local stream=$1 position=$2 listed folders folder begins first='' start end i number before=''
   [ "$stream" != "$logs_of" ] || return 0
   logs_of=$stream logs_bytes=0
   listed=$(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs/$stream") || stop_with "The binary logs of $stream cannot be read."
   mapfile -t folders < <(sed -n 's|/$||p' <<<"$listed" | sort)
   rm -rf "$work/logs"
   [ "${#folders[@]}" -gt 0 ] || return 0
-  for folder in "${folders[@]}"; do
-    begins=$secret/begins/$stream/$folder/begins
-    if [ -e "$begins" ] && reaches "$position" "$(cat "$begins")"; then first=$folder; fi
+  # The newest first: within a year there are tens of thousands, and a restore mostly begins minutes ago.
+  for ((end = ${#folders[@]}; end > 0; end = start)); do
+    start=$((end > BEGINS_AT_ONCE ? end - BEGINS_AT_ONCE : 0))
+    fetch_begins "$stream" "${folders[@]:start:end-start}"
+    for ((i = end - 1; i >= start; i--)); do
+      begins=$secret/begins/$stream/${folders[i]}/begins
+      if [ -e "$begins" ] && reaches "$position" "$(cat "$begins")"; then
+        first=${folders[i]}
+        break 2
+      fi
+    done
   done
   [ -n "$first" ] || stop_with "MISSING LINK: the binary logs of $stream begin after $position."
   for folder in "${folders[@]}"; do
@@ -216,13 +249,16 @@ not_for_want_of_disk() { # not_for_want_of_disk NOTES: what the commands said th
   ! grep -i "no space left on device" "$1" >&2 || stop_with "NOT ENOUGH DISK for the binary log. Nothing was touched."
 }
 
+fetch_pieces() { rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$1" "$work/pieces" 2>"$secret/copying"; }
+
 # The pieces of one binary log file, put together; a hole is a missing link.
 assemble() { # assemble FOLDER NEWEST(yes|no)
   local folder=$1 at=0 whole=0 size start stop names name out
   out=$work/logs/$(basename "${folder%-*}")
   rm -rf "$work/pieces"
   mkdir -p "$work/logs" "$work/pieces"
-  rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$folder" "$work/pieces" 2>"$secret/copying" || {
+  # Once more: large pieces may just have taken the place of small ones.
+  fetch_pieces "$folder" || fetch_pieces "$folder" || {
     not_for_want_of_disk "$secret/copying"
     stop_with "The binary log $folder cannot be read: $(tail -n 3 "$secret/copying")"
   }

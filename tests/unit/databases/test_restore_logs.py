@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ class Stand:
 
     folder: Path
 
+    _path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
     @property
     def binlogs(self) -> Path:
         return self.folder / "store/binlogs"
@@ -49,7 +53,7 @@ class Stand:
         for name in ("secret", "work"):
             (self.folder / name).mkdir(exist_ok=True)
         environment = {
-            **os.environ, "PATH": f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **os.environ, "PATH": f"{self.folder}:{self._path}",
             "RCLONE_CONFIG": "/nonexistent", "BACKUP_ROOT": str(self.folder / "store"), "RESTORE_TO": "newest",
             "secret": str(self.folder / "secret"), "work": str(self.folder / "work"), **given,
         }  # fmt: skip
@@ -67,6 +71,13 @@ class Stand:
             f'exec {Path(sys.executable).parent}/rclone "$@"\n'
         )
         program.chmod(0o755)
+
+    def counts(self, program: str) -> Path:
+        """From now on: a line for each time that it is started."""
+        said, real = self.folder / f"{program}.said", shutil.which(program, path=self._path)
+        (self.folder / program).write_text(f'#!/bin/sh\necho "$*" >>{said}\nexec {real} "$@"\n')
+        (self.folder / program).chmod(0o755)
+        return said
 
     def fetched(self, position: int, **given: str) -> list[str]:
         status, said = self.run(f"find_logs; fetch_logs {STREAM} {position}", **given)
@@ -120,6 +131,40 @@ def test_an_open_file_whose_first_pieces_are_gone_is_refused(stand: Stand) -> No
     piece.rename(emptied / f"{100:012}-{105:012}.binlog.zst.age")
 
     assert "lacks the bytes 0 to 100" in stand.refused(15)
+
+
+@pytest.mark.parametrize("left", [8, 5, 1, 0])
+@pytest.mark.parametrize("closed", [True, False])
+def test_pieces_are_read_while_large_ones_take_the_place_of_small_ones(stand: Stand, left: int, closed: bool) -> None:
+    """Small ones are of one byte each here, the large ones of five: those that are left overlap."""
+    made = stand.ship(1, begins=10)
+    for piece in made.glob("*.age"):
+        piece.unlink()
+    (made / "end-000000000005").unlink()
+    (made / "end-000000000008").touch()
+    data = b"abcdefgh"
+    for at in range(8):
+        if at % 8 >= 8 - left:
+            (made / f"{at:012}-{at + 1:012}.binlog.zst.age").write_bytes(data[at : at + 1])
+    (made / f"{0:012}-{5:012}.part.binlog.zst.age").write_bytes(data[:5])
+    (made / f"{5:012}-{8:012}.binlog.zst.age").write_bytes(data[5:])
+    if closed:
+        stand.ship(2, begins=20, closed=False)
+
+    assert stand.fetched(15) == ["abcdefgh", *(["log 2"] if closed else [])]
+
+
+def test_pieces_that_went_while_they_were_fetched_are_looked_for_once_more(stand: Stand) -> None:
+    stand.ship(1, begins=10, closed=False)
+    gone = stand.folder / "gone"
+    (stand.folder / "rclone").write_text(
+        f'#!/bin/sh\ncase "$*" in "copy --transfers"*binlog*) [ -e {gone} ] || {{ touch {gone}; exit 1; }} ;; esac\n'
+        f'exec {Path(sys.executable).parent}/rclone "$@"\n'
+    )
+    (stand.folder / "rclone").chmod(0o755)
+
+    assert stand.fetched(15) == ["log 1"]
+    assert gone.exists()
 
 
 @pytest.mark.parametrize("has", ["a part", "nothing"])
@@ -205,3 +250,47 @@ def test_what_was_put_together_is_gone_before_the_data_is_put_in_place(stand: St
 
     assert status == 0 and "binlog.000001" in said, said
     assert not list(stand.folder.glob("work/*")) and not list(stand.folder.glob("secret/logs"))
+
+
+def test_of_a_year_of_binary_logs_only_the_newest_are_asked_where_they_begin(stand: Stand) -> None:
+    """A stream has 144 files a day, as the heartbeat goes on all night: for MySQL each cost a process."""
+    for number in range(1, 401):
+        stand.ship(number, begins=number * 10, closed=number < 400)
+    asked = 'reaches() { echo x >>$secret/asked; [ "$1" -ge "$2" ]; }\n'
+
+    status, said = stand.run(
+        f"{asked}find_logs; fetch_logs {STREAM} 3985; find $secret/begins -type f -name begins | wc -l"
+    )
+
+    assert status == 0, said
+    assert [file.read_text() for file in sorted(stand.folder.glob("work/logs/*"))] == ["log 398", "log 399", "log 400"]
+    assert len((stand.folder / "secret/asked").read_text().splitlines()) == 3
+    assert int(said.splitlines()[-1]) == 64
+
+
+def test_a_restore_of_long_ago_finds_its_place_in_a_long_stream(stand: Stand) -> None:
+    for number in range(1, 201):
+        stand.ship(number, begins=None if number in (3, 150) else number * 10, closed=number < 200)
+
+    assert stand.fetched(35, RESTORE_TO="gtid:50") == ["log 2", "log 3", "log 4", "log 5"]
+
+
+def test_the_newest_of_thousands_of_backups_is_found_by_few_processes(stand: Stand) -> None:
+    for number in range(600):
+        made = stand.folder / f"store/backups/id-{number:03}"
+        made.mkdir(parents=True)
+        ended = f"2026-11-{1 + number // 24:02}T{number % 24:02}:00:00Z"
+        told = {"id": made.name, "parent": None, "ended": ended, "gtid": str(number), "check": {"tables": [1] * 99}}
+        (made / "manifest.json").write_text(json.dumps(told, indent=2))
+    (stand.folder / "store/backups/id-599/manifest.json").write_text('{"id": "id-599", "en')
+    processes = stand.counts("jq")
+
+    status, said = stand.run("choose_chain; echo $RESTORE_BACKUP", RESTORE_BACKUP="latest", BACKUP_GROUP="my")
+    assert status == 0 and said.splitlines()[-1] == "id-598", said
+    assert "id-599: its manifest cannot be read" in said
+    assert len(processes.read_text().splitlines()) < 10
+
+    moment = {"RESTORE_BACKUP": "latest", "RESTORE_TO": "time:2026-11-02 00:30:00"}
+    shutil.rmtree(stand.folder / "secret")
+    status, said = stand.run("choose_chain; echo $RESTORE_BACKUP", **moment)
+    assert status == 0 and said.splitlines()[-1] == "id-024", said
