@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ STOP_SECONDS = 3.0
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
 CALM_SECONDS = 30.0  # ran this long: the next death starts from the shortest pause again
-LOG_BYTES = 5_000_000
+LOG_BYTES = 5_000_000  # then what is in it becomes NAME.1, in place of what was there
+LOG_SECONDS = 60.0  # how often it is looked at: a stranger who fails to connect can add a line each time
 
 Ready = Callable[[], Awaitable[bool]]
 
@@ -70,8 +72,7 @@ class Child:
 
     async def _spawn(self) -> None:
         program = self._program
-        if program.log_file.exists() and program.log_file.stat().st_size > LOG_BYTES:
-            program.log_file.replace(program.log_file.with_name(program.log_file.name + ".1"))
+        self._bound_log()
         with program.log_file.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 "setpriv",
@@ -85,6 +86,15 @@ class Child:
             )
         with contextlib.suppress(OSError):  # gone already: then there is nothing to find again
             program.pid_file.write_text(f"{self._process.pid} {_started(self._process.pid)}\n")
+
+    def _bound_log(self) -> None:
+        """Emptied rather than renamed: the child appends to it wherever that is."""
+        log_file = self._program.log_file
+        if not log_file.exists() or log_file.stat().st_size <= LOG_BYTES:
+            return
+        with contextlib.suppress(OSError):  # a full disk needs the room all the more
+            shutil.copyfile(log_file, log_file.with_name(f"{log_file.name}.1"))
+        os.truncate(log_file, 0)
 
     async def _became_ready(self) -> bool:
         assert self._process
@@ -109,7 +119,7 @@ class Child:
         while True:
             assert self._process
             began = time.monotonic()
-            status = await self._process.wait()
+            status = await self._ended()
             if time.monotonic() - began > CALM_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             log.error("%s ended with status %s; starting it again in %.1f s", self._program.name, status, pause)
@@ -120,6 +130,15 @@ class Child:
                 await self._spawn()
             except OSError as error:
                 log.error("%s cannot be started: %s", self._program.name, error)
+
+    async def _ended(self) -> int:
+        """Its status, once it has; until then its log stays bounded."""
+        assert self._process
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOG_SECONDS):
+                    return await self._process.wait()
+            self._bound_log()
 
     async def _end(self) -> None:
         if self._process is None or self._process.returncode is not None:

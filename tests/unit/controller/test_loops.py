@@ -17,8 +17,9 @@ import pytest
 
 from relaunch.clouds.local import cloud as local_cloud
 from relaunch.clouds.local.cloud import LocalCloud
-from relaunch.controller import agents, main
+from relaunch.controller import agents, children, main
 from relaunch.controller.agents import AgentHub, AgentLost, _Link
+from relaunch.controller.children import Child, Program
 
 FULL = OSError(28, "No space left on device")
 
@@ -53,6 +54,38 @@ async def for_a_while(loop: Any, seconds: float) -> None:
     """TimeoutError: it was still going on."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(loop, seconds)
+
+
+async def test_what_a_child_writes_for_months_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LOG_BYTES", 10_000)
+    monkeypatch.setattr(children, "LOG_SECONDS", 0.05)
+    said = tmp_path / "child.log"
+
+    async def ready() -> bool:
+        return said.stat().st_size > 100_000
+
+    lines = "i=0; while i=$((i + 1)); do echo line $i; [ $i -lt 20000 ] || sleep 0.01; done"
+    child = Child(
+        Program(
+            name="a talker", command=(shutil.which("dash") or "", "-c", lines), pid_file=tmp_path / "child.pid",
+            log_file=said, ready=ready,
+        )
+    )  # fmt: skip
+    await child.start()
+    pid, before = child.pid, tmp_path / "child.log.1"
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if before.exists() and said.stat().st_size < 10_000:
+                break
+        assert before.stat().st_size > 10_000
+        assert 0 < said.stat().st_size < 10_000
+        assert said.read_text().splitlines()[-1].startswith("line ")
+        assert child.pid == pid, "it never ended"
+    finally:
+        await child.stop()
 
 
 async def test_knotd_is_started_again_after_a_start_without_room_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
