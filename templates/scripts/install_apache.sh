@@ -2,7 +2,7 @@
 # ---
 # RightScript Name: Install Apache
 # Description: Apache with the modules for TLS, static files and handing over to HAProxy. Not yet started.
-# Packages: apache2
+# Packages: apache2 logrotate
 # Inputs: {}
 # Attachments:
 # - maintenance.html

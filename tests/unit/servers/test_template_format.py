@@ -8,6 +8,7 @@ from relaunch.errors import BadInput, FormatError, NotFound
 from relaunch.servers.alerts import AlertClause, parse_clause, threshold_fault
 from relaunch.servers.checks import check_script, check_template
 from relaunch.servers.multi_cloud_images import ImageSetting
+from relaunch.servers.run_list import packages_of
 from relaunch.servers.templates import Ingress, Offer, find_template, list_templates, read_template, template_hash
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
@@ -384,3 +385,11 @@ def test_check_tells_an_error_with_its_place_once(folder):
 @pytest.mark.parametrize("name", ["all-in-one", "app-server", "base", "front-end", "mysql"])
 def test_our_own_templates_are_without_findings(name):
     assert [str(finding) for finding in check_template(TEMPLATES / name / f"{name}.yml")] == []
+
+
+@pytest.mark.parametrize("name", ["front-end", "all-in-one"])
+def test_what_apache_logs_is_rotated(name):
+    """Debian's package brings the rules only, and the image has no program for them."""
+    packages = packages_of(read_template(TEMPLATES / name / f"{name}.yml"))
+
+    assert {"apache2", "logrotate"} <= set(packages)
