@@ -15,7 +15,7 @@ from relaunch.clouds.cloud import InstanceState
 from relaunch.controller import housekeeping
 from relaunch.controller.housekeeping import forget_old
 from relaunch.controller.output_logs import OutputLogs
-from relaunch.records.schema import audit, instances, runs, task_steps, tasks
+from relaunch.records.schema import audit, images, instances, runs, task_steps, tasks
 
 from .scenarios import SCENARIOS, backed_up
 from .world import World
@@ -29,10 +29,13 @@ def moved_back(world: World, days: float) -> None:
         return moment and (datetime.fromisoformat(moment) - by).isoformat(timespec="microseconds")
 
     with world.ports.database.begin() as connection:
-        for table, columns in ((tasks, ("created", "finished")), (runs, ("created",)), (instances, ("ended",))):
+        for table, columns in (
+            (tasks, ("created", "finished")), (runs, ("created",)), (instances, ("ended",)), (images, ("created",)),
+        ):  # fmt: skip
+            key = next(iter(table.primary_key))
             for row in connection.execute(select(table)).mappings().all():
                 values = {name: earlier(row[name]) for name in columns}
-                connection.execute(update(table).where(table.c.id == row["id"]).values(values))
+                connection.execute(update(table).where(key == row[key.name]).values(values))
 
 
 def known(world: World) -> set[str]:
@@ -90,3 +93,46 @@ async def test_what_the_controller_does_all_day_is_forgotten_after_a_month(
     assert known(world) == others - set(made[4:6]), "the newest of each tells how that ended"
     await world.restart()
     assert world.workflows.tasks.unfinished() == []
+
+
+async def test_images_go_that_no_server_has_had_for_a_month_but_not_a_templates_newest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change of a template's scripts bakes one of its own, of up to a gigabyte."""
+    monkeypatch.setattr(housekeeping, "PAUSE_SECONDS", 0.0)
+    output, install = OutputLogs(world.folder / "logs"), world.folder / "templates/web/scripts/install.sh"
+
+    async def baked() -> list[str]:
+        """Those that are there, the oldest first, once what is old is forgotten."""
+        await forget_old(world.ports, world.workflows, output)
+        rows = list(reversed(world.store.images()))
+        there = {each.id for each in await world.cloud.images()}
+        assert [row["cloud_image_id"] for row in rows if row["cloud_image_id"] in there] == [
+            row["cloud_image_id"] for row in rows
+        ]
+        assert {row["image_id"] for row in world.store.living_instances()} <= there
+        return [row["name"] for row in rows]
+
+    await world.apply()
+    for number in (2, 3):
+        moved_back(world, 40)
+        install.write_text(install.read_text() + f"# {number}\n")
+        await world.succeeds(await world.orders.act("shop/front1", "relaunch", who="ann"))
+    names = await baked()
+    first, _, third = names
+
+    moved_back(world, 31)
+    assert await baked() == [first, third], "front2 has the first still"
+    world.agents.hanging.add("configure")
+    task = await world.orders.act("shop/front2", "relaunch", who="ann")
+    await world.comes_to("shop/front2", "booting")
+    moved_back(world, 31)
+    assert await baked() == [first, third], "a launch may be about to use it"
+    world.agents.hanging.clear()
+    await world.succeeds(task)
+    moved_back(world, 31)
+    assert await baked() == [third]
+    await world.succeeds(await world.orders.destroy("shop", who="ann", yes=True))
+    moved_back(world, 31)
+    await forget_old(world.ports, world.workflows, output)
+    assert [row["name"] for row in world.store.images()] == [third], "the next launch need not wait for it"

@@ -1,22 +1,25 @@
 """What the controller does by itself all day is forgotten a month later: tasks that back up and prove, what their
-scripts wrote, and the throw-away instances. That they were stays in the audit trail.
+scripts wrote, and the throw-away instances. That they were stays in the audit trail. Images that nobody has had for a
+month go, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, or_, select
 
-from relaunch.clouds.cloud import InstanceState
+from relaunch.clouds.cloud import ImageId, InstanceState
 from relaunch.controller.output_logs import OutputLogs
 from relaunch.controller.times import stamp
-from relaunch.errors import RelaunchError
-from relaunch.records.schema import enrolments, instances, runs
+from relaunch.errors import Conflict, RelaunchError
+from relaunch.records.schema import enrolments, images, instances, runs
 from relaunch.servers.lifecycle import State
 from relaunch.servers.ports import Ports
+from relaunch.servers.store import Store
 from relaunch.workflows.durable import Workflows
 
 log = logging.getLogger("relaunch")
@@ -47,6 +50,7 @@ async def forget_old(ports: Ports, workflows: Workflows, output: OutputLogs) -> 
             await _forget_tasks(old[first : first + AT_ONCE], ports, workflows, output)
             await asyncio.sleep(PAUSE_SECONDS)
     await _forget_instances(ports, before)
+    await _forget_images(ports, workflows, before)
 
 
 async def _forget_tasks(ids: list[str], ports: Ports, workflows: Workflows, output: OutputLogs) -> None:
@@ -80,3 +84,24 @@ async def _forget_instances(ports: Ports, before: datetime) -> None:
             connection.execute(delete(enrolments).where(enrolments.c.instance_id.in_(some)))
             connection.execute(delete(instances).where(instances.c.id.in_(some)))
         await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _forget_images(ports: Ports, workflows: Workflows, before: datetime) -> None:
+    """Baked ones that no instance had since; the newest of each template stays, the others can be made anew."""
+    with ports.database.connect() as connection:
+        had = select(instances.c.image_id).where(or_(instances.c.ended.is_(None), instances.c.ended >= stamp(before)))
+        kept = set(connection.scalars(had))
+    templates: set[str] = set()
+    for row in Store(ports.database, ports.clock).images():  # the newest first
+        image, template = row["cloud_image_id"], row["name"].rpartition("-")[0]
+        is_newest = row["state"] == "ready" and template not in templates
+        templates |= {template} if is_newest else set()
+        if is_newest or row["state"] != "ready" or image in kept or row["created"] >= stamp(before):
+            continue
+        if any(task["kind"] not in (*KINDS, "run") for task in workflows.tasks.unfinished()):
+            return  # a launch may be about to use it
+        with contextlib.suppress(Conflict):  # another one stands on it
+            await ports.cloud.delete_image(ImageId(image))
+            with ports.database.begin() as connection:
+                connection.execute(delete(images).where(images.c.key == row["key"]))
+            log.info("image %s, which no server has had for long, is removed", row["name"])

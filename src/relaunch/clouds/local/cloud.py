@@ -238,7 +238,7 @@ class LocalCloud:
 
     async def delete_image(self, image: ImageId) -> None:
         self._instances.refuse_while_used(image)
-        self._images.delete(image)
+        await self._images.delete(image)
 
     # instances
 

@@ -194,11 +194,11 @@ class Images:
     def by_name(self, name: str) -> ImageRecord | None:
         return self._known.get(image_id(name))
 
-    def delete(self, id: str) -> None:
+    async def delete(self, id: str) -> None:
         if id not in self._known:
             return
         above = next((image for image in self._known.values() if image.parent == id), None)
         if above is not None:
             raise Conflict(f"image {id} is in use: {above.name} stands on it", hint="delete that one first")
-        self._store.remove(id)
         del self._known[id]
+        await asyncio.to_thread(self._store.remove, id)  # may be a gigabyte: nobody is to wait for it
