@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +20,9 @@ from relaunch.errors import NotAllowed, NotFound, Unavailable
 from relaunch.shell import Secret
 from relaunch.storage.memory import MemoryStore
 from relaunch.storage.objects import ObjectStore, StorePlace
-from relaunch.storage.rclone import RcloneStore, rclone
+from relaunch.storage.rclone import RcloneStore, rclone, remote_environment
+
+ATTACHMENTS = Path(__file__).parents[2] / "templates/scripts/attachments"
 
 
 def free_port() -> int:
@@ -124,3 +130,31 @@ async def test_keys_are_never_arguments_nor_in_errors(place: StorePlace) -> None
         await RcloneStore(replace(place, secret_key=Secret("very-secret-word"))).get("x")
 
     assert "very-secret-word" not in str(refused.value) + repr(place)
+
+
+def test_a_restore_does_not_list_each_backup_by_itself(place: StorePlace, tmp_path: Path) -> None:
+    """Within a year there are thousands, and each list is a request that is waited for."""
+    store = RcloneStore(place)
+    for number in range(12):
+        told = {"id": f"id-{number:02}", "parent": None, "ended": f"2026-11-{number + 1:02}T00:00:00Z", "gtid": "7"}
+        for name in ("manifest.json", "data.00000"):
+            asyncio.run(store.put(f"listed-once/backups/id-{number:02}/{name}", json.dumps(told)))
+    requests, secret = tmp_path / "requests", tmp_path / "secret"
+    secret.mkdir()
+    (tmp_path / "rclone").write_text(f'#!/bin/sh\nexec {rclone()} --log-file {requests} -vv --dump headers "$@"\n')
+    (tmp_path / "rclone").chmod(0o755)
+    given = {"RESTORE_BACKUP": "latest", "RESTORE_TO": "newest", "BACKUP_GROUP": "my", "secret": str(secret)}
+
+    chosen = subprocess.run(
+        ["bash", "-c", f". {ATTACHMENTS}/restore_store.sh; choose_chain; echo $RESTORE_BACKUP"],
+        env={
+            **os.environ, **remote_environment(place), **given, "BACKUP_ROOT": f"store:{place.bucket}/listed-once",
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        },
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert chosen.stdout.splitlines()[-1] == "id-11", chosen.stderr
+    asked = re.findall(r"GET (\S+) HTTP", requests.read_text())
+    lists = [each for each in asked if "manifest.json" not in each]
+    assert len(asked) - len(lists) == 12 and 0 < len(lists) < 6, asked
