@@ -251,16 +251,13 @@ not_for_want_of_disk() { # not_for_want_of_disk NOTES: what the commands said th
   ! grep -i "no space left on device" "$1" >&2 || stop_with "NOT ENOUGH DISK for the binary log. Nothing was touched."
 }
 
-fetch_pieces() { rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$1" "$work/pieces" 2>"$secret/copying"; }
-
 # The pieces of one binary log file, put together; a hole is a missing link.
 assemble() { # assemble FOLDER NEWEST(yes|no)
   local folder=$1 at=0 whole=0 size start stop names name out
   out=$work/logs/$(basename "${folder%-*}")
   rm -rf "$work/pieces"
   mkdir -p "$work/logs" "$work/pieces"
-  # Once more: large pieces may just have taken the place of small ones.
-  fetch_pieces "$folder" || fetch_pieces "$folder" || {
+  rclone copy --transfers 16 "$BACKUP_ROOT/binlogs/$folder" "$work/pieces" 2>"$secret/copying" || {
     not_for_want_of_disk "$secret/copying"
     stop_with "The binary log $folder cannot be read: $(tail -n 3 "$secret/copying")"
   }
