@@ -154,19 +154,6 @@ def test_pieces_are_read_while_large_ones_take_the_place_of_small_ones(stand: St
     assert stand.fetched(15) == ["abcdefgh", *(["log 2"] if closed else [])]
 
 
-def test_pieces_that_went_while_they_were_fetched_are_looked_for_once_more(stand: Stand) -> None:
-    stand.ship(1, begins=10, closed=False)
-    gone = stand.folder / "gone"
-    (stand.folder / "rclone").write_text(
-        f'#!/bin/sh\ncase "$*" in "copy --transfers"*binlog*) [ -e {gone} ] || {{ touch {gone}; exit 1; }} ;; esac\n'
-        f'exec {Path(sys.executable).parent}/rclone "$@"\n'
-    )
-    (stand.folder / "rclone").chmod(0o755)
-
-    assert stand.fetched(15) == ["log 1"]
-    assert gone.exists()
-
-
 @pytest.mark.parametrize("has", ["a part", "nothing"])
 def test_a_newest_file_that_has_no_whole_transaction_yet_is_left_out(stand: Stand, has: str) -> None:
     stand.ship(8, begins=80)
