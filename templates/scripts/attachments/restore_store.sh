@@ -176,6 +176,9 @@ write_rest() { # until all of it is on disk
   ! grep "error syncing" "$secret/writing" >&2 || stop_with "The disk does not take what is restored."
 }
 
+# Names in the store go into sums, where a name may be a command: what is not called as the shipper calls it is left alone.
+log_folders() { sed -nE 's|^([A-Za-z0-9_.-]+\.[0-9]{6,10}-[0-9a-f]{8})/$|\1|p'; }
+log_pieces() { sed -nE '/^[0-9]{12,15}-[0-9]{12,15}(\.part)?\.binlog\.zst\.age$/p'; }
 streams=() logs_of='' logs_bytes=0 # of which stream the logs are put together in $work/logs, and how many bytes
 BEGINS_AT_ONCE=64
 find_logs() { # sets streams; what each began with is below $secret/begins
@@ -208,7 +211,7 @@ fetch_logs() { # fetch_logs STREAM POSITION
   [ "$stream" != "$logs_of" ] || return 0
   logs_of=$stream logs_bytes=0
   listed=$(rclone lsf --dirs-only "$BACKUP_ROOT/binlogs/$stream") || stop_with "The binary logs of $stream cannot be read."
-  mapfile -t folders < <(sed -n 's|/$||p' <<<"$listed" | sort)
+  mapfile -t folders < <(log_folders <<<"$listed" | sort)
   rm -rf "$work/logs"
   [ "${#folders[@]}" -gt 0 ] || return 0
   # The newest first: within a year there are tens of thousands, and a restore mostly begins minutes ago.
@@ -261,7 +264,7 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
     not_for_want_of_disk "$secret/copying"
     stop_with "The binary log $folder cannot be read: $(tail -n 3 "$secret/copying")"
   }
-  names=$(find "$work/pieces" -name '*.age' -printf '%f\n' | sort)
+  names=$(find "$work/pieces" -type f -printf '%f\n' | log_pieces | sort)
   size=$(awk -F '[-.]' '$2 + 0 > most {most = $2 + 0} END {printf "%.0f", most}' <<<"$names")
   logs_bytes=$((logs_bytes + size))
   need_room $((size + logs_bytes)) # what is replayed is written to the restored server's own log

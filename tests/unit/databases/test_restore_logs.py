@@ -124,6 +124,35 @@ def test_a_file_that_is_not_in_the_store_is_missed_by_its_number(stand: Stand) -
     assert stand.fetched(45) == ["log 4"]
 
 
+RUN = "PATH[$(cd${IFS}$secret;touch${IFS}ran)]"  # as a name, which cannot have a slash or a blank
+
+
+@pytest.mark.parametrize("to", ["newest", "time:1970-01-01 00:00:25"])
+@pytest.mark.parametrize("name", [f"binlog.000003+{RUN}-0000000a", f"binlog.000003-0+{RUN}"])
+def test_a_folder_that_is_none_of_ours_is_not_taken_for_a_log_file_nor_run(stand: Stand, name: str, to: str) -> None:
+    stand.ship(1, begins=10)
+    stand.ship(2, begins=20)
+    (stand.binlogs / STREAM / name).mkdir()
+    (stand.binlogs / STREAM / name / "begins").write_text("30")
+
+    status, said = stand.run(f"find_logs; fetch_logs {STREAM} 15", RESTORE_TO=to)
+
+    assert not (stand.folder / "secret/ran").exists()
+    assert status == 0, said
+    assert [file.read_text() for file in sorted(stand.folder.glob("work/logs/*"))] == ["log 1", "log 2"]
+
+
+@pytest.mark.parametrize("name", [f"0+{RUN}-{5:012}.binlog.zst.age", f"{5:012}-0+{RUN}.part.binlog.zst.age"])
+def test_an_object_that_is_none_of_ours_is_not_taken_for_a_piece_nor_run(stand: Stand, name: str) -> None:
+    (stand.ship(1, begins=10, closed=False) / name).write_bytes(b"theirs")
+
+    status, said = stand.run(f"find_logs; fetch_logs {STREAM} 15")
+
+    assert not (stand.folder / "secret/ran").exists()
+    assert status == 0, said
+    assert [file.read_text() for file in stand.folder.glob("work/logs/*")] == ["log 1"]
+
+
 def test_an_open_file_whose_first_pieces_are_gone_is_refused(stand: Stand) -> None:
     stand.ship(1, begins=10)
     emptied = stand.ship(2, begins=None, closed=False)
