@@ -363,7 +363,17 @@ class Folder:
         parts = name.split("/")
         if not name or name.startswith("/") or ".." in parts or parts[0] == OURS:
             raise Fault(f"the stream has a name that it may not have: {name!r}")
+        above = self.path
+        for part in parts[:-1]:
+            above = os.path.join(above, part)
+            self._must_be_no_link(above, name)
         return os.path.join(self.path, name)
+
+    @staticmethod
+    def _must_be_no_link(path, name):
+        """Nothing is written by way of a link, which may lead out of the folder."""
+        if os.path.islink(path):
+            raise Fault(f"the stream has a name that it may not have: {name!r}, where {path} is a link")
 
     def remove(self, name):
         target = self.place(name)
@@ -375,6 +385,7 @@ class Folder:
     def put(self, about, data, *, holes):
         target = self.place(about.name)
         if about.isdir():
+            self._must_be_no_link(target, about.name)
             os.makedirs(target, exist_ok=True)
             give_rights(target, about)
             return
@@ -394,6 +405,7 @@ class Folder:
         """Lay the pages over a file; given again, they change nothing."""
         name, size, *lines = extents.split(b"\n")[:-1]
         target = self.place(name.decode(*ENCODING))
+        self._must_be_no_link(target, name.decode(*ENCODING))
         with open(target, "r+b", buffering=0) as file:
             file.truncate(int(size))
             for line in lines:

@@ -311,6 +311,53 @@ def test_a_name_out_of_the_folder_is_refused(room: Path) -> None:
         load(room / "copy", stream)
 
 
+@pytest.mark.parametrize("what", ["file", "folder", "pages", "gone"])
+def test_nothing_is_written_by_way_of_a_link(room: Path, what: str) -> None:
+    """As nothing but a stream that somebody else has made would have it."""
+    outside = room / "outside"
+    (outside / "kept").mkdir(parents=True)
+    outside.joinpath("kept").chmod(0o700)
+    (outside / "file").write_bytes(b"ours")
+    tar = script.Tar(out := io.BytesIO())
+    tar.note("stream", b"1\n")
+    tar.note("sparse", b"")
+    for name, to in (("kept", outside / "kept"), ("file", outside / "file")):
+        tar.begin(name, script.Entry("link", mode=0o777, link=str(to)), 0)
+    if what == "file":
+        tar.begin("kept/new", script.Entry("file", mode=0o644), 6)
+        tar.data(b"theirs")
+        tar.end_member()
+    elif what == "folder":
+        tar.begin("kept", script.Entry("folder", mode=0o777), 0)
+    elif what == "pages":
+        tar.note("0.extents", b"file\n6\n0 1\n")
+        tar.begin(".copy-pages/0.pages", script.Entry("file", mode=0o644), 6)
+        tar.data(b"theirs")
+        tar.end_member()
+    if what == "gone":
+        tar.note("id", b"1\n")
+        tar.end()
+        load(room / "copy", out.getvalue())
+        tar = script.Tar(out := io.BytesIO())
+        for note, said in (
+            ("stream", b"2\n"),
+            ("wants", b"1\n"),
+            ("gone", b"kept/../file\0kept/it\0"),
+            ("sparse", b""),
+        ):
+            tar.note(note, said.replace(b"kept/../file\0", b""))
+    (outside / "kept/it").write_text("ours")
+    tar.note("id", b"2\n")
+    tar.end()
+
+    with pytest.raises(script.Fault, match="may not have"):
+        load(room / "copy", out.getvalue())
+
+    assert (outside / "file").read_bytes() == b"ours"
+    assert [each.name for each in (outside / "kept").iterdir()] == ["it"]
+    assert stat.S_IMODE((outside / "kept").stat().st_mode) == 0o700
+
+
 def test_what_is_excluded_is_left_out(room: Path) -> None:
     source = filled(room / "source")
     (source / "binlog.000001").write_bytes(b"x" * 100)
