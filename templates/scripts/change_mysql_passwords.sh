@@ -106,7 +106,7 @@ follow() {
     echo "This replica has not come to $ROTATION_POSITION within 55 s: it does not know the new passwords." >&2
     exit 1
   fi
-  login=$(jq --arg password "$NEXT_REPLICATION_LOGIN" '.password = $password' /etc/relaunch/replication.json)
+  login=$(NEXT=$NEXT_REPLICATION_LOGIN jq '.password = env.NEXT' /etc/relaunch/replication.json) # arguments are seen by all
   install -m 600 /dev/stdin /etc/relaunch/replication.json.new <<<"$login"
   mv /etc/relaunch/replication.json.new /etc/relaunch/replication.json
   if [ -z "$(replica_says Source_Host)" ]; then

@@ -317,8 +317,8 @@ seed() {
 take_role() {
   local role
   # The agent's, for following whoever is the primary.
-  jq -n --arg password "$REPLICATION_PASSWORD" \
-    '{user: "replication", password: $password, ca: "/etc/mysql/tls/ca.crt", port: 3306}' |
+  # Not as an argument, which all who are on this server can see.
+  PASSWORD=$REPLICATION_PASSWORD jq -n '{user: "replication", password: env.PASSWORD, ca: "/etc/mysql/tls/ca.crt", port: 3306}' |
     install -m 600 /dev/stdin /etc/relaunch/replication.json.new
   mv -f /etc/relaunch/replication.json.new /etc/relaunch/replication.json
   echo "$group" >"$joined"

@@ -57,8 +57,8 @@ refuse_to_start_empty() {
 }
 
 be_a_member() {  # from here on the agent takes the roles that the controller gives
-  jq -n --arg password "$REPLICATION_PASSWORD" \
-    '{user: "replication", password: $password, ca: "/etc/mysql/tls/ca.crt", port: 3306}' |
+  # Not as an argument, which all who are on this server can see.
+  PASSWORD=$REPLICATION_PASSWORD jq -n '{user: "replication", password: env.PASSWORD, ca: "/etc/mysql/tls/ca.crt", port: 3306}' |
     install -m 600 /dev/stdin /etc/relaunch/replication.json.new
   mv -f /etc/relaunch/replication.json.new /etc/relaunch/replication.json
   echo "$group" >"$joined"

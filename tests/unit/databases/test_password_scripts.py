@@ -1,7 +1,9 @@
-"""A replica logs in anew only once all is applied that it has received: what is not, MariaDB discards."""
+"""A replica logs in anew only once all is applied that it has received: what is not, MariaDB discards. And where a
+password is seen."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -49,3 +51,38 @@ def test_what_came_in_between_is_applied_before_the_login_is_changed(
     # Both threads stand only for the change: what was received is discarded when both start from a standstill.
     assert not [each for each in said if each.startswith(("STOP SLAVE;", "START SLAVE;"))]
     assert all("STOP SLAVE SQL_THREAD; CHANGE" in each for each in changes)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("join_database_group.sh", "take_role"),
+        ("attachments/database_group.sh", "be_a_member"),
+        ("change_passwords.sh", "follow"),
+        ("change_mysql_passwords.sh", "follow"),
+    ],
+)
+def test_a_password_is_no_argument_of_a_program(tmp_path: Path, script: str, name: str) -> None:
+    (tmp_path / "replication.json").write_text('{"user": "replication", "password": "old"}')
+    (tmp_path / "jq").write_text('#!/bin/bash\necho "$*" >>arguments\nexec /usr/bin/jq "${@/\\/etc\\/relaunch/.}"\n')
+    (tmp_path / "jq").chmod(0o755)
+    stubs = """
+      set -euo pipefail
+      group=shop joined=joined ROTATION_POSITION=
+      install() { cat >written; }
+      mv() { :; }
+      replica_says() { :; }
+      relaunch-local() { echo primary; }
+      ensure_accounts() { :; }
+    """
+
+    subprocess.run(
+        ["bash", "-c", f"{stubs}{functions(script, name)}\n{name}"],
+        cwd=tmp_path, timeout=30, check=True, stdout=subprocess.DEVNULL,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin", "REPLICATION_PASSWORD": "it's \\", "NEXT_REPLICATION_LOGIN": "it's \\",
+        },
+    )  # fmt: skip
+
+    assert json.loads((tmp_path / "written").read_text())["password"] == "it's \\"
+    assert "it's" not in (tmp_path / "arguments").read_text()
