@@ -64,6 +64,24 @@ quoted() {  # a string for SQL
   printf "'%s'" "${value//\'/\'\'}"
 }
 
+refuse_names() {  # what is the server's own or ours is not to be given away
+  local schema
+  case $DB_USER in
+    '' | replication | seed | relaunch_probe | relaunch_import | relaunch_import_dump | mysql | mysql.* | mariadb.*)
+      echo "DB_USER must not be '$DB_USER', which is an account of the server's own or ours. Choose another name." >&2
+      exit 1
+      ;;
+  esac
+  for schema in ${DB_NAME:-}; do
+    case $schema in
+      mysql | sys | information_schema | performance_schema | relaunch | relaunch_trial | *[!A-Za-z0-9_\$-]*)
+        echo "DB_NAME must not be '$schema': letters, digits, _ \$ - only, and no schema of the server's own or ours." >&2
+        exit 1
+        ;;
+    esac
+  done
+}
+
 in_file() {  # a value for an option file
   local value=${1//\\/\\\\}
   printf '"%s"' "${value//\"/\\\"}"
@@ -71,12 +89,13 @@ in_file() {  # a value for an option file
 
 issuer() { openssl x509 -noout -issuer -nameopt compat -in /etc/relaunch/tls/server.crt | sed 's/^issuer= *//'; }
 
-# Nothing while it is accepted already: two are while passwords are changed, and neither may be lost then.
+# Nothing while it is accepted already: two are while passwords are changed, and neither may be lost then. By its hash, as
+# the statement goes into the binary log as it is.
 has_password() {  # USER PASSWORD, as SQL: the statements that make it so
   cat <<SQL
 SET @make = IF(EXISTS (SELECT 1 FROM mysql.global_priv WHERE User = $1 AND Host = '%'
   AND Priv LIKE CONCAT('%', PASSWORD($2), '%')), 'DO 0',
-  CONCAT('ALTER USER ', QUOTE($1), '@''%'' IDENTIFIED BY ', QUOTE($2), ' REQUIRE SSL'));
+  CONCAT('ALTER USER ', QUOTE($1), '@''%'' IDENTIFIED BY PASSWORD ', QUOTE(PASSWORD($2)), ' REQUIRE SSL'));
 EXECUTE IMMEDIATE @make;
 SQL
 }
@@ -105,7 +124,7 @@ SQL
     cat <<SQL
 CREATE DATABASE IF NOT EXISTS \`$schema\` CHARACTER SET utf8mb4;
 GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
-  CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$schema\`.* TO $user@'%';
+  CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`${schema//_/\\_}\`.* TO $user@'%';
 SQL
   done
 }
@@ -356,5 +375,6 @@ wait_until_caught_up() {
   exit 1
 }
 
+refuse_names
 if [ "$me" = "$primary" ]; then refuse_to_start_empty; else seed; fi
 take_role

@@ -86,7 +86,7 @@ SQL
     cat <<SQL
 CREATE DATABASE IF NOT EXISTS \`$schema\` CHARACTER SET utf8mb4;
 GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
-  CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$schema\`.* TO $user@'%';
+  CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`${schema//_/\\_}\`.* TO $user@'%';
 SQL
   done
 }
@@ -310,6 +310,7 @@ wait_until_caught_up() {
   exit 1
 }
 
+refuse_names
 if [ "$me" = "$primary" ]; then refuse_to_start_empty; else seed; fi
 be_a_member
 role=$(wait_for_role)

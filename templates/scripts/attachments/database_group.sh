@@ -28,6 +28,24 @@ quoted() {  # a string for SQL
   printf "'%s'" "${value//\'/\'\'}"
 }
 
+refuse_names() {  # what is the server's own or ours is not to be given away
+  local schema
+  case $DB_USER in
+    '' | replication | seed | relaunch_probe | relaunch_import | relaunch_import_dump | mysql | mysql.* | mariadb.*)
+      echo "DB_USER must not be '$DB_USER', which is an account of the server's own or ours. Choose another name." >&2
+      exit 1
+      ;;
+  esac
+  for schema in ${DB_NAME:-}; do
+    case $schema in
+      mysql | sys | information_schema | performance_schema | relaunch | relaunch_trial | *[!A-Za-z0-9_\$-]*)
+        echo "DB_NAME must not be '$schema': letters, digits, _ \$ - only, and no schema of the server's own or ours." >&2
+        exit 1
+        ;;
+    esac
+  done
+}
+
 issuer() { openssl x509 -noout -issuer -nameopt compat -in /etc/relaunch/tls/server.crt | sed 's/^issuer= *//'; }
 
 # Not when they are made already: a write waits for the replica, and a primary must come up without one.

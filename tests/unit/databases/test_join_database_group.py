@@ -154,3 +154,31 @@ def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: 
         "clone of db2 10.0.0.2",
         "goes on",
     ]
+
+
+@DIALECTS
+@pytest.mark.parametrize(
+    ("user", "schema", "names"),
+    [
+        ("app", "", ""),
+        ("root", "a_b-c$d", ""),
+        ("", "", "DB_USER"),
+        ("seed", "", "DB_USER"),
+        ("replication", "", "DB_USER"),
+        ("relaunch_probe", "", "DB_USER"),
+        ("app", "mysql", "DB_NAME"),
+        ("app", "relaunch", "DB_NAME"),
+        ("app", "a`b", "DB_NAME"),
+        ("app", "fine it's", "DB_NAME"),
+    ],
+)
+def test_no_account_or_schema_of_the_servers_own_or_ours_is_given_away(
+    tmp_path: Path, script: str, user: str, schema: str, names: str
+) -> None:
+    end = f'DB_USER="{user}" DB_NAME="{schema}"\n'.replace("`", "\\`").replace("$", "\\$")
+
+    done = run(tmp_path, "", "refuse_names", end=f"{end}refuse_names", script=script)
+
+    assert done.returncode == (1 if names else 0)
+    assert done.stderr.startswith(f"{names} must not be " if names else "")
+    assert script.index("\nrefuse_names\n") < script.index("then refuse_to_start_empty")
