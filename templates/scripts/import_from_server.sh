@@ -190,6 +190,7 @@ copy() {
   for schema in "${schemas[@]}"; do
     as=$(there "SELECT CONCAT('CHARACTER SET ', default_character_set_name, ' COLLATE ',
       default_collation_name) FROM information_schema.schemata WHERE schema_name = $(quoted "$schema")")
+    [[ $as =~ ^CHARACTER\ SET\ [A-Za-z0-9_]+\ COLLATE\ [A-Za-z0-9_]+$ ]] || stop_with "The other server does not say how text in $schema is kept: $as"
     sql "CREATE DATABASE IF NOT EXISTS \`$schema\` $as; ALTER DATABASE \`$schema\` $as"
   done
   sql "DELETE FROM relaunch.import_loading WHERE name IN ($list)" 2>/dev/null || true  # no longer half of a dump, whose import makes the table
@@ -337,31 +338,37 @@ take_back() {
   unlock || return 1
 }
 
-# Rows and a sum over them of each table, on both sides; how many views, triggers and routines there are.
-sums() {  # PROGRAM-FOR-SQL OUTPUT
-  local ask=$1 statement
-  while read -r statement; do "$ask" "$statement" || return 1; done <"$work/statements" >"$2"
+# Rows and a sum over them of each table, on both sides; how many views, triggers and routines there are. Each side says
+# itself how its tables are asked: as root nothing is run here that another server has written.
+sums() {  # PROGRAM-FOR-SQL SIDE
+  local ask=$1 line statement
+  "$ask" "$sums_sql" >"$work/statements-$2" || return 1
+  while read -r line; do
+    printf -v statement %b "$line"  # the client has escaped in it what a line could not hold
+    "$ask" "$statement" || return 1
+  done < <(cat "$work/statements-$2" "$work/counts") >"$work/sums-$2"
 }
 compare() {
-  local kind other tables
-  there "SET SESSION group_concat_max_len = 100000000; SELECT CONCAT('SET time_zone = ''+00:00''; SELECT ''', c.table_schema, '.', c.table_name,
-    ''', COUNT(*), COALESCE(BIT_XOR(CAST(CONV(LEFT(SHA2(CONCAT_WS(''#'', ', GROUP_CONCAT(
+  local kind other tables name="REPLACE(c.column_name, '\`', '\`\`')" sums_sql
+  sums_sql="SET SESSION group_concat_max_len = 100000000; SELECT CONCAT('SET time_zone = ''+00:00''; SELECT ', QUOTE(CONCAT(c.table_schema, '.', c.table_name)),
+    ', COUNT(*), COALESCE(BIT_XOR(CAST(CONV(LEFT(SHA2(CONCAT_WS(''#'', ', GROUP_CONCAT(
       IF(c.data_type IN ('char', 'varchar', 'tinytext', 'text', 'mediumtext', 'longtext', 'enum', 'set', 'json', 'bit', 'binary', 'varbinary',
         'tinyblob', 'blob', 'mediumblob', 'longblob', 'geometry', 'point', 'linestring', 'polygon', 'multipoint', 'multilinestring',
-        'multipolygon', 'geometrycollection', 'geomcollection', 'vector'), CONCAT('COALESCE(HEX(\`', c.column_name, '\`), ''~'')'), CONCAT('COALESCE(\`', c.column_name, '\`, ''~'')'))
-      ORDER BY c.ordinal_position), '), 256), 16), 16, 10) AS UNSIGNED)), 0) FROM \`', c.table_schema, '\`.\`', c.table_name, '\`')
+        'multipolygon', 'geometrycollection', 'geomcollection', 'vector'), CONCAT('COALESCE(HEX(\`', $name, '\`), ''~'')'), CONCAT('COALESCE(\`', $name, '\`, ''~'')'))
+      ORDER BY c.ordinal_position), '), 256), 16), 16, 10) AS UNSIGNED)), 0) FROM \`', c.table_schema, '\`.\`', REPLACE(c.table_name, '\`', '\`\`'), '\`')
     FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
     WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND COALESCE(c.generation_expression, '') NOT IN ('ROW START', 'ROW END')
-      AND c.table_schema IN ($list) GROUP BY c.table_schema, c.table_name" >"$work/statements" || return 1
+      AND c.table_schema IN ($list) GROUP BY c.table_schema, c.table_name"
+  : >"$work/counts"
   tables=$(there "SELECT COUNT(*) FROM information_schema.tables WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') AND table_schema IN ($list)") || return 1
   for kind in "TABLES table_schema" "VIEWS table_schema" "TRIGGERS trigger_schema" "ROUTINES routine_schema" "EVENTS event_schema"; do
-    echo "SELECT '${kind% *}', ${kind#* }, COUNT(*) FROM information_schema.${kind% *} WHERE ${kind#* } IN ($list) GROUP BY 2 ORDER BY 2" >>"$work/statements" || return 1
+    echo "SELECT '${kind% *}', ${kind#* }, COUNT(*) FROM information_schema.${kind% *} WHERE ${kind#* } IN ($list) GROUP BY 2 ORDER BY 2" >>"$work/counts"
   done
-  sums there "$work/sums-there" &
+  sums there there &
   other=$!
-  sums sql "$work/sums-here" || { wait "$other" || true; return 1; }
+  sums sql here || { wait "$other" || true; return 1; }
   wait "$other" || return 1
-  if ! diff "$work/sums-there" "$work/sums-here" >"$work/different"; then
+  if ! diff <(sort "$work/sums-there") <(sort "$work/sums-here") >"$work/different"; then
     echo "NOT EQUAL (< there, > here):"
     head -40 "$work/different"
     return 1

@@ -49,6 +49,16 @@ def known(world: World) -> dict[str, str]:
     return {name: value for name, value in world.vault.known.items() if name.startswith(f"import.{D}.")}
 
 
+@pytest.mark.parametrize("password", ["right\r", "right\nssl-mode = DISABLED"])
+async def test_a_password_of_more_than_a_line_is_refused_and_not_repeated(
+    world: World, client: httpx.AsyncClient, password: str
+) -> None:
+    refused = await order(client, password)
+
+    assert refused.status_code == 400 and "line end" in refused.text and "right" not in refused.text
+    assert known(world) == {}
+
+
 async def test_an_import_that_is_followed_is_not_touched_by_the_same_order(
     world: World, client: httpx.AsyncClient
 ) -> None:

@@ -102,6 +102,10 @@ async def import_server(request: Request, deployment: str, asked: ServerAsked) -
     primary_of(ports, deployment)
     _refuse_busy(request, deployment, "import-server")
     source = read_source(asked.server, asked.user, asked.schemas)
+    if any(ord(letter) < 32 for letter in asked.password):
+        raise BadInput(
+            "the password has a line end or the like in it", hint="give it as one line, without CR at its end"
+        )
     if has_begun(ports, deployment):
         present = source_of(ports, deployment)
         raise Conflict(

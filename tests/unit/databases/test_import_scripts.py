@@ -359,6 +359,27 @@ def test_tables_that_were_not_compared_are_not_equal(tmp_path: Path) -> None:
     assert run(tmp_path, f"amount=3\n{COMPARE}{EQUAL}") == "2 tables were compared, and there are 3\nfailed\n"
 
 
+def test_what_the_other_server_says_is_no_statement_that_is_run_here(tmp_path: Path) -> None:
+    theirs = """there() {
+      said there "$1"
+      case $1 in "SET SESSION"*) echo "DROP DATABASE shop" ;; *) answer "$1" ;; esac
+    }
+    """
+
+    assert "failed" in run(tmp_path, theirs + COMPARE + EQUAL)
+
+    ran = said(tmp_path).splitlines()
+    assert "there: DROP DATABASE shop" in ran and "here: DROP DATABASE shop" not in ran
+
+
+def test_how_text_is_kept_there_is_words_and_no_statement(tmp_path: Path) -> None:
+    theirs = THEIRS.replace("utf8mb4_turkish_ci", "utf8mb4_turkish_ci; DROP DATABASE shop")
+
+    shown = run(tmp_path, f"{functions('import_from_server.sh', 'copy')}{theirs}copy")
+
+    assert "does not say how text in shop is kept" in shown and "here: CREATE" not in said(tmp_path)
+
+
 def test_there_is_no_position_when_a_server_does_not_say_it(tmp_path: Path) -> None:
     script = functions("import_from_server.sh", "position_here", "reached")
     script += "reached $(position_here) b.1 4 && echo reached || echo not\n"
