@@ -183,7 +183,7 @@ done
 rm -rf "$work/data/.copy-pages"
 prepared=$(seconds)
 
-chown -R mysql:mysql "$work"
+chown -R mysql:mysql "$work/data" # and nothing that is written to as root from here on
 chmod 711 "$work" "$secret"
 install -d -o mysql -g mysql "$sockets"
 # InnoDB goes on to note the place in the binary log of where the backup was made, until our own places come after it, by

@@ -144,7 +144,7 @@ done
 rm -rf "$work/data/.copy-pages"
 prepared=$(seconds)
 
-chown -R mysql:mysql "$work"
+chown -R mysql:mysql "$work/data" # and nothing that is written to as root from here on
 chmod 711 "$work" "$secret"
 install -d -o mysql -g mysql "$sockets"
 # As much memory as the server itself may take, unless it runs just now and takes it.

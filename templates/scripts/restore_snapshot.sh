@@ -84,8 +84,7 @@ fi
 ask_copy -e "SET GLOBAL innodb_flush_log_at_trx_commit = 1; SET sql_log_bin = 0; $forget; $(new_lineage)"
 leave_copy
 sync -f "$work"
-echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
-chown mysql:mysql "$work/data/relaunch-group"
+mark_as_ours
 rm -f "$work/data/auto.cnf" "$work/data/relaunch-group.accounts"
 jq -nc --arg id "$id" --arg gtid "$gtid" --argjson seconds "$(seconds)" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$from" \
   '"RESTORED " + ({$id, $gtid, $seconds, prepared_seconds: $seconds, tables_compared: 0, chain_length: 0, $lineage, $from} | tojson)' -r |

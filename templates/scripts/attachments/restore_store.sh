@@ -120,6 +120,7 @@ choose_chain() { # sets RESTORE_BACKUP, chain, last (its manifest), gtid
   chain=() id=$RESTORE_BACKUP
   while [ -n "$id" ]; do
     [ -e "$(manifest "$id")" ] || stop_with "MISSING LINK: the backup $id has no manifest in the store${chain[0]:+; ${chain[0]} builds on it}."
+    [[ " ${chain[*]} " != *" $id "* ]] || stop_with "MISSING LINK: the backup $id builds on itself."
     chain=("$id" "${chain[@]}")
     id=$(jq -r '.parent // ""' "$(manifest "$id")")
   done
@@ -275,10 +276,13 @@ assemble() { # assemble FOLDER NEWEST(yes|no)
     [ "$start" -le "$at" ] || stop_with "MISSING LINK: binary log $folder lacks the bytes $at to $start."
     [ "$stop" -gt "$at" ] || continue
     # Pieces may overlap, where one was sent again because the store's answer did not come.
-    { age -d -i "$secret/key" "$work/pieces/$name" 2>"$secret/age" | zstd -q -d | tail -c "+$((at - start + 1))" >>"$out"; } 2>"$secret/unpacking" || {
+    # No more than there is room for, whatever it unpacks to.
+    { age -d -i "$secret/key" "$work/pieces/$name" 2>"$secret/age" | zstd -q -d | head -c $((stop - start + 1)) |
+      tail -c "+$((at - start + 1))" >>"$out"; } 2>"$secret/unpacking" || {
       not_for_want_of_disk "$secret/unpacking"
       stop_with "DAMAGED OBJECT: binary log piece $folder/$name: $(head -q -n 1 "$secret"/{age,unpacking})"
     }
+    [ "$(stat -c %s "$out")" = "$stop" ] || stop_with "DAMAGED OBJECT: binary log piece $folder/$name does not hold as many bytes as it says."
     at=$stop
     [[ $name == *.part.* ]] || whole=$at
   done
@@ -349,9 +353,11 @@ new_lineage() { # the statements: from here on it is a history of its own
     REPLACE INTO relaunch.lineage VALUES (1, '$RESTORE_NEW_LINEAGE')"
 }
 
+# By a file that is made anew: what lies there may be a link that came with the data.
+mark_as_ours() { install -o mysql -g mysql -m 600 /dev/stdin "$work/data/relaunch-group" <<<"$BACKUP_GROUP"; }
+
 end_restore() { # end_restore POSITION PREPARED_SECONDS
-  echo "$BACKUP_GROUP" >"$work/data/relaunch-group"
-  chown mysql:mysql "$work/data/relaunch-group"
+  mark_as_ours
   echo "Restored to $1 in $(seconds) s; $checked tables compared, table checks are clean"
   jq -nc --arg id "$RESTORE_BACKUP" --arg gtid "$1" --argjson seconds "$(seconds)" --argjson prepared "$2" \
     --argjson checked "$checked" --argjson chain "${#chain[@]}" --arg lineage "$RESTORE_NEW_LINEAGE" --arg from "$RESTORE_LINEAGE" \

@@ -23,6 +23,7 @@ import glob
 import importlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -42,6 +43,7 @@ PIECES_A_FILE = 300  # then the server begins a new file: a restore fetches no m
 QUEUE_BYTES = 4 << 30  # more than this unshipped is said to be too much, unless BACKUP_QUEUE_BYTES says otherwise
 LONGEST_PAUSE_SECONDS = 10.0
 STATE = "/var/lib/relaunch-backup/shipping.json"
+OURS = re.compile(r"[0-9]+-[0-9]+-.+/")  # what else lies among the streams is left alone
 
 
 def moment(form="%Y-%m-%dT%H:%M:%S.%fZ"):
@@ -310,7 +312,7 @@ class Shipper:
         listed = subprocess.run(["rclone", "lsf", "--dirs-only", above], capture_output=True, text=True, timeout=60)
         if listed.returncode not in (0, 3):
             raise StoreDown(listed.stderr.strip()[-300:])
-        return sorted(name.rstrip("/") for name in listed.stdout.split())
+        return sorted(name.rstrip("/") for name in listed.stdout.splitlines() if OURS.fullmatch(name))
 
     def gtid_in(self, name):
         """The position that this object of the streams says; None when there is none."""

@@ -206,6 +206,59 @@ def test_a_listing_that_fails_is_not_taken_for_there_being_no_binary_log(stand: 
     assert "cannot be read" in stand.refused(15)
 
 
+def test_a_chain_that_builds_on_itself_is_refused(stand: Stand) -> None:
+    for id, parent in (("one", "two"), ("two", "one")):
+        manifest = stand.folder / f"store/backups/{id}/manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(f'{{"id": "{id}", "parent": "{parent}", "gtid": "", "ended": ""}}')
+
+    status, said = stand.run("choose_chain", RESTORE_BACKUP="one")
+
+    assert status == 1 and "builds on itself" in said
+
+
+def test_what_came_with_the_data_is_not_written_to_as_our_mark(stand: Stand) -> None:
+    (stand.folder / "work/data").mkdir(parents=True)
+    (stand.folder / "secret").mkdir()
+    theirs = stand.folder / "theirs"
+    theirs.write_text("theirs")
+    (stand.folder / "work/data/relaunch-group").symlink_to(theirs)
+    stubs = """
+      install() { [ "$1 $2 $3 $4" = "-o mysql -g mysql" ]; shift 4; command install "$@"; }
+      chown() { command chown 1:1 "${@:2}"; }
+      in_place() { :; }
+      chain=() RESTORE_BACKUP=b RESTORE_NEW_LINEAGE=n RESTORE_LINEAGE=o RESTORE_PHASE=all
+      end_restore 15 1.0
+    """
+
+    status, said = stand.run(stubs, BACKUP_GROUP="shop")
+
+    assert status == 0, said
+    assert theirs.read_text() == "theirs" and theirs.stat().st_uid == stand.folder.stat().st_uid
+    assert (stand.folder / "work/data/relaunch-group").read_text() == "shop\n"
+    assert not (stand.folder / "work/data/relaunch-group").is_symlink()
+
+
+@pytest.mark.parametrize("held", [b"log 1 and more", b"log"])
+def test_a_piece_that_unpacks_to_other_than_it_says_is_damaged(stand: Stand, held: bytes) -> None:
+    made = stand.ship(1, begins=10, closed=False)
+    next(made.glob("*.age")).write_bytes(held)
+
+    assert "DAMAGED OBJECT" in stand.refused(15)
+    assert sum(file.stat().st_size for file in stand.folder.glob("work/logs/*")) <= len("log 1") + 1
+
+
+@pytest.mark.parametrize("script", ["restore_database.sh", "restore_mysql.sh"])
+def test_the_server_on_the_copy_owns_its_data_and_not_where_root_goes_on_to_write(tmp_path: Path, script: str) -> None:
+    text = (ATTACHMENTS.parent / script).read_text()
+    given = text.partition("prepared=$(seconds)\n")[2].partition("\ninstall -d -o mysql")[0]
+    stubs = f'work={tmp_path} secret={tmp_path}; chown() {{ echo "${{@: -1}}"; }}\n'
+
+    done = subprocess.run(["bash", "-c", f"{stubs}{given}"], capture_output=True, text=True, timeout=30, check=True)
+
+    assert done.stdout == f"{tmp_path}/data\n"
+
+
 def test_a_listing_of_histories_that_breaks_off_names_none_as_the_newest(stand: Stand) -> None:
     for lineage in ("20261101T000000Z-aaaaaa", "20261120T000000Z-bbbbbb"):
         (stand.folder / "store/my" / lineage).mkdir(parents=True)

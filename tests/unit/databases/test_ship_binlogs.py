@@ -406,6 +406,20 @@ def test_a_primary_begins_anew_after_a_later_stream_that_is_not_its_own(member: 
     assert looked() == [own, other, anew]
 
 
+def test_what_else_lies_among_the_streams_is_no_later_one(member: Any, tmp_path: Path) -> None:
+    (tmp_path / "role").write_text("primary\n")
+    member.look()
+    (own,) = member.store.streams()
+    member.store.put(f"{member.at['lineage']}/binlogs/notes/readme", b"")
+    file = log_file(tmp_path, [(0, 1, 500)], transaction(0, 1, 501))
+    member.looked_for_stream, member.seen = float("-inf"), None
+
+    member.look()
+
+    assert (member.at["stream"], member.at["state"]) == (own, "ok")
+    assert member.at["position"] == file.stat().st_size
+
+
 @pytest.mark.parametrize(("began", "older"), [("0-1-100", True), ("0-1-100", False), ("", True)])
 def test_after_a_primary_that_led_only_briefly_the_next_ships_all_from_where_that_one_began(
     member: Any, tmp_path: Path, began: str, older: bool
