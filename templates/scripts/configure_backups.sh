@@ -55,6 +55,7 @@
 # ...
 set -euo pipefail
 
+[[ $BACKUP_QUEUE_BYTES =~ ^[0-9]*$ ]] || { echo "BACKUP_QUEUE_BYTES must be a number of bytes, not $BACKUP_QUEUE_BYTES" >&2; exit 1; }
 dialect=mariadb config=/etc/mysql/mariadb.conf.d/90-relaunch.cnf
 if ! command -v mariadbd >/dev/null; then dialect=mysql config=/etc/mysql/mysql.conf.d/zz-90-relaunch.cnf; fi
 group=${BACKUP_GROUP:-$(relaunch-local get database.group)}

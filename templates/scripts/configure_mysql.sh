@@ -20,6 +20,9 @@
 # ...
 set -euo pipefail
 
+# A server that does not start for it would only say so in its log.
+[[ $INNODB_BUFFER_POOL =~ ^[1-9][0-9]*[KMGTkmgt]?$ ]] || { echo "INNODB_BUFFER_POOL must be a size like 512M or 2G, not $INNODB_BUFFER_POOL" >&2; exit 1; }
+[[ $MAX_CONNECTIONS =~ ^[1-9][0-9]*$ ]] || { echo "MAX_CONNECTIONS must be a number like 200, not $MAX_CONNECTIONS" >&2; exit 1; }
 server=$(relaunch-local get server)
 name=$(jq -r .name <<<"$server")
 address=$(jq -r .address <<<"$server")

@@ -17,6 +17,7 @@
 # ...
 set -euo pipefail
 
+[[ ${SEED_BANDWIDTH:-} =~ ^[0-9]*$ ]] || { echo "SEED_BANDWIDTH must be a number of bytes a second, not $SEED_BANDWIDTH" >&2; exit 1; }
 address=$(relaunch-local get server.address)
 install -D -m 755 "$RS_ATTACH_DIR/give_seed.py" /usr/local/lib/relaunch/give-seed
 

@@ -35,6 +35,8 @@
 # ...
 set -euo pipefail
 
+[[ $SNAPSHOT_MINUTES =~ ^[0-9]+$ ]] || { echo "SNAPSHOT_MINUTES must be a number of minutes, 0 for never, not $SNAPSHOT_MINUTES" >&2; exit 1; }
+[[ $SNAPSHOTS_KEPT =~ ^[0-9]+$ ]] || { echo "SNAPSHOTS_KEPT must be a number of snapshots, not $SNAPSHOTS_KEPT" >&2; exit 1; }
 volume=/var/lib/mysql-volume
 service=mariadb
 command -v mariadbd >/dev/null || service=mysql

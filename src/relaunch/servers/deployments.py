@@ -22,6 +22,7 @@ DURABILITIES = ("available", "strict")
 FAILOVER_PRESETS = ("fast", "normal", "careful")
 NAME_LENGTH = 40
 READ_LAG_SECONDS, LEAST_READ_LAG_SECONDS = 30.0, 5.0  # what is measured is a row a second, asked for once a second
+LEAST_BACKUP_SECONDS = 15.0
 BACKUP_INTERVALS = ("incremental", "full", "primary", "prove", "schemas")
 BACKUPS_KEPT = ("last", "daily", "weekly", "monthly", "yearly")
 BACKUP_METHODS = ("server", "snapshot")
@@ -229,9 +230,14 @@ def _backups(element: Element) -> dict[str, str]:
                 raise value.fault(f"backups: {name} must be a number of backups, not {text!r}")
         elif text != "never":
             try:
-                parse_duration(text)
+                seconds = parse_duration(text).total_seconds()
             except BadInput as error:
                 raise value.fault(f"backups: {name}: {error.message}", hint=error.hint) from None
+            if seconds < LEAST_BACKUP_SECONDS:
+                raise value.fault(
+                    f"backups: {name} must be {LEAST_BACKUP_SECONDS:g} s or more: nobody looks more often what is due",
+                    hint=f"`{name}: never` makes none by itself",
+                )
     return found
 
 

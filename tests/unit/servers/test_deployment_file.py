@@ -108,6 +108,8 @@ credentials: {DB_PASSWORD: generate}
         (HEAD + "database: {primary: db1, never_primary: [db1]}", 5, "never_primary: db1 is no replica", ""),
         (HEAD + "database: {primary: db1, read_lag: soon}", 5, "read_lag: 'soon' is no duration", "90s"),
         (HEAD + "database: {primary: db1, read_lag: 1s}", 5, "read_lag must be 5 s or more", ""),
+        (HEAD + "database: {primary: db1, backups: {full: 0}}", 5, "full must be 15 s or more", "`full: never` makes"),
+        (HEAD + "database: {primary: db1, backups: {prove: 900ms}}", 5, "prove must be 15 s or more", ""),
         (HEAD + "sites:\n  shop: {}", 6, "'shop' is no domain name", ""),
         (HEAD + "sites:\n  Shop.test: {}", 6, "'Shop.test' is no domain name", ""),
         (HEAD + "sites:\n  a..test: {}", 6, "'a..test' is no domain name", ""),
