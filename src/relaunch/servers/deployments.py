@@ -21,6 +21,7 @@ RUNTIMES = ("rails", "wsgi", "php", "node", "static", "proxy")
 DURABILITIES = ("available", "strict")
 FAILOVER_PRESETS = ("fast", "normal", "careful")
 NAME_LENGTH = 40
+LEAST_BYTES = 32 << 20  # of memory, or of a volume
 READ_LAG_SECONDS, LEAST_READ_LAG_SECONDS = 30.0, 5.0  # what is measured is a row a second, asked for once a second
 LEAST_BACKUP_SECONDS = 15.0
 BACKUP_INTERVALS = ("incremental", "full", "primary", "prove", "schemas")
@@ -142,9 +143,19 @@ def _server(name: str, element: Element) -> ServerSpec:
         template=_template(keys["template"]),
         zone=_label(keys["zone"]) if "zone" in keys else "a",
         inputs=_inputs(keys["inputs"]) if "inputs" in keys else {},
-        memory_bytes=size(keys["memory"]) if "memory" in keys else None,
-        volume_bytes=size(keys["volume"]) if "volume" in keys else None,
+        memory_bytes=_size(keys["memory"]) if "memory" in keys else None,
+        volume_bytes=_size(keys["volume"]) if "volume" in keys else None,
     )
+
+
+def _size(element: Element) -> int:
+    found = size(element)
+    if found < LEAST_BYTES:
+        raise element.fault(
+            f"{element.what}: {element.text()} is {found} bytes, with which no server runs",
+            hint="a number alone is bytes: write a unit, 512M or 2G for example",
+        )
+    return found
 
 
 def _template(element: Element) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from relaunch.databases.resizing import emptiest_zone, next_name
 from relaunch.databases.resizing_file import with_memory, with_replica, without_replica
-from relaunch.errors import BadInput
+from relaunch.errors import BadInput, FormatError
 from relaunch.servers.deployments import ServerSpec, read_deployment
 
 FLOW = """deployment: shop
@@ -139,3 +139,8 @@ def test_the_memory_of_each_is_written_and_the_rest_stands_as_it_was(text: str) 
     assert with_memory(changed, ("db1", "db2"), 2 << 30) == changed
     kept = [line for line in text.splitlines() if "db1:" not in line and "db2:" not in line and "memory" not in line]
     assert [line for line in kept if line not in changed.splitlines()] == []
+
+
+def test_no_server_is_brought_to_a_size_with_which_none_runs() -> None:
+    with pytest.raises(FormatError, match="2097152 bytes, with which no server runs"):
+        with_memory(BLOCK, ("db1", "db2"), 2 << 20)

@@ -87,6 +87,8 @@ credentials: {DB_PASSWORD: generate}
         ("deployment: shop\nservers:\n  a: {template: b, zon: a}", 3, "unknown key 'zon'", "did you mean zone?"),
         ("deployment: shop\nservers:\n  a: {template: b, memory: -1}", 3, "'-1' is no size", "512M"),
         ("deployment: shop\nservers:\n  a: {template: b, volume: big}", 3, "'big' is no size", "512M"),
+        ("deployment: shop\nservers:\n  a: {template: b, memory: 512}", 3, "memory: 512 is 512 bytes", "a unit, 512M"),
+        ("deployment: shop\nservers:\n  a: {template: b, volume: 20K}", 3, "volume: 20K is 20480 bytes", "a unit"),
         (
             "deployment: shop\nservers:\n  a: {template: b}\ndatabase: {primary: a, backups: {method: snapshot}}",
             4, "server a has none", "volume: 20G",
