@@ -118,6 +118,7 @@ case $RESTORE_PHASE in
 esac
 refuse_without_confirmation
 printf '%s\n' "$BACKUP_KEY" >"$secret/key"
+unset BACKUP_KEY # or all that is started here would have it, the servers on the copies too
 
 # GTID positions: number DOMAIN POSITION, and whether one holds all of another.
 number() { tr ',' '\n' <<<"$2" | awk -F- -v domain="$1" '$1 == domain {n = $3} END {print n + 0}'; }

@@ -118,6 +118,7 @@ case $RESTORE_PHASE in
 esac
 refuse_without_confirmation
 printf '%s\n' "$BACKUP_KEY" >"$secret/key"
+unset BACKUP_KEY # or all that is started here would have it, the servers on the copies too
 
 gtids() { python3 "$RS_ATTACH_DIR/gtid_sets.py" "$@"; }
 reaches() { gtids holds "$1" "$2"; }

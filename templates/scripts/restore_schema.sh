@@ -106,6 +106,7 @@ tidy() {
 }
 trap tidy EXIT
 printf '%s\n' "$BACKUP_KEY" >"$secret/key"
+unset BACKUP_KEY # or all that is started here would have it, the servers on the copies too
 
 root=${BACKUP_ROOT%/*}/${RESTORE_GROUP:-$BACKUP_GROUP}
 if [ "$RESTORE_LINEAGE" = newest ]; then

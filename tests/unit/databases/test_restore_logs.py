@@ -248,6 +248,21 @@ def test_a_piece_that_unpacks_to_other_than_it_says_is_damaged(stand: Stand, hel
     assert sum(file.stat().st_size for file in stand.folder.glob("work/logs/*")) <= len("log 1") + 1
 
 
+@pytest.mark.parametrize("script", ["restore_database.sh", "restore_mysql.sh", "restore_schema.sh"])
+def test_the_private_key_is_in_a_file_and_in_no_other_programs_environment(tmp_path: Path, script: str) -> None:
+    text = (ATTACHMENTS.parent / script).read_text()
+    begin = text.index("printf '%s\\n' \"$BACKUP_KEY\"")
+    given = text[begin : text.index("\n\n", begin)]
+    environment = {"PATH": "/usr/bin:/bin", "BACKUP_KEY": "AGE-SECRET-KEY-1X", "secret": str(tmp_path)}
+
+    done = subprocess.run(
+        ["bash", "-c", f"set -u; {given}\nenv"], env=environment, capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert (tmp_path / "key").read_text() == "AGE-SECRET-KEY-1X\n"
+    assert "secret=" in done.stdout and "AGE-SECRET-KEY" not in done.stdout
+
+
 @pytest.mark.parametrize("script", ["restore_database.sh", "restore_mysql.sh"])
 def test_the_server_on_the_copy_owns_its_data_and_not_where_root_goes_on_to_write(tmp_path: Path, script: str) -> None:
     text = (ATTACHMENTS.parent / script).read_text()
