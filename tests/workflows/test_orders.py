@@ -62,6 +62,18 @@ async def test_all_problems_are_told_at_once(world: World) -> None:
     assert "no zone 'q'" in raised.value.message
 
 
+async def test_a_member_of_the_group_that_is_no_database_server_is_refused(world: World) -> None:
+    servers = "  one: {template: mysql, zone: a}\n  two: {template: web, zone: a}\n"
+    source = f"deployment: shop\nservers:\n{servers}database: {{primary: two, replicas: [one]}}\n"
+
+    with pytest.raises(
+        BadInput, match="server shop/two is in the database group, but its template web offers no"
+    ) as raised:
+        await world.orders.apply(source, who="ann")
+
+    assert "shop/one" not in raised.value.message
+
+
 async def test_a_site_served_elsewhere_is_refused(world: World) -> None:
     site = "sites:\n  shop.test: {}\n"
     await world.apply(ONE + site)

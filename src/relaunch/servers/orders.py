@@ -36,6 +36,17 @@ def _no_remarks(spec: DeploymentSpec) -> Sequence[str]:
     return ()
 
 
+def _no_databases(spec: DeploymentSpec, templates: Mapping[str, ServerTemplate]) -> list[str]:
+    """A group would wait for ever for such a member."""
+    members = [server for server in spec.servers if spec.database and server.name in spec.database.members]
+    return [
+        f"server {spec.name}/{server.name} is in the database group, but its template {server.template} offers no"
+        " database: give it the template mysql or mysql9, or take it out of `database`"
+        for server in members
+        if server.template in templates and not templates[server.template].is_database
+    ]
+
+
 class Orders:
     """`remarks`: what else is worth saying about a deployment, by those who know its sites."""
 
@@ -53,6 +64,7 @@ class Orders:
         templates, problems = self._templates(spec)
         changes = self._changes(spec, templates)
         inputs, more = self._inputs(spec, templates, given or {})
+        problems = [*problems, *_no_databases(spec, templates)]
         problems = [*problems, *changes.problems, *more, *self._world_problems(spec, changes)]
         return {
             "deployment": spec.name,

@@ -55,6 +55,11 @@ class ServerTemplate:
     def offers_role(self, role: str) -> bool:
         return any(offer.role == role for offer in self.offers)
 
+    @property
+    def is_database(self) -> bool:
+        """Whether its servers can be members of a group."""
+        return self.offers_role("database") or any(script.name == "Join database group" for script in self.boot)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedTemplate:
