@@ -169,7 +169,7 @@ def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: 
         ("app", "mysql", "DB_NAME"),
         ("app", "relaunch", "DB_NAME"),
         ("app", "a`b", "DB_NAME"),
-        ("app", "fine it's", "DB_NAME"),
+        ("app", "fine it's büro.1", ""),
     ],
 )
 def test_no_account_or_schema_of_the_servers_own_or_ours_is_given_away(
