@@ -206,7 +206,7 @@ BREAKING = frozenset({
     "crash", "power off", "freeze", "cut", "cut one way", "isolate", "block applier", "kill agent", "kill controller",
     "crash at a decision",
 })  # fmt: skip
-OVER = ("mend", "thaw", "free applier", "start controller", "power on", "go on")
+OVER = ("start controller", "mend", "thaw", "free applier", "power on", "go on")
 WITHOUT_CONTROLLER = frozenset({"thaw", "free applier", "start controller"})
 
 
