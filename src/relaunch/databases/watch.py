@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ class DatabaseWatch:
             return
         self._stale, self._read = False, now
         self._stored = {each.deployment: each for each in self._store.groups() if not each.destroying}
-        busy = {task["subject"] for task in self._workflows.tasks.unfinished() if task["kind"] in ("reboot", "start")}
+        busy = {task["subject"] for task in self._workflows.tasks.unfinished() if _is_maintenance(task)}
         self._maintenance = {
             each.deployment
             for each in self._stored.values()
@@ -410,6 +410,11 @@ class DatabaseWatch:
         for page in (*decision.pages, *self._findings.get(stored.deployment, ())):
             wrong[page.rule] = "; ".join(filter(None, (wrong.get(page.rule), page.text)))
         self._alarm.look(_subject(stored), wrong, time.monotonic(), stays=STAYS_SECONDS)
+
+
+def _is_maintenance(task: Mapping[str, Any]) -> bool:
+    """Somebody has ordered it: that one which has rebooted by itself runs its boot scripts is a task of ours."""
+    return task["kind"] in ("reboot", "start") and task["who"] != WHO
 
 
 def _subject(stored: StoredGroup) -> str:

@@ -96,7 +96,7 @@ def world(tmp_path):
     app = SimpleNamespace(state=SimpleNamespace(ports=ports, databases=watch))
     asks = SimpleNamespace(app=app, state=SimpleNamespace(who="ann"))
     yield SimpleNamespace(
-        asks=asks, watch=watch, agents=agents, records=records, groups=groups, alarm=alarm, engine=engine
+        asks=asks, watch=watch, agents=agents, records=records, groups=groups, alarm=alarm, engine=engine, tasks=tasks
     )
     engine.dispose()
 
@@ -137,6 +137,15 @@ def test_a_failover_is_stored_and_then_ordered(world):
     assert {instance: order.role for instance, order in world.agents.orders} == {
         "s1": "fenced", "s2": "revoked", "s3": "revoked",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("who", "pages"), [("relaunch", []), ("ann", ["no failover: maintenance"])])
+def test_a_reboot_that_nobody_has_ordered_holds_no_failover_up(world, who, pages):
+    world.tasks.unfinished = lambda: [{"kind": "reboot", "subject": "server:shop/db1", "who": who}]
+    told(world, DEAD)
+
+    assert [page.rule for page in world.watch.decisions["shop"].pages] == pages
+    assert (world.groups.group("shop").group.change is None) is bool(pages)
 
 
 def test_what_the_controllers_full_disk_does_not_store_is_not_ordered_but_told(world, monkeypatch):
