@@ -31,6 +31,7 @@ class Heartbeat:
         self._session: Optional[LocalSession] = None
         self._began: Optional[float] = None  # of the write in flight
         self._committed: Optional[float] = None
+        self._counts_from = float("-inf")
         self._why = ""
         self._error = ""
         self._progress = Progress()
@@ -44,8 +45,12 @@ class Heartbeat:
         since = self._committed if self._committed is not None else began
         if since is None:
             return None
-        late = began is not None and now - began > LATE_SECONDS
-        return round(now - since, 3), (self._why or UNEXPLAINED) if late else self._error
+        late = began is not None and now - max(began, self._counts_from) > LATE_SECONDS
+        return round(now - max(since, self._counts_from), 3), (self._why or UNEXPLAINED) if late else self._error
+
+    def stood_still(self) -> None:
+        """This machine did, or we: nothing could be committed meanwhile, and that says nothing about the server."""
+        self._counts_from = time.monotonic()
 
     @property
     def unacknowledged(self) -> bool:

@@ -26,6 +26,7 @@ DEAD_LOOK_SECONDS = 0.1
 REPORT_SECONDS, LATEST_SECONDS = 0.4, 0.6  # told again with the first look so long after, or without one
 CONNECTIONS_LOOK_SECONDS, FULL_SECONDS = 2.0, 5.0  # between two looks whether it is full; how long that is told
 SILENT_SECONDS = 1.2  # without an answer, the server counts as one that does not
+STOOD_SECONDS = 5.0  # a pause that ends so much later: this machine stood still, or we did
 UNCHANGED = ("executed", "history", "received", "lag_seconds", "received_seconds", "write_seconds", "trouble_seconds",
              "free_bytes", "disk_bytes")  # fmt: skip
 
@@ -191,8 +192,11 @@ class Reporter:
                 if trouble != said:
                     print(f"database: {trouble}", file=sys.stderr, flush=True)
                     said = trouble
+            due = time.monotonic() + pause
             self._wake.wait(pause)
             self._wake.clear()
+            if time.monotonic() - due > STOOD_SECONDS:
+                self._heartbeat.stood_still()
 
     def _look(self) -> float:
         """For how long to pause then."""

@@ -23,6 +23,7 @@ PORT = 3306
 PROBE_SECONDS, OTHERS_SECONDS = 0.25, 1.0  # between two probes of the primary, and of a replica
 ANSWER_SECONDS = 0.75
 SAY_SECONDS = 1.0
+STOOD_SECONDS = 15.0  # a probe takes less, with the pause before it: else this machine stood still, or we did
 BEAT_SECONDS, BEAT_REFUSED_SECONDS, BEAT_AGAIN_SECONDS = 0.9, 5.0, 60.0
 BEAT = "SELECT at FROM relaunch.heartbeat ORDER BY epoch DESC, at DESC LIMIT 1"
 DENIED_BEAT = (1142, 1146)  # accounts of before it was granted; no such table
@@ -47,7 +48,7 @@ class Watched:
         self._pause = OTHERS_SECONDS
         self._connection: Any = None
         self._outcome = ""
-        self._since = time.monotonic()
+        self._since = self._looked_at = time.monotonic()
         self._ok_at: Optional[float] = None
         self._read_only: Optional[bool] = None
         self._ask_beat_at = 0.0
@@ -69,8 +70,9 @@ class Watched:
         if not self._outcome:
             return None
         now = time.monotonic()
+        since = now if self._stood_still(now) else self._since
         return Probe(
-            outcome=self._outcome, seconds=round(now - self._since, 3),
+            outcome=self._outcome, seconds=round(now - since, 3),
             ok_seconds=None if self._ok_at is None else round(now - self._ok_at, 3), read_only=self._read_only,
         )  # fmt: skip
 
@@ -82,13 +84,19 @@ class Watched:
             outcome = self._look()
             if outcome in ("refused", "error") and kept:
                 outcome = self._look()  # a broken connection alone says little: is there a new one?
+            now = time.monotonic()
             if outcome == "ok":
-                self._ok_at = time.monotonic()
-            if outcome != self._outcome:
-                self._outcome, self._since = outcome, asked
+                self._ok_at = now
+            if outcome != self._outcome or self._stood_still(now):
+                self._outcome, self._since = outcome, now if self._stood_still(now) else asked
                 self._changed()
+            self._looked_at = now
             self._wake.wait(max(0.05, self._pause - (time.monotonic() - asked)))
         self._close()
+
+    def _stood_still(self, now: float) -> bool:
+        """Nobody has looked for so long: what was seen before does not say how it was meanwhile."""
+        return now - self._looked_at > STOOD_SECONDS
 
     def _look(self) -> str:
         try:
