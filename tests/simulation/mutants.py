@@ -10,10 +10,10 @@ from typing import Any
 from scripted import (
     a_loss_is_allowed_while_a_candidate_applies_nothing,
     a_store_is_put_back_into_a_switchover,
-    of_two_the_old_primary_is_to_lead_again,
     one_that_acknowledged_to_a_failed_candidate_is_away,
     one_that_is_not_told_acknowledges_on_to_a_failed_candidate,
     the_heir_of_a_failed_candidate_restarts,
+    the_old_primary_is_heard_a_second_after_others,
 )
 from simulated import Physics
 
@@ -149,7 +149,7 @@ MUTANTS: tuple[Mutant, ...] = (
            scripted=a_loss_is_allowed_while_a_candidate_applies_nothing,
            patches=((change, "_allowed_since", lambda *_: False),)),
     Mutant(story="2", rule=5, name="an old primary is cut off before a controller can have heard it",
-           scripted=of_two_the_old_primary_is_to_lead_again,
+           scripted=the_old_primary_is_heard_a_second_after_others,
            patches=((Case, "may_yet_be_heard", lambda *_: False),)),
     Mutant(story="0", rule=3, name="an agent obeys an older epoch", physics=lambda: Physics(agents_refuse_older=False)),
     Mutant(story="83", rule=4, name="the most executed leads",

@@ -77,6 +77,17 @@ def a_store_is_put_back_into_a_switchover(physics: Physics) -> World:
     return world
 
 
+def the_candidate_of_a_switchover_is_terminated(physics: Physics) -> World:
+    """Somebody orders that, or applies a file without it, while the old primary is to stand still; it stops later."""
+    world = World("scripted", replicas=2, physics=physics)
+    _until(world, lambda: world.group.mode is Mode.SYNC and len(world.group.sync_set) == 2, "all in step")
+    candidate = world.wanted = min(world.group.sync_set)
+    _until(world, lambda: world.group.change is not None and world.group.change.step is Step.FREEZE, "it is to freeze")
+    world.going[candidate] = world.now + 3.0
+    _until(world, lambda: world.group.change is None, "its end")
+    return world
+
+
 @dataclass(slots=True, kw_only=True)
 class Promotion:
     """A failover under way: one has been chosen to lead; the order reaches it when it fails, or when it is to lead."""
@@ -214,6 +225,21 @@ def of_two_the_old_primary_is_to_lead_again(
     if not before:
         told.comes_back(told.old)
         told.waits()
+    happen(told.world, "allow loss")
+    told.is_led_by(told.old)
+    return told
+
+
+def the_old_primary_is_heard_a_second_after_others(physics: Physics) -> Promotion:
+    """By a controller that starts again as the only replica, which was to lead, fails."""
+    told = promotion(physics, replicas=1)
+    told.comes_back(told.old)
+    told.world.blocked.add((told.old.id, CONTROLLER))
+    told.fails("crash", restarts=True)
+    for _ in range(10):
+        told.world.tick()
+    told.world.blocked.clear()
+    told.waits()
     happen(told.world, "allow loss")
     told.is_led_by(told.old)
     return told

@@ -327,6 +327,9 @@ class World:
             position = dict(part for part in _pairs(new.change.position))
             self.acked = {origin: min(count, position.get(origin, 0)) for origin, count in self.acked.items()}
             self.losses += 1
+        told = new.change is not None and new.change.step is Step.PROMOTE and new.primary != old.primary
+        if told and new.primary in self.going and not self.overtaken:
+            raise Broken(f"{new.primary} is to lead, and is being terminated")
         if new != old:
             self.history = [*self.history[-60:], (new, set(self.members))]
         self.group = new
@@ -350,8 +353,9 @@ class World:
         return any(agent.floor > self.group.epoch for id, agent in self.agents.items() if id not in self.cut)
 
     def terminate(self, id: str) -> None:
-        """Somebody does: it goes on for as long as its decommission scripts take."""
-        if id in self.members and self.group.change is None and len(self.members) > 2:
+        """Somebody does: it goes on for as long as its decommission scripts take. Who is to lead is spared."""
+        spared = self.group.change is not None and id == self.group.primary
+        if id in self.members and not spared and len(self.members) > 2:
             self.going[id] = self.now + self.random.choice((TICK, 1.0, 3.0))
 
     def _terminate(self) -> None:
@@ -449,6 +453,11 @@ class World:
         group = self.group
         primary = self.servers.get(group.primary or "")
         if primary is None or (group.change is not None and group.change.step is not Step.GO_BACK):
+            return
+        if group.change is not None and group.change.position and not primary.writable:
+            # It takes no writes before it has all of that: one that has forgotten it never does.
+            if not any(holds(self.servers[id].received, self.acked) for id in {primary.id, *group.sync_set}):
+                raise Broken(f"lost: nobody in the sync set has {text(self.acked)}, which was acknowledged")
             return
         if not holds(primary.received, self.acked):
             raise Broken(f"lost: {text(self.acked)} was acknowledged, {primary.id} has {text(primary.have)}")

@@ -14,7 +14,9 @@ from scripted import (
     one_that_acknowledged_to_a_failed_candidate_is_away,
     one_that_is_not_told_acknowledges_on_to_a_failed_candidate,
     promotion,
+    the_candidate_of_a_switchover_is_terminated,
     the_heir_of_a_failed_candidate_restarts,
+    the_old_primary_is_heard_a_second_after_others,
 )
 from simulated import Broken, Physics
 from stories import CALM, ended, happen, invented, shortened, tell, total
@@ -62,6 +64,18 @@ def test_a_switchover_that_is_over_is_not_given_up_by_an_older_store():
         world.tick()
 
     assert {world.group.primary} == leads and world.group.change is None
+
+
+def test_a_switchover_to_one_that_is_being_terminated_is_given_up():
+    world = the_candidate_of_a_switchover_is_terminated(Physics())
+
+    assert world.group.primary == "s1" and world.servers["s1"].writable
+    assert ended(world).end == "writer"
+
+
+def test_what_a_candidate_forgets_that_was_too_slow_is_not_lost():
+    """The one that it was to take over from has all of it; the check looked at the candidate alone."""
+    tell(invented("r4-122", LENGTH))
 
 
 @pytest.mark.parametrize("durability", ["strict", "available"])
@@ -131,6 +145,10 @@ def test_of_two_the_old_primary_leads_again_when_its_heir_fails_and_somebody_all
     )
 
     assert ended(told.world).end == "writer"
+
+
+def test_an_old_primary_that_a_new_controller_hears_late_may_lead_again():
+    assert ended(the_old_primary_is_heard_a_second_after_others(Physics()).world).end == "writer"
 
 
 def test_a_candidate_that_crashes_and_alone_has_all_leads_when_it_is_back():

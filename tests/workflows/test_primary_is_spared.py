@@ -86,6 +86,20 @@ async def test_one_that_becomes_the_primary_while_a_file_without_it_is_applied_s
     assert world.state(f"{D}/one") == "operational"
 
 
+async def test_one_that_becomes_the_primary_before_its_end_begins_stays(world: World) -> None:
+    await two_is_primary(world, D)
+
+    def fails_over(kind: str, task: str, number: int, name: str) -> Any:
+        if kind == "terminate" and number == 1:
+            lead(world, "one")
+
+    world.after_effect = fails_over
+    row = await world.ended(await world.orders.act(f"{D}/one", "terminate", who="ann"))
+
+    assert row["state"] == "failed" and "has become the primary of" in row["error"]
+    assert world.state(f"{D}/one") == "operational"
+
+
 async def test_what_was_set_aside_and_could_not_be_ended_is_ended_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,8 @@ def go_on(case: Case) -> Outcome:
 
 
 def _drain(case: Case, change: Change) -> Outcome:
+    if case.stays_out(change.candidate or ""):
+        return _given_up(case, change)
     if case.seen.held >= case.seen.proxies or case.elapsed(change.step_began) >= DRAIN_SECONDS:
         return Outcome(group=_stepped(case, replace(change, step=Step.FREEZE)), why="proxies hold new connections")
     return Outcome(group=case.group, why="waiting for the proxies to hold new connections")
@@ -96,7 +98,8 @@ def _drain(case: Case, change: Change) -> Outcome:
 
 def _freeze(case: Case, change: Change) -> Outcome:
     """First the old primary stands still; then, said at the next epoch and so after that, the candidate has it all."""
-    late = case.elapsed(change.step_began) >= FREEZE_SECONDS
+    if case.stays_out(change.candidate or ""):
+        return _given_up(case, change)
     old, candidate = case.obeyed(change.old), case.obeyed(change.candidate)
     if not change.position:
         if _stands_still(old):
@@ -109,17 +112,24 @@ def _freeze(case: Case, change: Change) -> Outcome:
             return Outcome(group=raised(replace(case.group, change=frozen)), why="the old primary stands still")
     elif candidate is not None and case.covers(everything(candidate, case), change.position):
         return Outcome(group=_promoted(case, change, change.candidate or "", change.position), why="all is received")
-    if late and not _accounted_for(case, change.candidate):
+    if case.elapsed(change.step_began) >= FREEZE_SECONDS:
+        return _given_up(case, change)
+    return Outcome(group=case.group, why="waiting for the old primary to stand still and the candidate to have it all")
+
+
+def _given_up(case: Case, change: Change) -> Outcome:
+    """The candidate was not there in time, or is being terminated by now, or not to lead any more."""
+    candidate = change.candidate or ""
+    if not _accounted_for(case, candidate):
         text = (
-            f"The switchover of {case.group.name} is not given up before {case.names([change.candidate or ''])} is"
+            f"The switchover of {case.group.name} is not given up before {case.names([candidate])} is"
             " heard, or known to be off: by a store that was put back it may lead already."
         )
-        pages = () if case.may_yet_be_heard(change.candidate or "") else (Page(rule="switchover waits", text=text),)
+        pages = () if case.may_yet_be_heard(candidate) else (Page(rule="switchover waits", text=text),)
         return Outcome(group=case.group, why=text, pages=pages)
-    if late:
-        back = replace(change, step=Step.GO_BACK, candidate=change.old, position="")
-        return Outcome(group=_stepped(case, back), why="not reached in time: the old primary goes on")
-    return Outcome(group=case.group, why="waiting for the old primary to stand still and the candidate to have it all")
+    why = f"{case.names([candidate])} is not to lead any more" if case.stays_out(candidate) else "not reached in time"
+    back = replace(change, step=Step.GO_BACK, candidate=change.old, position="")
+    return Outcome(group=_stepped(case, back), why=f"{why}: the old primary goes on")
 
 
 def _accounted_for(case: Case, id: str | None) -> bool:

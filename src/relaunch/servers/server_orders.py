@@ -103,7 +103,7 @@ def terminate(orders: Orders, server: ServerRow, body: dict[str, Any]) -> Prepar
     if row["state"] != State.DECOMMISSIONING:  # an end that failed half-way is ordered again
         after(State(row["state"]), Event.TERMINATE)
     refuse_empty_primary(orders.store, server)
-    args = {"instance": row["id"], "why": "asked", "run_id": f"{row['id']}-down"}
+    args = {"instance": row["id"], "why": "asked", "run_id": f"{row['id']}-down", "spare_primary": True}
     return Prepared(args=args)
 
 

@@ -765,6 +765,24 @@ def test_a_switchover_is_not_given_up_before_the_candidate_is_heard_or_known_to_
     assert decided(gone, group).group.change.step is Step.GO_BACK
 
 
+@pytest.mark.parametrize("step", [Step.DRAIN, Step.FREEZE])
+@pytest.mark.parametrize("mode", [Mode.SYNC, Mode.ASYNC])
+@pytest.mark.parametrize("leaves", [{"going": True}, {"never_leads": True}])
+def test_a_candidate_that_is_being_terminated_by_then_does_not_lead(step: Step, mode: Mode, leaves: dict[str, Any]):
+    """It would have been ended as the primary, where commits do not wait for anybody with all that it had taken."""
+    change = Change(kind="switchover", step=step, old="s1", candidate="s3", began=NOW, step_began=NOW)
+    group = replace(SYNC, change=change, mode=mode, required=mode is Mode.SYNC)
+    seen = look(replace(member("s3"), **leaves), held=frozenset({"f1", "f2"}))
+
+    back = decided(obeyed(group, seen, "s1"), group).group
+    done = decided(obeyed(back, seen), back).group
+
+    assert back.change is not None and back.change.step is Step.GO_BACK and back.primary == "s1"
+    assert done.change is None and done.primary == "s1"
+    unheard = look(replace(member("s3", unheard=True, connected=False, age=9.0), **leaves))
+    assert decided(unheard, group).group == group, "by a store that was put back it may lead already"
+
+
 def given_up(group: Group = SYNC) -> tuple[Group, Seen]:
     """A switchover whose old primary was not heard any more when it was to stand still, and is not back."""
     freeze = decided(look(held=frozenset({"f1", "f2"})), decided(look(wanted_primary="s2"), group).group).group
