@@ -209,8 +209,11 @@ def _to_cut_off(case: Case, group: Group) -> frozenset[str]:
     """Fenced ones whose agent does not confirm it, and lost replicas.
 
     An old primary not before its successor is chosen, as until then it may be the one that goes on; but when a loss is
-    allowed, nothing else than being fenced or cut off keeps it from acknowledging more.
+    allowed, nothing else than being fenced or cut off keeps it from acknowledging more. Nobody while nobody is heard:
+    the store may be older than its servers, and who is fenced there may lead by now.
     """
+    if not _hears_anybody(case):
+        return frozenset()
     unconfirmed = {id for id in group.fenced if not _confirmed_fenced(case, id)}
     if group.change is not None:  # the one that has all that a failed candidate lacks may be among them
         unconfirmed = {id for id in unconfirmed if not case.may_yet_be_heard(id)}
@@ -218,6 +221,11 @@ def _to_cut_off(case: Case, group: Group) -> frozenset[str]:
     if group.change is not None and group.change.step is Step.REVOKE and group.loss_allowed:
         wanted |= {id for id in (group.change.old,) if not _confirmed_fenced(case, id)}
     return frozenset(id for id in wanted if id in case.seen.members and not case.member(id).cut_off)
+
+
+def _hears_anybody(case: Case) -> bool:
+    looks = any(each.connected and each.heard_seconds <= case.windows.fresh for each in case.seen.observers)
+    return looks or any(case.word(id) is not None for id in case.seen.members)
 
 
 def _confirmed_fenced(case: Case, id: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from looks import NOW, SYNC, case, decided, look, member
+from looks import LOSS_ALLOWED, NOW, SYNC, case, decided, look, member
 
 from relaunch.databases.group import Change, Group, Member, Mode, Seen, Step
 from relaunch.databases.overtaken import OVERTAKEN, known_again, why_not_known, why_not_newest
@@ -59,6 +59,26 @@ def test_as_long_as_that_is_not_known_nothing_is_done(why: str, seen: Seen, grou
     assert not decision.orders and not decision.cut_off and not decision.replace and not decision.hold
     (page,) = decision.pages
     assert page.rule == OVERTAKEN and why in page.text
+
+
+# s1, which was fenced then or to be, leads by now.
+LED_BY_ANOTHER = replace(SYNC, primary="s2", sync_set=frozenset({"s3"}), starts={"s3": "1"}, fenced=frozenset({"s1"}))
+TO_BE_FENCED = replace(SYNC, mode=Mode.ASYNC, required=False, sync_set=frozenset(), change=MOVING, **LOSS_ALLOWED)
+
+
+@pytest.mark.parametrize("group", [LED_BY_ANOTHER, TO_BE_FENCED], ids=["steady", "moving"])
+def test_by_a_store_that_may_be_older_nobody_is_cut_off_before_anybody_is_heard(group: Group):
+    unheard = look(*(member(id, unheard=True, connected=False, age=60.0) for id in ("s1", "s2", "s3")))
+    blind = replace(
+        unheard,
+        observers=tuple(replace(each, connected=False, heard_seconds=float("inf")) for each in unheard.observers),
+    )
+    f1, f2 = unheard.observers
+
+    assert decided(blind, group).cut_off == frozenset()
+    later = replace(blind, observers=(replace(f1, epoch=9), *blind.observers[1:]))
+    assert decided(later, group).rule == OVERTAKEN and decided(later, group).cut_off == frozenset()
+    assert decided(replace(blind, observers=(replace(f1, epoch=5), f2)), group).cut_off == {"s1"}
 
 
 def test_a_person_says_who_leads_and_who_is_not_heard_is_fenced():
