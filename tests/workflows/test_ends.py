@@ -107,6 +107,26 @@ async def test_nor_is_what_boots_still_and_leads_or_may_acknowledge_by_now(world
     assert await end_unless_up(world.ports, one) == "gone"
 
 
+async def test_what_is_being_ended_joins_no_group_while_the_cloud_takes_its_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as gone once that has failed, and acknowledge on."""
+    await two_is_primary(world, "shop")
+    one = world.instance("shop/one")["id"]
+    world.store.change_instance(one, state="booting")
+    listed = []
+
+    async def terminate(_: InstanceId) -> None:
+        listed.append(one in stored(world).members)
+        raise Unavailable("the cloud does not answer")
+
+    assert one in stored(world).members
+    monkeypatch.setattr(world.cloud, "terminate", terminate)
+    await end_unless_up(world.ports, one)
+
+    assert listed == [False]
+
+
 async def half_ended(world: World) -> str:
     """The replica shop/one, whose relaunch could not end it; its instance."""
     await two_is_primary(world, D)

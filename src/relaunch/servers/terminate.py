@@ -130,6 +130,7 @@ async def end_unless_up(ports: Ports, instance: str) -> str:
             state = store.move(instance, Event.SCRIPT_FAILED, stranded_why=why)
         if state in (State.OPERATIONAL, State.STRANDED):
             return f"kept: it is {state}"
+        store.move(instance, Event.TERMINATE)  # it may be about to join: from then on its group lets it in no more
     return await end_unused(ports, instance, "never booted")
 
 
