@@ -144,7 +144,8 @@ touch /run/app-configured  # now: should this run break off, the app may have ot
 "configure_$app"
 echo "Waiting for the database $DB_NAME on $DB_HOST"
 relaunch-local primary --wait 120 >/dev/null
-/usr/local/lib/relaunch/database wait 120
+# Of servers that have lost their power at once the database may be back long after the others.
+until /usr/local/lib/relaunch/database wait 120; do [ "${RS_REBOOT:-false}" = true ]; done
 "migrate_$app"
 
 check_path=$(relaunch-local get proxy | jq -r --arg name "site-$site_name" '[.backends[]? | select(.name == $name) | .check_path][0] // "/"')

@@ -311,10 +311,10 @@ copy_rows() {
 seed() {
   local status
   log_in
+  if [ -e "$joined" ]; then return; fi # it follows its primary once that is there, however late after a loss of power
   for _ in $(seq 5); do
     wait_for_primary
     refuse_another_version
-    [ ! -e "$joined" ] || return 0
     # What a turn before has put in place, and was not come to its end with, takes room.
     if [ -e "$seeded" ] && ! systemctl is-active --quiet mariadb; then find "$data" -mindepth 1 -delete; fi
     # Of its own shell, so that the first command that fails ends this turn, and no more than that.
@@ -370,6 +370,10 @@ wait_until_caught_up() {
     fi
     sleep 0.5
   done
+  if [ "${RS_REBOOT:-false}" = true ]; then
+    echo "Has not caught up with $primary within 300 s: it has come back with its data, and goes on."
+    return
+  fi
   echo "Has not caught up with $primary within 300 s:" >&2
   mariadb -e "SHOW SLAVE STATUS\G" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
   exit 1

@@ -278,8 +278,8 @@ clone_anew() {
 
 seed() {
   log_in
+  if [ -e "$joined" ]; then return; fi # it follows its primary once that is there, however late after a loss of power
   wait_for_primary
-  if [ -e "$joined" ]; then return; fi
   refuse_another_version
   if [ ! -e "$copy/complete" ] && [ ! -e "$copy/emptied" ]; then
     wait_for_server
@@ -305,6 +305,10 @@ wait_until_caught_up() {
     fi
     sleep 0.5
   done
+  if [ "${RS_REBOOT:-false}" = true ]; then
+    echo "Has not caught up with $primary within 300 s: it has come back with its data, and goes on."
+    return
+  fi
   echo "Has not caught up with $primary within 300 s:" >&2
   mysql -E -e "SHOW REPLICA STATUS" | grep -E "_Running:|Last_.*Error:|Seconds_Behind" >&2
   exit 1

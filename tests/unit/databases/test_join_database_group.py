@@ -134,6 +134,34 @@ def test_what_only_a_former_primary_had_is_not_waited_for(tmp_path: Path, script
     assert done.stdout.strip() == "Follows db2 (10.0.0.2), caught up with kept"
 
 
+@DIALECTS
+@pytest.mark.parametrize(("reboot", "status"), [("true", 0), ("false", 1)])
+def test_one_that_comes_back_with_its_data_before_its_primary_is_not_stranded(
+    tmp_path: Path, script: str, reboot: str, status: int
+) -> None:
+    """All have lost their power, and the primary is up again much later. A fresh replica has to have all."""
+    (tmp_path / "joined").touch()
+    stubs = f"""
+      joined=joined RS_REBOOT={reboot}
+      log_in() {{ touch seed.cnf; }}
+      sleep() {{ SECONDS=$((SECONDS + 60)); }}
+      at() {{ return 1; }}
+      at_primary() {{ return 1; }}
+      mysql() {{ :; }}
+      mariadb() {{ :; }}
+    """
+    names = ("look_again", "wait_for_primary", "seed", "wait_until_caught_up", "primary_position")
+
+    done = run(
+        tmp_path, FAILS_OVER + stubs, *(name for name in names if f"\n{name}() {{" in script),
+        end="look_again; seed; wait_until_caught_up; echo goes on", script=script,
+    )  # fmt: skip
+
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("goes on\n" in done.stdout) is (status == 0)
+    assert "takes writes" not in done.stdout + done.stderr
+
+
 def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: Path) -> None:
     stubs = """
       data=. copy=copy clone_bytes= primary=db1 primary_address=10.0.0.1

@@ -1,4 +1,5 @@
-"""An app that systemd starts again while its settings are written anew finds them whole: without them it stays down."""
+"""An app that systemd starts again while its settings are written anew finds them whole: without them it stays down.
+One that comes back before its database waits for that."""
 
 from __future__ import annotations
 
@@ -49,3 +50,24 @@ def test_an_apps_settings_are_the_old_ones_or_the_new_ones_at_every_moment(
         there = {(moment / file).read_text() for moment in seen.iterdir()}
         assert "old\n" in there and there <= {"old\n", (etc / file).read_text()}
     assert {str(each.relative_to(etc)) for each in etc.rglob("*") if each.is_file()} == set(files)
+
+
+@pytest.mark.parametrize(("reboot", "goes_on"), [("true", True), ("false", False)])
+def test_an_app_that_has_come_back_before_its_database_waits_for_it(tmp_path: Path, reboot: str, goes_on: bool) -> None:
+    """It was stranded after two minutes, and out of service when the database was there again."""
+    script = SCRIPT.read_text()
+    waits = script[script.index('\necho "Waiting for the database') : script.index('\n"migrate_$app"')]
+    stubs = """
+      set -euo pipefail
+      relaunch-local() { :; }
+      database() { echo >>asked; [ "$(wc -l <asked)" -ge 3 ]; }
+      DB_NAME=shop DB_HOST=db
+    """
+    source = f"{stubs}{waits.replace('/usr/local/lib/relaunch/', '')}\necho goes on"
+
+    done = subprocess.run(
+        ["bash", "-c", source], cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "RS_REBOOT": reboot}, timeout=30,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert ("goes on" in done.stdout, done.returncode == 0) == (goes_on, goes_on), done.stderr
