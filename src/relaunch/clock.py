@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -16,6 +17,16 @@ class Clock(Protocol):
 class SystemClock:
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+
+class SteadyClock:
+    """Goes on from the moment that another clock says at first, and does not jump when that is set."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._first, self._began = clock.now(), time.monotonic()
+
+    def now(self) -> datetime:
+        return self._first + timedelta(seconds=time.monotonic() - self._began)
 
 
 @dataclass(slots=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
+from relaunch.clock import SystemClock
 from relaunch.databases import switchover
 from relaunch.databases.group import Change, Step
 from relaunch.databases.store import GroupStore
 from relaunch.workflows.tasks import Asked
 
-from .scenarios import group_applied, one_is_primary, switch_over
+from .scenarios import group_applied, one_is_primary, started, switch_over
+from .test_primary_is_spared import stored
 from .test_reconcile import eventually
 from .world import World
 
@@ -116,3 +119,25 @@ async def test_one_that_is_cancelled_says_what_had_begun(
 
     ended = await world.ended(task)
     assert ended["state"] == "cancelled" and says in ended["error"].splitlines()[-1]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_one_that_is_forced_counts_from_now_also_when_the_clock_has_been_set_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """By the clock of the watch, which does not jump: else it is given up before all are revoked, or never allowed."""
+    await one_is_primary(world, "shop")
+    to, store = world.instance("shop/two")["id"], GroupStore(world.ports.database)
+    now = SystemClock.now
+    monkeypatch.setattr(SystemClock, "now", lambda clock: now(clock) + timedelta(hours=hours))
+    asked = Asked(kind="switchover", title="force it", subject="database:shop", who="ann")
+    task = await started(world, asked, {"deployment": "shop", "to": to, "server": "shop/two", "force": "it is old"})
+    await eventually("it has begun", lambda: stored(world).group.change is not None)
+
+    group = stored(world).group
+    assert group.change is not None and group.change.forced == to
+    passed = [world.ports.steady.now().timestamp() - at for at in (group.change.step_began, group.loss_allowed_at)]
+    assert all(0 <= each < 60 for each in passed)
+
+    store.change("shop", primary=to, change=None)
+    await world.succeeds(task)

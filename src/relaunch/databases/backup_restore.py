@@ -129,7 +129,7 @@ def _fence_others(ports: Ports, args: dict[str, Any]) -> None:
         if others <= group.fenced and group.mode is Mode.FORMING:
             return
         try:
-            alone = _alone(group, frozenset(others), ports.clock.now().timestamp())
+            alone = _alone(group, frozenset(others), ports.steady.now().timestamp())
             store.put(stored, alone)
         except Conflict:
             continue

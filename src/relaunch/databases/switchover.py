@@ -113,7 +113,7 @@ async def _switch_over(run: Run, args: dict[str, Any]) -> str:
 
 
 def _force(run: Run, args: dict[str, Any]) -> None:
-    store, now = GroupStore(run.ports.database), run.ports.clock.now().timestamp()
+    store, now = GroupStore(run.ports.database), run.ports.steady.now().timestamp()
     for _ in range(20):
         stored = _group(store, args["deployment"])
         change = stored.group.change

@@ -93,7 +93,6 @@ class DatabaseWatch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
-        self._clock_start = ports.clock.now().timestamp() - time.monotonic()
         self.decisions: dict[str, Decision] = {}  # the newest of each deployment
 
     def start(self) -> None:
@@ -227,7 +226,7 @@ class DatabaseWatch:
         return look(
             stored,
             self._heard,
-            now=self._clock_start + time.monotonic(),
+            now=self._ports.steady.now().timestamp(),
             connected={instance: agents.connected(instance) for instance in (*stored.members, *stored.others)},
             maintenance=stored.deployment in self._maintenance,
             wanted_primary=asked.to if asked and not asked.begun else None,

@@ -10,7 +10,7 @@ from typing import Protocol
 from sqlalchemy.engine import Engine
 
 from relaunch.bus.messages import Accepted, Blob, DatabaseReport, RunScripts, RunState, TakeRole
-from relaunch.clock import Clock
+from relaunch.clock import Clock, SteadyClock
 from relaunch.clouds.cloud import Cloud, Image
 from relaunch.dns.zone import Zone
 from relaunch.storage.objects import ObjectStore
@@ -108,3 +108,9 @@ class Ports:
     host_source: str  # CIDR of the host itself, for ingress `host`
     lost: dict[str, str] = field(default_factory=dict)  # instance → why it is thought lost now; the watch's word
     switchovers: dict[str, Switchover] = field(default_factory=dict)  # deployment → what was asked and has not begun
+    steady: Clock = field(
+        init=False
+    )  # of the database groups: they measure how long it is since what is stored of them
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steady", SteadyClock(self.clock))

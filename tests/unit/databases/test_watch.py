@@ -84,7 +84,7 @@ def world(tmp_path):
     groups.put(groups.group("shop"), SYNC)
     agents, records = Agents(), []
     tasks = SimpleNamespace(unfinished=lambda: [], running_on=lambda _: None, count=lambda _: 0)
-    ports = SimpleNamespace(database=engine, clock=clock, agents=agents, switchovers={}, cloud=None)
+    ports = SimpleNamespace(database=engine, clock=clock, steady=clock, agents=agents, switchovers={}, cloud=None)
     alarm = Said(None)
     watch = DatabaseWatch(
         ports,
