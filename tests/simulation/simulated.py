@@ -455,9 +455,11 @@ class World:
         if primary is None or (group.change is not None and group.change.step is not Step.GO_BACK):
             return
         if group.change is not None and group.change.position and not primary.writable:
-            # It takes no writes before it has all of that: one that has forgotten it never does.
-            if not any(holds(self.servers[id].received, self.acked) for id in {primary.id, *group.sync_set}):
-                raise Broken(f"lost: nobody in the sync set has {text(self.acked)}, which was acknowledged")
+            # It takes no writes before it has all of that: one that has forgotten it never does, and others have it.
+            if not any(
+                holds(self.servers[id].received, self.acked) for id in {primary.id, *group.sync_set, *group.fenced}
+            ):
+                raise Broken(f"lost: nobody has {text(self.acked)}, which was acknowledged")
             return
         if not holds(primary.received, self.acked):
             raise Broken(f"lost: {text(self.acked)} was acknowledged, {primary.id} has {text(primary.have)}")

@@ -73,9 +73,10 @@ def test_a_switchover_to_one_that_is_being_terminated_is_given_up():
     assert ended(world).end == "writer"
 
 
-def test_what_a_candidate_forgets_that_was_too_slow_is_not_lost():
+@pytest.mark.parametrize("story", ["r4-122", "more-820"])
+def test_what_a_candidate_forgets_that_was_too_slow_is_not_lost(story: str):
     """The one that it was to take over from has all of it; the check looked at the candidate alone."""
-    tell(invented("r4-122", LENGTH))
+    tell(invented(story, LENGTH))
 
 
 @pytest.mark.parametrize("durability", ["strict", "available"])
