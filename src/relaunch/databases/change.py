@@ -146,6 +146,9 @@ def _stands_still(report: DatabaseReport | None) -> bool:
 
 
 def _revoke(case: Case, change: Change) -> Outcome:
+    if change.forced and not _can_be_forced(case, change) and _allowed_again(case, change):
+        why = f"{case.names([change.forced])} was named and is not there, and somebody has allowed a loss since"
+        return Outcome(group=replace(case.group, change=replace(change, forced="")), why=why)
     waiting = _not_revoked(case, change)
     if not waiting:
         pool = _pool(case, change)
@@ -167,7 +170,12 @@ def _revoke(case: Case, change: Change) -> Outcome:
     back = _back(case, change)
     if back is not None:
         return Outcome(group=back, why=f"given up ({waiting}): the old primary is back, with all the others have")
-    page = Page(rule="failover waits", text=f"The failover of {case.group.name} does not go on: {waiting}.")
+    text = f"The failover of {case.group.name} does not go on: {waiting}."
+    if change.forced and not _can_be_forced(case, change):
+        text += (
+            f" {case.names([change.forced])}, which was named, is not there: `relaunch db failover` lets another lead."
+        )
+    page = Page(rule="failover waits", text=text)
     return Outcome(group=case.group, why=f"waiting: {waiting}", pages=(page,))
 
 
@@ -180,7 +188,7 @@ def _not_revoked(case: Case, change: Change) -> str:
     """Whose word is still missing, "" when nobody can acknowledge a write of the old primary any more."""
     group = case.group
     if group.loss_allowed:
-        missing = {id for id in _others(case, change) if case.word(id) is not None and not _is_revoked(case, id)}
+        missing = {id for id in _others(case, change) if _works(case, id) and not _is_revoked(case, id)}
         if not (_stands_still(case.obeyed(change.old)) or case.member(change.old).cut_off):
             return f"{case.names([change.old])} is neither fenced nor cut off yet"
         return f"{case.names(missing)} may still receive" if missing else ""
@@ -192,6 +200,12 @@ def _not_revoked(case: Case, change: Change) -> str:
         return f"{case.names(missing)} may have the last acknowledged writes, and has not confirmed to receive no more"
     forgetful = {id for id in heirs if not case.remembers(id)}
     return f"{case.names(forgetful)} has started again and may lack acknowledged writes" if forgetful else ""
+
+
+def _works(case: Case, id: str) -> bool:
+    """One whose agent alone is there carries no order out: what it has is given up like that of one not heard."""
+    word = case.word(id)
+    return word is not None and (word.answers or word.trouble_seconds < case.windows.silent)
 
 
 def _others(case: Case, change: Change) -> set[str]:
@@ -215,7 +229,8 @@ def _pool(case: Case, change: Change) -> dict[str, DatabaseReport]:
 def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | None:
     """Of those that have all the others have, the one that is done applying soonest; one that was named is it."""
     if change.forced:
-        return change.forced if change.forced in pool and pool[change.forced].answers else None
+        goes = case.member(change.forced).going
+        return change.forced if change.forced in pool and pool[change.forced].answers and not goes else None
     have = {id: everything(report, case) for id, report in pool.items()}
     fit = [
         id
@@ -234,6 +249,21 @@ def _best(case: Case, change: Change, pool: dict[str, DatabaseReport]) -> str | 
         return (bool(pool[id].error), not applied, behind, case.member(id).zone != zone, case.member(id).rank, id)
 
     return min(fit, key=order, default=None)
+
+
+def _can_be_forced(case: Case, change: Change) -> bool:
+    """Whether the one that was named is there, or may come yet."""
+    word = case.word(change.forced)
+    there = word.answers if word is not None else case.may_yet_be_heard(change.forced)
+    return there and not case.member(change.forced).going
+
+
+def _allowed_again(case: Case, change: Change) -> bool:
+    """Whether somebody has allowed a loss since this began, which was with such a permission."""
+    said = case.elapsed(case.group.loss_allowed_at)
+    return (
+        bool(case.group.loss_allowed) and said < case.elapsed(change.began) and said < case.group.loss_allowed_seconds
+    )
 
 
 def _still_applies(case: Case, change: Change, report: DatabaseReport) -> bool:

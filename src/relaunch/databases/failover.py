@@ -121,6 +121,7 @@ def refuse_promotion(group: Group, seen: Seen, to: str) -> str:
         (not group.initialised or group.mode is Mode.FORMING, f"no replica of {group.name} was ever in step"),
         (to in group.fenced, f"{member.name} is fenced: its data is another one's, it will be replaced"),
         (word is None or not word.answers, f"{member.name} does not answer"),
+        (member.going, f"{member.name} is being terminated"),
         (word is not None and word.delayed, f"{member.name} is delayed or filtered on purpose: it lacks data"),
     )
     return next((why for refuses, why in checks if refuses), "")

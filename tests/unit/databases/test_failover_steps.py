@@ -674,10 +674,58 @@ def test_a_named_member_that_does_not_answer_leads_nowhere_and_the_old_primary_g
     assert change is not None and change.step is Step.GO_BACK and change.candidate == "s1"
 
 
+DEAD_TOO: dict[str, Any] = {"answers": False, "receiving": False, "trouble": "stopped", "trouble_seconds": 60.0}
+
+
+def test_one_whose_server_is_dead_and_whose_agent_lives_holds_up_no_failover_that_may_lose_writes():
+    """Its agent could not confirm anything, and nobody could lead."""
+    group = replace(SYNC, mode=Mode.ASYNC, required=False, sync_set=frozenset(), **LOSS_ALLOWED)
+    begins = look(replace(STOPPED, cut_off=True), member("s2", receiving=False), member("s3", **DEAD_TOO), **REFUSED)
+    begun = decided(begins, group).group
+    seen = obeyed(begun, begins, "s2")
+
+    leads = decided(seen, begun).group
+
+    assert leads.primary == "s2"
+    soon = replace(seen, members={**seen.members, "s3": member("s3", **{**DEAD_TOO, "trouble_seconds": 0.5})})
+    assert decided(soon, begun).group == begun, "it may be back at once, with more than the other has"
+
+
+@pytest.mark.parametrize(
+    ("named", "obey"),
+    [
+        (member("s3", age=9.0, connected=False), ["s2"]),
+        (member("s3", **DEAD_TOO), ["s2"]),
+        (replace(member("s3"), going=True), ["s2", "s3"]),
+    ],
+    ids=["not heard", "does not answer", "being terminated"],
+)
+def test_when_a_named_member_fails_before_it_leads_a_loss_that_is_allowed_again_lets_another_lead(
+    named: Member, obey: list[str]
+):
+    """With the old primary dead nobody could lead any more, whatever a person said."""
+    group = begin_promotion(SYNC, "s3", NOW, "Ann", 600)
+    seen = look(replace(STOPPED, cut_off=True), named, now=NOW + 60)
+    late = obeyed(group, seen, *obey)
+
+    waits = decided(late, group)
+    allowed = replace(group, loss_allowed="Ben: db3 has died too", loss_allowed_at=NOW + 50)
+    named_no_more = decided(late, allowed).group
+    leads = decided(late, named_no_more).group
+
+    assert waits.group == group
+    assert "`relaunch db failover` lets another lead" in waits.pages[0].text
+    assert named_no_more.change is not None and named_no_more.change.forced == ""
+    assert leads.change is not None and (leads.change.step, leads.primary) == (Step.PROMOTE, "s2")
+    there = replace(late, members={**late.members, "s3": obeyed(group, look(), "s3").members["s3"]})
+    assert decided(there, allowed).group.primary == "s3", "it was named, and is there"
+
+
 @pytest.mark.parametrize(
     ("why", "group", "seen"),
     [
         ("primary already", replace(SYNC, primary="s3"), look()),
+        ("being terminated", SYNC, look(replace(member("s3"), going=True))),
         ("under way", begun(), look()),
         ("ever in step", replace(SYNC, mode=Mode.FORMING), look()),
         ("is fenced", replace(SYNC, fenced=frozenset({"s3"})), look()),
