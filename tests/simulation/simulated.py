@@ -353,8 +353,9 @@ class World:
         return any(agent.floor > self.group.epoch for id, agent in self.agents.items() if id not in self.cut)
 
     def terminate(self, id: str) -> None:
-        """Somebody does: it goes on for as long as its decommission scripts take. Who is to lead is spared."""
-        spared = self.group.change is not None and id == self.group.primary
+        """Somebody does: it goes on for as long as its decommission scripts take. Who is to lead is spared, and anybody
+        while a page says that the store is older: it may lead."""
+        spared = self.overtaken or (self.group.change is not None and id == self.group.primary)
         if id in self.members and not spared and len(self.members) > 2:
             self.going[id] = self.now + self.random.choice((TICK, 1.0, 3.0))
 
