@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from relaunch.bus.messages import Output
-from relaunch.clouds.cloud import InstanceState
+from relaunch.clouds.cloud import ImageId, InstanceState
 from relaunch.controller import housekeeping
 from relaunch.controller.housekeeping import forget_old
 from relaunch.controller.output_logs import OutputLogs
@@ -136,3 +137,36 @@ async def test_images_go_that_no_server_has_had_for_a_month_but_not_a_templates_
     moved_back(world, 31)
     await forget_old(world.ports, world.workflows, output)
     assert [row["name"] for row in world.store.images()] == [third], "the next launch need not wait for it"
+
+
+async def test_an_image_that_is_wanted_again_while_it_goes_is_baked_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, install = OutputLogs(world.folder / "logs"), world.folder / "templates/web/scripts/install.sh"
+    await world.apply()
+    before = install.read_text()
+    moved_back(world, 40)
+    install.write_text(f"{before}# 2\n")
+    for server in ("front1", "front2"):
+        await world.succeeds(await world.orders.act(f"shop/{server}", "relaunch", who="ann"))
+    moved_back(world, 40)
+    delete_image, wanted = world.cloud.delete_image, []
+
+    async def slowly(image: ImageId) -> None:
+        """As removing a gigabyte is."""
+        await delete_image(image)
+        install.write_text(before)
+        wanted.append(await world.orders.act("shop/front1", "relaunch", who="ann"))
+        for _ in range(500):
+            if any(row["state"] == "baking" for row in world.store.images()):
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("it is not baked")
+
+    monkeypatch.setattr(world.cloud, "delete_image", slowly)
+
+    await forget_old(world.ports, world.workflows, output)
+
+    assert len(wanted) == 1
+    await world.succeeds(wanted[0])
+    assert [row["state"] for row in world.store.images()] == ["ready", "ready"]

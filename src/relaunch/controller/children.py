@@ -132,13 +132,16 @@ class Child:
                 log.error("%s cannot be started: %s", self._program.name, error)
 
     async def _ended(self) -> int:
-        """Its status, once it has; until then its log stays bounded."""
+        """Its status, once it has; until then its log stays bounded, or is tried again."""
         assert self._process
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOG_SECONDS):
-                    return await self._process.wait()
-            self._bound_log()
+        ended = asyncio.ensure_future(self._process.wait())  # one for all the time: asyncio keeps each that is given up
+        try:
+            while not (await asyncio.wait({ended}, timeout=LOG_SECONDS))[0]:
+                with contextlib.suppress(OSError):
+                    self._bound_log()
+            return ended.result()
+        finally:
+            ended.cancel()
 
     async def _end(self) -> None:
         if self._process is None or self._process.returncode is not None:

@@ -103,5 +103,6 @@ async def _forget_images(ports: Ports, workflows: Workflows, before: datetime) -
         with contextlib.suppress(Conflict):  # another one stands on it
             await ports.cloud.delete_image(ImageId(image))
             with ports.database.begin() as connection:
-                connection.execute(delete(images).where(images.c.key == row["key"]))
+                gone = delete(images).where(images.c.key == row["key"], images.c.state == "ready")
+                connection.execute(gone)  # unless somebody has found it gone, and bakes it anew
             log.info("image %s, which no server has had for long, is removed", row["name"])

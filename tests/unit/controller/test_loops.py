@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +86,56 @@ async def test_what_a_child_writes_for_months_does_not_fill_the_disk(
         assert 0 < said.stat().st_size < 10_000
         assert said.read_text().splitlines()[-1].startswith("line ")
         assert child.pid == pid, "it never ended"
+    finally:
+        await child.stop()
+
+
+async def test_a_child_is_started_again_though_its_log_could_not_be_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LOG_BYTES", 0)
+    monkeypatch.setattr(children, "LOG_SECONDS", 0.01)
+    monkeypatch.setattr(children, "FIRST_PAUSE_SECONDS", 0.01)
+    child = Child(
+        Program(
+            name="a sleeper", command=(shutil.which("dash") or "", "-c", "echo; sleep 60"), log_file=tmp_path / "log",
+            pid_file=tmp_path / "pid", ready=lambda: asyncio.sleep(0, (tmp_path / "log").stat().st_size > 0),
+        )
+    )  # fmt: skip
+    await child.start()
+    try:
+        (tmp_path / "log").unlink()
+        (tmp_path / "log").mkdir()  # which even root cannot make empty
+        await asyncio.sleep(0.1)
+        assert child.restarts == 0
+        (tmp_path / "log").rmdir()
+        os.kill(child.pid or 0, signal.SIGKILL)
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if child.restarts and child.pid:
+                break
+        assert child.restarts == 1
+    finally:
+        await child.stop()
+
+
+async def test_a_child_that_runs_for_years_leaves_nothing_behind_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at once a minute, what one look leaves is half a million a year."""
+    monkeypatch.setattr(children, "LOG_SECONDS", 0.001)
+    child = Child(
+        Program(
+            name="a sleeper", command=(shutil.which("sleep") or "", "60"), log_file=tmp_path / "log",
+            pid_file=tmp_path / "pid", ready=lambda: asyncio.sleep(0, True),
+        )
+    )  # fmt: skip
+    await child.start()
+    try:
+        await asyncio.sleep(0.3)
+        gc.collect()
+        left = [each for each in gc.get_objects() if isinstance(each, asyncio.Future) and each.cancelled()]
+        assert len(left) < 10
     finally:
         await child.stop()
 
