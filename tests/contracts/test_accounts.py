@@ -11,7 +11,7 @@ from test_whole_schemas import SCRIPTS, Server, function, mariadb, mysql
 
 pytestmark = pytest.mark.root
 STUBS = """
-relaunch-local() { echo '[{"database": "my_ql"}]'; }
+relaunch-local() { echo '[{"database": "my_shop"}]'; }
 issuer() { echo /CN=ours; }
 DB_USER=site DB_PASSWORD="it's plain" REPLICATION_PASSWORD="plain, too" DB_NAME=
 """
@@ -36,17 +36,21 @@ def accounts_made(server: Server, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_name_with_an_underscore_is_that_schema_and_no_other(server: Server, tmp_path: Path) -> None:
-    server.run("CREATE DATABASE myxql", "CREATE TABLE myxql.a (id INT PRIMARY KEY)")
+def test_the_application_may_use_its_schema_and_keeps_what_a_person_grants(server: Server, tmp_path: Path) -> None:
+    accounts_made(server, tmp_path)
+    server.run("GRANT CREATE ROUTINE ON my_shop.* TO site@'%'")
 
     accounts_made(server, tmp_path)
 
     server.run("ALTER USER site@'%' REQUIRE NONE")  # over the socket
     site = pymysql.connect(unix_socket=str(server.folder / "sock"), user="site", password="it's plain", autocommit=True)
     with site, site.cursor() as cursor:
-        for mine in ("CREATE TABLE my_ql.a (id INT PRIMARY KEY)", "INSERT INTO my_ql.a VALUES (1)"):
+        for mine in (
+            "CREATE TABLE my_shop.a (id INT PRIMARY KEY)", "INSERT INTO my_shop.a VALUES (1)",
+            "CREATE PROCEDURE my_shop.p() SELECT 1",
+        ):  # fmt: skip
             cursor.execute(mine)
-        for other in ("SELECT * FROM mysql.db", "SELECT * FROM myxql.a", "DROP TABLE mysql.time_zone"):
+        for other in ("SELECT * FROM mysql.db", "DROP TABLE mysql.time_zone"):
             with pytest.raises(pymysql.MySQLError, match="denied"):
                 cursor.execute(other)
 

@@ -29,7 +29,7 @@ quoted() {  # a string for SQL
 }
 
 refuse_names() {  # what is the server's own or ours is not to be given away
-  local schema
+  local schema own
   case $DB_USER in
     '' | replication | seed | relaunch_probe | relaunch_import | relaunch_import_dump | mysql | mysql.* | mariadb.*)
       echo "DB_USER must not be '$DB_USER', which is an account of the server's own or ours. Choose another name." >&2
@@ -37,12 +37,14 @@ refuse_names() {  # what is the server's own or ours is not to be given away
       ;;
   esac
   for schema in ${DB_NAME:-}; do
-    case $schema in
-      mysql | sys | information_schema | performance_schema | relaunch | relaunch_trial | *\`*)
-        echo "DB_NAME must not be '$schema', which is a schema of the server's own or ours, or no name. Choose another." >&2
+    for own in mysql sys information_schema performance_schema relaunch relaunch_trial; do
+      # In a grant _ stands for any sign: the account of a site called my_ql could do everything in mysql.
+      # shellcheck disable=SC2053  # a pattern
+      if [[ $own == ${schema//_/?} || $schema == *\`* ]]; then
+        echo "DB_NAME must not be '$schema', which is, or in a grant means, a schema of the server's own or ours, or no name. Choose another." >&2
         exit 1
-        ;;
-    esac
+      fi
+    done
   done
 }
 

@@ -69,7 +69,7 @@ FILE
 
 app_may_use() {  # SCHEMA
   sql "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES, LOCK TABLES,
-    CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`${1//_/\\_}\`.* TO $(quoted "$DB_USER")@'%'"
+    CREATE VIEW, SHOW VIEW, TRIGGER, EXECUTE ON \`$1\`.* TO $(quoted "$DB_USER")@'%'"
 }
 
 tables_in() {  # SCHEMA: how many tables and views it has

@@ -196,6 +196,8 @@ def test_a_clone_that_broke_off_is_made_anew_of_whoever_leads_by_then(tmp_path: 
         ("relaunch_probe", "", "DB_USER"),
         ("app", "mysql", "DB_NAME"),
         ("app", "relaunch", "DB_NAME"),
+        ("app", "my_ql", "DB_NAME"),
+        ("app", "my_qls", ""),
         ("app", "a`b", "DB_NAME"),
         ("app", "fine it's büro.1", ""),
     ],
