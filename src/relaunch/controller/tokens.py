@@ -21,6 +21,7 @@ from relaunch.errors import BadInput, Conflict, NotAllowed, NotFound
 from relaunch.records.schema import tokens
 
 ADMIN = "admin"
+OURS = "relaunch"  # the name of what the controller does by itself, in tasks and the audit trail
 LAST_USED_EVERY_SECONDS = 60.0
 
 
@@ -43,6 +44,8 @@ class Tokens:
         """A new token for `name`; the only time it can be read."""
         if not name or len(name) > 64 or not name.isprintable() or ":" in name:
             raise BadInput(f"{name!r} is no name for a token", hint="up to 64 printable characters without a colon")
+        if name == OURS:
+            raise BadInput(f"{name!r} is the name of what the controller does by itself", hint="choose another name")
         token = f"rl_{secrets.token_urlsafe(32)}"
         self._store(name, token)
         return token

@@ -198,6 +198,14 @@ async def test_a_token_is_shown_once_works_and_ends_when_revoked(api: Api) -> No
     assert (await api.client.delete("/tokens/admin")).json()["error"]["code"] == "conflict"
 
 
+async def test_nobody_is_named_as_the_controller_itself(api: Api) -> None:
+    """What it does by itself is told by that name: a reboot that somebody has ordered holds a failover up."""
+    refused = await api.client.post("/tokens", json={"name": "relaunch"})
+
+    assert refused.json()["error"]["code"] == "bad_input"
+    assert "relaunch" not in [each["name"] for each in (await api.client.get("/tokens")).json()["tokens"]]
+
+
 async def test_with_a_store_that_takes_no_writes_it_still_answers_and_changes_nothing(api: Api) -> None:
     def read_only(connection: Any, *_: object) -> None:
         connection.execute("PRAGMA query_only = ON")
