@@ -95,16 +95,17 @@ class Locker:
     def around(self, work):
         """Lock, do it, unlock; NotNow before anything was done, unless the lock was lost while it was done."""
         self.lock()
-        began = time.monotonic()
+        began, unlocked = time.monotonic(), False
         try:
             with self.within(SNAPSHOT_SECONDS) as dog:
                 work()
         finally:
             with contextlib.suppress(SqlError):
                 self._session.rows(self.unlock)
+                unlocked = True  # nobody has ended the session: not the dog, nor a new primary whose applier waits
             self.seconds = time.monotonic() - began
             self.close()
-        self.held = not dog.bit
+        self.held = unlocked and not dog.bit
 
     def wait_for_quiet(self):
         """Whoever writes to a table without transactions would wait behind us, and we behind a long statement."""

@@ -260,3 +260,31 @@ def test_who_takes_too_long_is_killed_and_who_does_not_is_left() -> None:
             pass
 
     assert (quick.bit, slow.bit, killer.said) == (False, True, ["KILL 8"])
+
+
+CLIENT = """#!/bin/sh
+while read -r line; do
+  case $line in
+    UNLOCK*) if [ -e %s ]; then echo "ERROR 2013 (HY000) at line 9: Lost connection to MySQL server during query"; fi ;;
+    *'END'*) echo 'END' ;;
+    SELECT*) echo 0 ;;
+  esac
+done
+"""
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_lock_that_somebody_else_has_ended_was_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """As a new primary does whose applier waits for it: then more is in the snapshot than its position says."""
+    killed = tmp_path / "killed"
+    for name in ("mariadb", "mysql"):
+        (tmp_path / name).write_text(CLIENT.replace("END", sys.modules["sql_session"].END) % killed)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    locker = locks.Global(Killer())
+
+    locker.around(lambda: killed.touch() if ended else None)
+
+    assert locker.held is not ended
