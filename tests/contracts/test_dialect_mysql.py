@@ -470,6 +470,31 @@ def test_what_the_applier_waits_for_is_ended_and_nobody_else(group: Group, accou
     reader.run("SELECT 1")
 
 
+def test_what_frees_the_applier_leaves_its_own_threads_alone(group: Group) -> None:
+    """One that alters a table holds a lock on it while it waits for another, and bears the name of who started it."""
+    group.in_step(1)
+    group.sessions[0].run("CREATE TABLE shop.more (id INT PRIMARY KEY)")
+    assert group.dialect.wait_applied(group.sessions[1], group.state(0).executed, seconds=5.0)
+    before, reader = appliers(group, 1), group.servers[1].session("app")
+    reader.run("BEGIN")
+    reader.run("SELECT * FROM shop.more")
+    group.sessions[0].run("ALTER TABLE shop.more ADD COLUMN what INT")
+    position = group.state(0).executed
+    assert not group.dialect.wait_applied(group.sessions[1], position, seconds=1.0)
+
+    group.dialect.free_applier(group.sessions[1])
+
+    assert group.dialect.wait_applied(group.sessions[1], position, seconds=3.0)
+    assert appliers(group, 1) == before
+    group.sessions[0].run("DROP TABLE shop.more")
+    assert group.dialect.wait_applied(group.sessions[1], group.state(0).executed, seconds=5.0)
+
+
+def appliers(group: Group, index: int) -> set[int]:
+    threads = "SELECT THREAD_ID AS id FROM performance_schema.threads WHERE NAME LIKE 'thread/sql/replica_%'"
+    return {row["id"] for row in group.sessions[index].rows(threads)}
+
+
 def test_a_failover_loses_nothing_acknowledged(group: Group) -> None:
     group.in_step(1, 2)
     group.sessions[2].run("STOP REPLICA IO_THREAD")  # it will miss what comes now

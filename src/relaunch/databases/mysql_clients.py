@@ -21,6 +21,7 @@ OUR_WRITES = (
     " JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
     " WHERE h.OBJECT_TYPE = 'GLOBAL' AND h.LOCK_TYPE = 'INTENTION_EXCLUSIVE' AND h.LOCK_STATUS = 'GRANTED'"
     " AND t.TYPE = 'FOREGROUND' AND t.PROCESSLIST_ID <> CONNECTION_ID()"
+    " AND t.NAME NOT LIKE 'thread/sql/replica_%%'"  # they bear the name of who started them: ours
     " AND t.PROCESSLIST_USER = SUBSTRING_INDEX(USER(), '@', 1)"
     " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL AND s.TIMER_WAIT >= %s * 1e12"
 )
@@ -34,7 +35,7 @@ APPLIER_WAITS_FOR = (
     " UNION SELECT w.BLOCKING_THREAD_ID FROM performance_schema.data_lock_waits w"
     " JOIN performance_schema.threads a ON a.THREAD_ID = w.REQUESTING_THREAD_ID"
     " WHERE a.NAME LIKE 'thread/sql/replica_%')"
-    " AND TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID()"
+    " AND TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID() AND NAME NOT LIKE 'thread/sql/replica_%'"
     " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
 )
 # Of information_schema it would make a file, for which there may be no room.
@@ -64,6 +65,7 @@ def _clients(session: Session) -> List[Dict[str, Any]]:
         " LEFT JOIN performance_schema.events_statements_current s ON s.THREAD_ID = t.THREAD_ID"
         " AND s.END_EVENT_ID IS NULL AND s.NESTING_EVENT_ID IS NULL"
         " WHERE t.TYPE = 'FOREGROUND' AND PROCESSLIST_ID <> CONNECTION_ID() AND PROCESSLIST_USER IS NOT NULL"
+        " AND t.NAME NOT LIKE 'thread/sql/replica_%%'"
         " AND PROCESSLIST_COMMAND NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')"
         " AND PROCESSLIST_USER NOT IN ('event_scheduler', 'system user', 'replication', 'relaunch_probe')"
         f" AND (PROCESSLIST_USER <> SUBSTRING_INDEX(USER(), '@', 1) OR PROCESSLIST_STATE IN ({states}))",
