@@ -319,11 +319,10 @@ def _logical_database(element: Element, database: DatabaseSpec | None) -> str:
             f"database: {text!r} cannot be a database's name",
             hint="a small letter, then small letters, digits and _, at most 48",
         )
-    if any(re.fullmatch(text.replace("_", "."), own) for own in _NOT_A_SITES):
-        # In a grant `_` stands for any sign: with a database my_ql an app could do everything in mysql.
-        raise element.fault(
-            f"database: {text} is, or in a grant means, one of the server's own or ours", hint="choose another name"
-        )
+    own = next((each for each in _NOT_A_SITES if re.fullmatch(text.replace("_", "."), each)), None)
+    if own is not None:
+        means = "is" if own == text else f"means {own} in a grant, where _ stands for any sign, and that is"
+        raise element.fault(f"database: {text} {means} the server's own or ours", hint="choose another name")
     if database is None:
         raise element.fault(
             f"the site wants database {text!r}, but the deployment has no database group",
