@@ -129,7 +129,7 @@ credentials: {DB_PASSWORD: generate}
         (HEAD + "sites:\n  a.test: {database: shop}", 6, "the deployment has no database group", "primary: SERVER"),
         (HEAD + "database: {primary: db1}\nsites: {a.test: {database: a-b}}", 6, "'a-b' cannot be a database's", ""),
         (HEAD + "database: {primary: db1}\nsites: {a.test: {database: mysql}}", 6, "mysql is the server's own or", ""),
-        (HEAD + "database: {primary: db1}\nsites: {a.test: {database: my_ql}}", 6, "my_ql means mysql in a grant", "another"),
+        (HEAD + "database: {primary: db1}\nsites: {a.test: {database: my_ql}}", 6, "my_ql means mysql in", "another"),
         (HEAD + "database: {primary: db1}\nsites: {a.test: {database: relaunch_trial}}", 6, "server's own or ours", ""),
         (HEAD + "sites:\n  a.test: {check_path: up}", 6, "check_path must start with /", ""),
         (HEAD + "inputs: [X]", 5, "inputs must be a map, not a list", ""),
