@@ -31,11 +31,14 @@
 #     Input Type: single
 #     Required: true
 # Attachments:
+# - group_names.sh
 # - table_history.sh
 # - schema_names.py
 # - take_seed.py
 # ...
 set -euo pipefail
+# shellcheck source=attachments/group_names.sh disable=SC1091
+. "$RS_ATTACH_DIR/group_names.sh"
 # shellcheck source=attachments/table_history.sh disable=SC1091
 . "$RS_ATTACH_DIR/table_history.sh"
 
@@ -62,26 +65,6 @@ look_again
 quoted() {  # a string for SQL
   local value=${1//\\/\\\\}
   printf "'%s'" "${value//\'/\'\'}"
-}
-
-refuse_names() {  # what is the server's own or ours is not to be given away
-  local schema own
-  case $DB_USER in
-    '' | replication | seed | relaunch_probe | relaunch_import | relaunch_import_dump | mysql | mysql.* | mariadb.*)
-      echo "DB_USER must not be '$DB_USER', which is an account of the server's own or ours. Choose another name." >&2
-      exit 1
-      ;;
-  esac
-  for schema in ${DB_NAME:-}; do
-    for own in mysql sys information_schema performance_schema relaunch relaunch_trial; do
-      # In a grant _ stands for any sign: the account of a site called my_ql could do everything in mysql.
-      # shellcheck disable=SC2053  # a pattern
-      if [[ $own == ${schema//_/?} || $schema == *\`* ]]; then
-        echo "DB_NAME must not be '$schema', which is, or in a grant means, a schema of the server's own or ours, or no name. Choose another." >&2
-        exit 1
-      fi
-    done
-  done
 }
 
 in_file() {  # a value for an option file

@@ -39,6 +39,7 @@
 #     Default: text:0
 # Attachments:
 # - database_group.sh
+# - group_names.sh
 # - mysql_logins.sh
 # - mysql_clone.sh
 # ...
@@ -48,6 +49,8 @@ set -euo pipefail
 client=mysql
 # shellcheck source=attachments/database_group.sh disable=SC1091
 . "$RS_ATTACH_DIR/database_group.sh"
+# shellcheck source=attachments/group_names.sh disable=SC1091
+. "$RS_ATTACH_DIR/group_names.sh"
 # shellcheck source=attachments/mysql_logins.sh disable=SC1091
 . "$RS_ATTACH_DIR/mysql_logins.sh"
 # shellcheck source=attachments/mysql_clone.sh disable=SC1091

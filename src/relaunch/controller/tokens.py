@@ -19,9 +19,9 @@ from relaunch.controller.certificates import write_private
 from relaunch.controller.times import stamp
 from relaunch.errors import BadInput, Conflict, NotAllowed, NotFound
 from relaunch.records.schema import tokens
+from relaunch.workflows.tasks import WHO
 
 ADMIN = "admin"
-OURS = "relaunch"  # the name of what the controller does by itself, in tasks and the audit trail
 LAST_USED_EVERY_SECONDS = 60.0
 
 
@@ -44,7 +44,7 @@ class Tokens:
         """A new token for `name`; the only time it can be read."""
         if not name or len(name) > 64 or not name.isprintable() or ":" in name:
             raise BadInput(f"{name!r} is no name for a token", hint="up to 64 printable characters without a colon")
-        if name == OURS:
+        if name == WHO:
             raise BadInput(f"{name!r} is the name of what the controller does by itself", hint="choose another name")
         token = f"rl_{secrets.token_urlsafe(32)}"
         self._store(name, token)

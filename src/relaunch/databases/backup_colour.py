@@ -12,11 +12,11 @@ from relaunch.clock import Clock
 from relaunch.databases.alarm import Alarm
 from relaunch.records.schema import audit
 from relaunch.servers.store import now
+from relaunch.workflows.tasks import WHO
 
 log = logging.getLogger("relaunch.backups")
 
 STAYS_SECONDS = 120.0  # a reason is one for so long before a person is told
-WHO = "relaunch"
 
 SAID = {  # by the server, as its tag `binlogs`
     "store-down": "the object store is not reached: binary log waits on this server's disk",

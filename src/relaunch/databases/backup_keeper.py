@@ -40,13 +40,13 @@ from relaunch.errors import RelaunchError
 from relaunch.servers.ports import Ports
 from relaunch.servers.store import Store
 from relaunch.workflows.durable import Workflows
+from relaunch.workflows.tasks import WHO
 
 log = logging.getLogger("relaunch.backups")
 
 LOOK_SECONDS = 15.0
 OBJECTS_A_SECOND = 200.0  # that are looked at: a year of backups is tens of thousands, a look at them takes seconds
 AGAIN_AFTER = timedelta(minutes=5)  # a failed one is not tried again before
-WHO = "relaunch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from relaunch.servers.server_orders import retry_args
 from relaunch.servers.store import Store, new_id
 from relaunch.servers.terminate import refuse_leader
 from relaunch.workflows.durable import Run, Workflows, workflow
-from relaunch.workflows.tasks import Asked
+from relaunch.workflows.tasks import WHO, Asked
 
 log = logging.getLogger("relaunch.databases")
 
@@ -32,7 +32,6 @@ KEPT_ASIDE = timedelta(days=1)
 AGAIN_AFTER = timedelta(minutes=15)  # what has failed and costs a server, or ends one
 RECONNECT_SECONDS = 10.0
 TRIES = 3  # of a fresh server's launch, at once
-WHO = "relaunch"
 
 
 async def replace_member(workflows: Workflows, server: str, instance: str, now: datetime) -> None:

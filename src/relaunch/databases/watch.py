@@ -36,6 +36,7 @@ from relaunch.databases.store import GroupStore, StoredGroup
 from relaunch.errors import RelaunchError
 from relaunch.servers.ports import Ports
 from relaunch.workflows.durable import Workflows
+from relaunch.workflows.tasks import WHO
 
 log = logging.getLogger("relaunch.databases")
 
@@ -47,7 +48,6 @@ HOLD_SECONDS = 4.0
 TIDY_SECONDS = 10.0
 STAYS_SECONDS = 20.0  # a page is one for so long before a person is told
 MOST_TURNS = 20  # decisions after each other that each changed something: more is a fault of ours
-WHO = "relaunch"
 
 Record = Callable[[str, str, str, str, dict[str, Any]], None]  # who, action, subject, result, detail
 

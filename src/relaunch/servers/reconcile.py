@@ -23,13 +23,12 @@ from relaunch.servers.server_orders import reboot_args
 from relaunch.servers.store import Row, Store
 from relaunch.servers.terminate import end_in_cloud, record_end
 from relaunch.workflows.durable import Workflows
-from relaunch.workflows.tasks import Asked
+from relaunch.workflows.tasks import WHO, Asked
 
 log = logging.getLogger("relaunch.servers")
 
 LOOK_SECONDS = 5.0
 SILENT_SECONDS = 10.0
-WHO = "relaunch"
 RUN_NO_BOOT_SCRIPTS = ("run", "power-off", "start", "cut-off", "reconnect")  # kinds of tasks
 UP = (State.BOOTING, State.OPERATIONAL, State.STRANDED)
 Start = Callable[[], Awaitable[None]]

@@ -14,6 +14,7 @@ from relaunch.clock import Clock
 from relaunch.errors import NotFound
 from relaunch.records.schema import audit, task_steps, tasks
 
+WHO = "relaunch"  # ordered what the controller does by itself, in tasks and the audit trail
 ENDED = ("succeeded", "failed", "cancelled")
 
 

@@ -207,7 +207,8 @@ def test_no_account_or_schema_of_the_servers_own_or_ours_is_given_away(
 ) -> None:
     end = f'DB_USER="{user}" DB_NAME="{schema}"\n'.replace("`", "\\`").replace("$", "\\$")
 
-    done = run(tmp_path, "", "refuse_names", end=f"{end}refuse_names", script=script)
+    names_of = (SCRIPTS / "attachments/group_names.sh").read_text()
+    done = run(tmp_path, "", "refuse_names", end=f"{end}refuse_names", script=names_of)
 
     assert done.returncode == (1 if names else 0)
     assert done.stderr.startswith(f"{names} must not be " if names else "")
