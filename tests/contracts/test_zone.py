@@ -15,6 +15,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from relaunch.cli.reach import wait_for_name
 from relaunch.dns.fake import FakeZone
 from relaunch.dns.knot import KnotServer, host_resolver
 from relaunch.dns.rfc2136 import Rfc2136Zone
@@ -345,3 +346,38 @@ def test_the_resolver_of_the_host_is_read_and_never_ourselves(tmp_path: Path) ->
 
     assert host_resolver(file, but_not="198.18.0.1") == "192.0.2.53"
     assert host_resolver(tmp_path / "absent") is None
+
+
+@needs_knot
+async def test_a_person_waits_for_a_name_to_lead_to_every_front_end(knot: KnotServer) -> None:
+    zone = knot.zone()
+    await zone.replace(cname("www.redmine.test", "www.demo.test"))
+    await zone.replace(a("www.demo.test", "198.18.0.7"))
+    both = ("198.18.0.6", "198.18.0.7")
+
+    waiting = asyncio.create_task(
+        asyncio.to_thread(wait_for_name, "www.redmine.test", both, ADDRESS, timeout_seconds=10, port=PORT)
+    )
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await zone.replace(a("www.demo.test", *both))
+    await asyncio.wait_for(waiting, 2)
+
+
+@needs_knot
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [(("198.18.0.7",), "its addresses are 198.18.0.7"), ((), "does not exist")],
+    ids=["another address", "no such name"],
+)
+async def test_a_name_that_does_not_lead_there_is_told_with_what_it_leads_to(
+    knot: KnotServer, held: tuple[str, ...], said: str
+) -> None:
+    if held:
+        await knot.zone().replace(a("www.redmine.test", *held))
+
+    with pytest.raises(Failed, match=r"the name www.redmine.test does not lead to 198\.18\.0\.6: ") as failed:
+        await asyncio.to_thread(
+            wait_for_name, "www.redmine.test", ["198.18.0.6"], ADDRESS, timeout_seconds=0.2, port=PORT
+        )
+    assert said in str(failed.value)

@@ -10,6 +10,7 @@ import pytest
 from relaunch.bus.messages import Hello
 from relaunch.controller.agent_records import AgentRecords
 from relaunch.errors import BadInput, Conflict, NeedsConfirmation, NotFound
+from relaunch.servers import reconcile
 from relaunch.servers.reconcile import ServerWatch
 from relaunch.servers.shown import server_shown, servers_shown
 from relaunch.workflows.tasks import Asked
@@ -372,6 +373,26 @@ async def test_an_instance_the_cloud_lost_is_marked_and_left_to_the_operator(wor
     (shown,) = servers_shown(world.ports)
     assert (shown["lost"], shown["lost_why"]) == (True, "the cloud has it no more")
     assert world.state("shop/front1") == "operational"
+
+
+async def test_an_agent_that_was_heard_in_between_is_not_counted_as_silent_from_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was connected between two looks, and has just been cut off again."""
+    monkeypatch.setattr(reconcile, "SILENT_SECONDS", 0.2)
+    await world.apply(ONE)
+    watch = ServerWatch(world.ports, world.workflows)
+    instance = world.instance("shop/front1")["id"]
+    world.agents.silent.add("front1")
+    await watch.look()
+    await asyncio.sleep(0.25)
+    watch.hello(instance, Hello("1", "", "boot-1", 0))
+
+    await watch.look()
+    assert watch.lost == {}
+    await asyncio.sleep(0.25)
+    await watch.look()
+    assert watch.lost == {instance: "its agent is not heard"}
 
 
 async def test_a_server_is_shown_with_what_it_is_doing(world: World) -> None:

@@ -20,7 +20,7 @@ from relaunch.cli.follow import task_id
 from relaunch.cli.here import controller
 from relaunch.cli.process import need_root
 from relaunch.cli.put_away import put_away
-from relaunch.cli.reach import Answer, wait_for_all
+from relaunch.cli.reach import Answer, wait_for_all, wait_for_name
 from relaunch.cli.servers import flat
 from relaunch.cli.show import Json, Yes, confirm, print_json, rows_of
 from relaunch.errors import BadInput, Conflict, Failed, NeedsConfirmation, RelaunchError
@@ -128,12 +128,17 @@ def _how(row: dict[str, Any]) -> str:
 
 
 def _fetch_sites(client: Client, state: Path) -> list[Answer]:
-    """Every site really fetched through every front end."""
+    """Every site really fetched through every front end, and its name asked for where we serve it."""
+    from relaunch.sites.names import zone_of
+
+    settings = _settings(state)
     addresses = [str(row["address"]) for row in _servers(client) if row.get("template") in FRONT_ENDS]
     answers: list[Answer] = []
     for site in rows_of(client.get("/sites")):
         host = str(site.get("canonical") or site["name"])
         answers += wait_for_all(addresses, host, state / "ca" / "ca.crt", timeout_seconds=AGAIN_SECONDS)
+        if zone_of(host, settings.dns_zones):
+            wait_for_name(host, addresses, settings.host_address, timeout_seconds=AGAIN_SECONDS)
     return answers
 
 

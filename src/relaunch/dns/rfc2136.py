@@ -29,7 +29,11 @@ _OURS = {dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.CNAME, dns.rdatatype
 
 
 class Rfc2136Zone:
-    """The zones of one server, changed over TCP with one key. `key_secret` is base64, hmac-sha256."""
+    """The zones of one server, changed over TCP with one key. `key_secret` is base64, hmac-sha256.
+
+    An update may take a second: Knot 3.2 has one that comes in the clock's second after another's wait until that other
+    is a second old, when its NOTIFY is due.
+    """
 
     def __init__(self, server: str, port: int, key_name: str, key_secret: str, zones: Sequence[str]) -> None:
         self._server, self._port = server, port

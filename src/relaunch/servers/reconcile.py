@@ -61,6 +61,7 @@ class ServerWatch:
 
         The boot is stored once what follows from it is under way: a controller killed in between finds it news again.
         """
+        self._unheard.pop(instance, None)
         if self.lost.pop(instance, None):
             self._workflows.changed()
         row = self._store.instance(instance)
