@@ -4,7 +4,7 @@
 # Description: |-
 #   MySQL of Debian sid, which no release of Debian carries, with an empty, ready data directory. Nothing else comes from
 #   sid but the libraries that MySQL asks for.
-# Packages: ca-certificates openssl age rclone zstd btrfs-progs lvm2
+# Packages: ca-certificates openssl age rclone zstd btrfs-progs lvm2 logrotate
 # Inputs: {}
 # ...
 set -euo pipefail
@@ -78,6 +78,20 @@ TimeoutStopSec=30s
 FILE
 systemctl daemon-reload
 systemctl --quiet enable mysql
+
+# The package's own has the server open its log anew as an account that is not here: what it then writes would be lost.
+cat >/etc/logrotate.d/mysql-server <<'FILE'
+# Written by relaunch: script install_mysql.sh. Change the script, not this file.
+/var/log/mysql/error.log {
+	weekly
+	rotate 8
+	copytruncate
+	compress
+	missingok
+	notifempty
+	su mysql adm
+}
+FILE
 
 if [ ! -e /var/lib/mysql/relaunch-group ]; then
   install -d -o mysql -g mysql -m 750 /var/lib/mysql

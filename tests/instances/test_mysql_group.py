@@ -96,6 +96,20 @@ def test_a_planned_switchover_loses_nothing(group: Group) -> None:
     assert group.sql(old["address"], "SELECT @@super_read_only") == "1"
 
 
+def test_the_error_log_is_rotated_and_written_on(group: Group) -> None:
+    address = group.member("primary")["address"]
+    log, rotate = "/var/log/mysql/error.log", "logrotate --force /etc/logrotate.d/mysql-server"
+
+    group.run(address, f"test -s {log} && {rotate} && test -s {log}.1.gz")
+    assert group.run(address, f"stat -c %s {log}").strip() == "0"
+    # An account that fails to log in is a line of its log.
+    group.sql(address, "SET GLOBAL log_error_verbosity = 3")
+    group.run(address, "mysql --user=nobody --password=wrong --host=127.0.0.1 -e 'SELECT 1'", check=False)
+    group.sql(address, "SET GLOBAL log_error_verbosity = 2")
+
+    assert "nobody" in group.run(address, f"cat {log}")
+
+
 def is_accepted(group: Group, to: str) -> bool:
     """A switchover; refused while that replica is more than a second behind."""
     with contextlib.suppress(Conflict):

@@ -42,6 +42,8 @@ PIECE_BYTES = 16 << 20
 PIECES_A_FILE = 300  # then the server begins a new file: a restore fetches no more than these in vain
 QUEUE_BYTES = 4 << 30  # more than this unshipped is said to be too much, unless BACKUP_QUEUE_BYTES says otherwise
 LONGEST_PAUSE_SECONDS = 10.0
+STORE_SECONDS = 60  # what lists or reads there may take; rclone itself tries for much longer
+NOT_THERE = (3, 4)  # rclone's exit statuses: no such folder, no such object
 STATE = "/var/lib/relaunch-backup/shipping.json"
 OURS = re.compile(r"[0-9]+-[0-9]+-.+/")  # what else lies among the streams is left alone
 
@@ -302,24 +304,20 @@ class Shipper:
         self.looked_for_stream = time.monotonic()
         try:
             newest = max(self.streams(), default="")
-        except (StoreDown, subprocess.TimeoutExpired):
+        except StoreDown:
             return ""
         return newest if newest > self.at["stream"] and self.leads() else ""
 
     def streams(self):
         """Those of this history in the store, the oldest first."""
-        above = f"{self.environment['BACKUP_ROOT']}/{self.above()}/"
-        listed = subprocess.run(["rclone", "lsf", "--dirs-only", above], capture_output=True, text=True, timeout=60)
-        if listed.returncode not in (0, 3):
-            raise StoreDown(listed.stderr.strip()[-300:])
-        return sorted(name.rstrip("/") for name in listed.stdout.splitlines() if OURS.fullmatch(name))
+        listed = self.rclone("lsf", "--dirs-only", f"{self.environment['BACKUP_ROOT']}/{self.above()}/")
+        return sorted(name.rstrip("/") for name in listed.splitlines() if OURS.fullmatch(name))
 
     def gtid_in(self, name):
         """The position that this object of the streams says; None when there is none."""
-        path = f"{self.environment['BACKUP_ROOT']}/{self.above()}/{name}"
-        said = subprocess.run(["rclone", "cat", path], capture_output=True, text=True, timeout=60)
+        said = self.rclone("cat", f"{self.environment['BACKUP_ROOT']}/{self.above()}/{name}")
         try:
-            return str(json.loads(said.stdout)["gtid"])
+            return str(json.loads(said)["gtid"])
         except (ValueError, KeyError):
             return None
 
@@ -351,14 +349,19 @@ class Shipper:
 
     def newest_backup(self):
         """When the newest complete one of this history began, as its name says; "" when there is none."""
-        listed = subprocess.run(
-            ["rclone", "lsf", "-R", "--files-only", "--include", "/*/manifest.json",
-             f"{self.environment['BACKUP_ROOT']}/{self.at['lineage']}/backups"],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        if listed.returncode not in (0, 3):
-            raise StoreDown(listed.stderr.strip()[-300:])
-        return max((name.partition("-")[0] for name in listed.stdout.splitlines()), default="")
+        backups = f"{self.environment['BACKUP_ROOT']}/{self.at['lineage']}/backups"
+        listed = self.rclone("lsf", "-R", "--files-only", "--include", "/*/manifest.json", backups)
+        return max((name.partition("-")[0] for name in listed.splitlines()), default="")
+
+    def rclone(self, *words):
+        """What it prints; nothing when there is no such folder or object. StoreDown when the store cannot say."""
+        try:
+            done = subprocess.run(["rclone", *words], capture_output=True, text=True, timeout=STORE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise StoreDown(f"no answer within {STORE_SECONDS} s to rclone {' '.join(words)}") from None
+        if done.returncode not in (0, *NOT_THERE):
+            raise StoreDown(done.stderr.strip()[-300:])
+        return done.stdout
 
     def epoch(self):
         try:

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -369,6 +370,38 @@ def test_shipping_goes_on_while_the_streams_cannot_be_listed(member: Any, tmp_pa
     member.look()
 
     assert (member.at["state"], member.at["position"]) == ("ok", file.stat().st_size)
+
+
+@pytest.mark.parametrize("rclone", ["sleep 5", "echo connection refused >&2; exit 1"], ids=["silent", "refused"])
+@pytest.mark.parametrize("which", ["lsf", "cat"])
+def test_a_store_that_is_away_when_a_server_begins_to_lead_is_told_and_waited_for(
+    member: Any, tmp_path: Path, ship: Any, monkeypatch: pytest.MonkeyPatch, rclone: str, which: str
+) -> None:
+    """rclone tries again for many minutes, and says nothing meanwhile."""
+    monkeypatch.setattr(ship, "STORE_SECONDS", 0.2)
+    (tmp_path / "role").write_text("primary\n")
+    history = member.at["lineage"]
+    member.store.put(f"{history}/binlogs/0000000003-9-db2/state.json", b'{"gtid": "0-1-500"}')
+    real = shutil.which("rclone")
+    away = tmp_path / "bin/rclone"
+    away.write_text(f'#!/bin/sh\nif [ $1 = {which} ]; then {rclone}; else exec {real} "$@"; fi\n')
+    away.chmod(0o755)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise Looked
+
+    monkeypatch.setattr(ship, "time", SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=sleep))
+    with pytest.raises(Looked):
+        member.run_forever()
+
+    assert (member.at["state"], pauses) == ("store down", [1.0, 2.0, 4.0])
+    assert ("refused" if "refused" in rclone else "no answer within 0.2 s to rclone") in member.at["why"]
+    away.unlink()
+    member.look()
+    assert member.at["state"] == "ok" and len(member.store.streams()) == 2
 
 
 def test_a_primary_begins_anew_after_a_later_stream_that_is_not_its_own(member: Any, tmp_path: Path, ship: Any) -> None:
