@@ -224,6 +224,30 @@ for each in table_checks schema_dump table_history; do . $RS_ATTACH_DIR/$each.sh
 """
 
 
+@pytest.mark.parametrize("then", ["ask 'SELECT @mine'", "sum_tables 60"])
+def test_a_session_that_was_ended_is_waited_for_no_more_and_none_else_takes_its_place(
+    server: Server, tmp_path: Path, then: str
+) -> None:
+    """Its server was killed, say, or a failover ended what its applier waited for; and another sees other rows."""
+    said = server.shell(
+        SOURCED.format(folder=tmp_path)
+        + f"""
+        open_session "${{here[@]}}" -N -B --unbuffered --force
+        ask "SET @mine = 1" >/dev/null
+        sql "KILL $(ask 'SELECT CONNECTION_ID()')"
+        SECONDS=0
+        trap 'echo "$SECONDS s" >&2' EXIT
+        {then}
+        echo "it goes on" """,
+        tmp_path,
+    )
+
+    assert (said.returncode, said.stdout) == (1, ""), said
+    *_, told, seconds = said.stderr.splitlines()
+    assert told.startswith("The session in which rows were counted has ended. ERROR 20"), said.stderr
+    assert int(seconds.split()[0]) < 5
+
+
 @pytest.mark.parametrize("name", [NEW, OURS])
 def test_a_backup_restored(server: Server, tmp_path: Path, name: str) -> None:
     before = held(server, OURS)

@@ -104,7 +104,7 @@ def test_the_error_log_is_rotated_and_written_on(group: Group) -> None:
     assert group.run(address, f"stat -c %s {log}").strip() == "0"
     # An account that fails to log in is a line of its log.
     group.sql(address, "SET GLOBAL log_error_verbosity = 3")
-    group.run(address, "mysql --user=nobody --password=wrong --host=127.0.0.1 -e 'SELECT 1'", check=False)
+    group.run(address, f"mysql --user=nobody --password=wrong --host={address} -e 'SELECT 1'", check=False)
     group.sql(address, "SET GLOBAL log_error_verbosity = 2")
 
     assert "nobody" in group.run(address, f"cat {log}")

@@ -317,12 +317,12 @@ compare() {
   jq -r '.check.tables[] | [.schema, .table, .method, .rows, .sum] | @tsv' "$last" >"$secret/noted" ||
     stop_with "What was noted of the tables of $RESTORE_BACKUP cannot be read."
   begin_table_checks
-  open_session copy_session
+  open_session ask_copy --unbuffered --force
   ask "SET time_zone = '+00:00', group_concat_max_len = 1000000" >/dev/null
   while IFS=$'\t' read -r schema table method rows sum; do
     printf -v schema %b "$schema" # jq has escaped in them what the lines could not hold
     printf -v table %b "$table"
-    found=$(ask "$(check_sql "$schema" "$table" "$method")" | tr '\t' ' ')
+    found=$(ask "$(check_sql "$schema" "$table" "$method")" 2>&1 | tr '\t' ' ') || stop_with "$found"
     checked=$((checked + 1))
     [ "$found" = "$rows $sum" ] || { echo "DIFFERENT: $schema.$table ($method): noted $rows rows, sum $sum; found $found" >&2; differ=1; }
   done <"$secret/noted"
@@ -330,7 +330,6 @@ compare() {
   end_table_checks # first: a table that is damaged may have been read as rows that differ, too
   [ "$differ" = 0 ] || stop_with "The restored data is not what was backed up."
 }
-copy_session() { ask_copy --unbuffered --force 2>&1; }
 
 begin_table_checks() {
   check_tables --all-databases --silent >"$secret/tables" 2>&1 &

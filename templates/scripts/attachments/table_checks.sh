@@ -49,8 +49,8 @@ check_sql() {
   run_sql "'SELECT COUNT(*), COALESCE(SUM(CAST(CRC32(CONCAT_WS('','', ', @columns, ')) AS UNSIGNED)), 0) FROM ', @from"
 }
 
-open_session() { # open_session CLIENT…: for ask
-  coproc DB { "$@" 2>/dev/null; }
+open_session() { # open_session CLIENT…: for ask. Not connected anew when it is lost: another session sees other rows
+  coproc DB { "$@" --skip-reconnect 2> >(grep --line-buffered '^ERROR [0-9]'); } # of which the number is enough
   exec {to_db}>&"${DB[1]}" {from_db}<&"${DB[0]}" # copies: bash closes its own in subshells
   echo "SET NAMES utf8mb4;" >&"$to_db" # which has every name
 }
@@ -60,16 +60,25 @@ close_session() { # the client ends with what it reads from
   wait "$pid" 2>/dev/null || true
   exec {from_db}<&-
 }
-ask() {
+ask() { # ask STATEMENTS: prints their rows; one that fails is told, and does not end the session
   local line
   echo "$1; SELECT '#end';" >&"$to_db"
-  while read -r line <&"$from_db" && [ "$line" != '#end' ]; do printf '%s\n' "$line"; done
+  while read -r line <&"$from_db"; do
+    case $line in
+      '#end') return 0 ;;
+      'ERROR 2'[0-9][0-9][0-9]' '*) break ;; # the client's own: the server, or the session, has ended, and answers no more
+      'ERROR '*) printf '%s\n' "$line" >&2 ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done
+  echo "The session in which rows were counted has ended. ${line:-}" >&2
+  return 1
 }
 
 # Rows counted and summed in the session as it sees them, the smallest tables first, for as long as there is time. What is
 # in relaunch_trial is no data: restore_schema.sh has loaded it for trial, on this server alone.
 sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes into $work/checks or $work/unchecked
-  local deadline=$((SECONDS + $1)) only='' found schema table bytes has_key method rows sum plain_schema plain_table
+  local deadline=$((SECONDS + $1)) only='' found schema table bytes has_key method summed rows sum plain_schema plain_table
   if [ -n "${2:-}" ]; then
     literal "$2"
     only="AND t.table_schema = $found"
@@ -87,7 +96,8 @@ sum_tables() { # sum_tables SECONDS [SCHEMA]; a line of JSON for each table goes
     method=all rows='' sum=''
     [ "$bytes" -lt 268435456 ] || method="last 100000"
     if [ "$SECONDS" -lt "$deadline" ] && { [ "$method" = all ] || [ "$has_key" != 0 ]; }; then
-      read -r rows sum <<<"$(ask "$(check_sql "$plain_schema" "$plain_table" "$method")")" || true
+      summed=$(ask "$(check_sql "$plain_schema" "$plain_table" "$method")") || return 1
+      read -r rows sum <<<"$summed" || true
     fi
     printf '%s\t%s\t%s\t%s\t%s\n' "$schema" "$table" "$method" "$rows" "$sum" >>"$work/summed"
   done <"$work/to_sum"
