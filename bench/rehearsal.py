@@ -69,20 +69,26 @@ def controller(*, keep_running: bool = False) -> Iterator[Client]:
             relaunch("demo", "--stop")
 
 
-def relaunch(*words: str) -> str:
-    """The command line, by the benches' own controller; its output, CalledProcessError when it fails."""
-    done = subprocess.run(
+def relaunch(*words: str, given: str = "") -> str:
+    """What `command_line` says; CalledProcessError when it fails."""
+    done = command_line(*words, given=given)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+        done.check_returncode()
+    return done.stdout
+
+
+def command_line(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """By the benches' own controller; what it says and complains of is one text. `given`: to its standard input."""
+    return subprocess.run(
         [sys.executable, "-m", "relaunch.cli.main", *words],
         env={**ENVIRONMENT, "PYTHONPATH": str(PROJECT / "src")},
+        input=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=900,
     )
-    if done.returncode:
-        print(done.stdout, file=sys.stderr)
-        done.check_returncode()
-    return done.stdout
 
 
 def controller_pid() -> int:

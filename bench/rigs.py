@@ -490,18 +490,18 @@ def writes_again(out: Path) -> bool:
         return False
 
 
-def missing(client: Client, table: str, given: list[Ack]) -> int:
-    """How many of these the present primary does not have."""
+def missing(client: Client, table: str, given: list[Ack]) -> list[Ack]:
+    """Those that the present primary does not have."""
     rows = STATE / f"{table}.rows"
     words = ledger_command(client, table, rows, "--rows")
     subprocess.run(words, input=PASSWORD + "\n", text=True, check=True, timeout=600)
     return not_among(rows.read_text(), given)
 
 
-def not_among(rows: str, given: list[Ack]) -> int:
-    """How many of these are not in the rows, each a line of worker and number."""
+def not_among(rows: str, given: list[Ack]) -> list[Ack]:
+    """Those that are not in the rows, each a line of worker and number."""
     there = {tuple(map(int, line.split())) for line in rows.splitlines()}
-    return sum((ack.worker, ack.number) not in there for ack in given)
+    return [ack for ack in given if (ack.worker, ack.number) not in there]
 
 
 def one(client: Client, group: Group, name: str, run: int, *, without: str = "") -> Result:
@@ -540,7 +540,7 @@ def one(client: Client, group: Group, name: str, run: int, *, without: str = "")
         outage_seconds=max(after - before for before, after in itertools.pairwise(around)),
         acknowledged=len(given) + len(beside),
         by_the_old=len(beside),
-        lost=missing(client, table, given) + missing(client, f"{table}_stray", beside),
+        lost=len(missing(client, table, given) + missing(client, f"{table}_stray", beside)),
         two_writers=len(late),
         failed_over=last_server != given[0].server,
         not_happened=len(rig.not_happened),

@@ -4,9 +4,10 @@
 
 A real site (front end, primary, two replicas, durability strict) whose backups go to an S3 of the drill's own, in a
 network namespace of its own. Four writers go on until the database servers lose their power; then everything but the
-store and what the manual says to keep in a safe is removed, and docs/do/backups.md ("The controller is gone, with its
-disk") is followed to the letter by the command line. Prints what was lost and one JSON line; exit status 1 when a write
-is missing that was older than the five seconds in which binary logs are shipped, or when the site does not write again.
+store and what the manual says to keep in a safe is removed, a controller is started as on a new machine, and the lines
+of docs/do/backups.md ("The controller is gone, with its disk") are given to the command line. Prints what was lost and
+one JSON line; exit status 1 when a write is missing that was older than the five seconds in which binary logs are
+shipped, or when the site does not write again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 os.environ["RELAUNCH_BENCH_STATE"] = "/var/tmp/relaunch-drill-lost"  # all of it is removed, twice
 
 import rehearsal
-from failover import PASSWORD, TEMPLATES, Group, acks, deployment, ledger_command, writers
-from rehearsal import ENVIRONMENT, PROJECT, SETTINGS, STATE, answers_200, until
-from rigs import writes_again
+from failover import PASSWORD, TEMPLATES, Ack, Group, acks, deployment, writers
+from rehearsal import ENVIRONMENT, SETTINGS, STATE, answers_200, command_line, until
+from rigs import missing, writes_again
 
 from relaunch.cli.client import Client, find_controller
 from relaunch.errors import Conflict
@@ -76,10 +78,10 @@ def drilled(dialect: str, outside: Path) -> dict[str, Any]:
     purge()
     told("controller and servers are gone, with their disks")
     began = time.monotonic()
-    newest = brought_back(safe)
+    history = brought_back(safe)
     seconds = time.monotonic() - began
     client = Client(find_controller(ENVIRONMENT))
-    lost = missing_moments(client, given)
+    lost = [ack.moment for ack in missing(client, "lost", given)]
     end = given[-1].moment
     with writers(client, "afterwards") as out:
         goes_on = writes_again(out)
@@ -94,7 +96,7 @@ def drilled(dialect: str, outside: Path) -> dict[str, Any]:
         "lost": len(lost),
         "lost_seconds": round(end - min(lost, default=end), 2),
         "lost_though_older": sum(moment < end - SHIPPED_WITHIN_SECONDS for moment in lost),
-        "restored_history": newest,
+        "restored_history": history,
         "seconds": round(seconds),
         "goes_on": goes_on,
         "site_answers": answers,
@@ -112,7 +114,7 @@ def first_controller() -> None:
     again()
 
 
-def written(text: str, outside: Path) -> tuple[Safe, list[Any]]:
+def written(text: str, outside: Path) -> tuple[Safe, list[Ack]]:
     """A backup that was proven, and writes until the power goes: what is kept, and what was acknowledged."""
     say("credential", "set", "DB_PASSWORD", given=PASSWORD)
     file = outside / "shop.yml"
@@ -154,21 +156,25 @@ def brought_back(safe: Safe) -> str:
     file = STATE / "shop.yml"
     file.write_text(safe.deployment_file)
     say("apply", str(file), "--yes")
-    shown = json.loads(
-        asked("db", "backups", "shop", "--json").stdout
-    )  # red, as nothing of the new group is proven yet
-    history = str(shown["older"][0]["lineage"])
+    told("relaunch db backups shop")
+    listed = command_line("db", "backups", "shop").stdout  # red, as nothing of the new group is proven yet
+    found = re.search(r"^older history (\S+) of data", listed, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"the older history is not listed:\n{listed}")
+    until(lambda: restored(found[1]), "the new group's first backup", within_seconds=600, every_seconds=5)
+    return found[1]
 
-    def restored() -> bool:
-        words = ("db", "restore", "shop", "--lineage", history, "--confirm", "shop")
-        done = asked(*words)
-        if done.returncode == Conflict.exit_status and "is under way" in done.stderr:
-            return False
-        good(words, done)
-        return True
 
-    until(restored, "the new group's first backup", within_seconds=600, every_seconds=5)
-    return history
+def restored(history: str) -> bool:
+    """False while the restore is refused as something else is under way."""
+    words = ("db", "restore", "shop", "--lineage", history, "--confirm", "shop")
+    told("relaunch " + " ".join(words))
+    done = command_line(*words)
+    if done.returncode == Conflict.exit_status and "is under way" in done.stdout:
+        return False
+    if done.returncode:
+        raise RuntimeError(f"the restore ended with status {done.returncode}:\n{done.stdout}")
+    return True
 
 
 def keys() -> None:
@@ -181,37 +187,9 @@ def again() -> None:
     say("controller", "start")
 
 
-def missing_moments(client: Client, given: list[Any]) -> list[float]:
-    """When those were acknowledged that are not there, sorted; in seconds of the host's monotonic clock."""
-    rows = STATE / "lost.rows"
-    words = ledger_command(client, "lost", rows, "--rows")
-    subprocess.run(words, input=PASSWORD + "\n", text=True, check=True, timeout=600)
-    there = {tuple(map(int, line.split())) for line in rows.read_text().splitlines()}
-    return sorted(ack.moment for ack in given if (ack.worker, ack.number) not in there)
-
-
 def say(*words: str, given: str = "") -> str:
-    """The command line; its output. `given`: to its standard input. RuntimeError when it fails."""
-    done = asked(*words, given=given)
-    good(words, done)
-    return done.stdout
-
-
-def asked(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     told("relaunch " + " ".join(words))
-    return subprocess.run(
-        [sys.executable, "-m", "relaunch.cli.main", *words],
-        env={**ENVIRONMENT, "PYTHONPATH": str(PROJECT / "src")},
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-
-
-def good(words: Sequence[str], done: subprocess.CompletedProcess[str]) -> None:
-    if done.returncode:
-        raise RuntimeError(f"relaunch {' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+    return rehearsal.relaunch(*words, given=given)
 
 
 def told(what: str) -> None:
@@ -229,21 +207,23 @@ def purge() -> None:
 def store(folder: Path) -> Iterator[None]:
     """An S3 in a network namespace of its own: instances reach it as they would one on the internet."""
     (folder / "store" / BUCKET).mkdir(parents=True)
-    for words in (
-        f"ip netns add {STORE_NAMESPACE}",
-        f"ip link add {STORE_CABLE} type veth peer name eth0 netns {STORE_NAMESPACE}",
-        f"ip address add {STORE_GATEWAY}/30 dev {STORE_CABLE}",
-        f"ip link set {STORE_CABLE} up",
-        f"ip -n {STORE_NAMESPACE} address add {STORE_ADDRESS}/30 dev eth0",
-        f"ip -n {STORE_NAMESPACE} link set eth0 up",
-        f"ip -n {STORE_NAMESPACE} link set lo up",
-        f"sysctl --quiet net.ipv4.conf.{STORE_CABLE}.forwarding=1",  # else the answers reach no instance
-    ):
-        subprocess.run(words.split(), check=True)
     process = None
+    take_down()  # of a drill that was killed
     try:
+        for words in (
+            f"ip netns add {STORE_NAMESPACE}",
+            f"ip link add {STORE_CABLE} type veth peer name eth0 netns {STORE_NAMESPACE}",
+            f"ip address add {STORE_GATEWAY}/30 dev {STORE_CABLE}",
+            f"ip link set {STORE_CABLE} up",
+            f"ip -n {STORE_NAMESPACE} address add {STORE_ADDRESS}/30 dev eth0",
+            f"ip -n {STORE_NAMESPACE} link set eth0 up",
+            f"ip -n {STORE_NAMESPACE} link set lo up",
+            f"sysctl --quiet net.ipv4.conf.{STORE_CABLE}.forwarding=1",  # else the answers reach no instance
+        ):
+            subprocess.run(words.split(), check=True)
         process = subprocess.Popen(
             [
+                *("setpriv", "--pdeathsig", "TERM"),
                 *("ip", "netns", "exec", STORE_NAMESPACE, rclone(), "serve", "s3", str(folder / "store")),
                 *("--addr", f"{STORE_ADDRESS}:{STORE_PORT}", "--dir-cache-time", "2s", "--etag-hash", ""),
                 *("--no-checksum", "--config", "/nonexistent/rclone.conf"),
@@ -257,8 +237,12 @@ def store(folder: Path) -> Iterator[None]:
         if process is not None:
             process.terminate()
             process.wait(30)
-        subprocess.run(["ip", "link", "delete", STORE_CABLE], check=False)
-        subprocess.run(["ip", "netns", "delete", STORE_NAMESPACE], check=False)
+        take_down()
+
+
+def take_down() -> None:
+    for words in (f"ip link delete {STORE_CABLE}", f"ip netns delete {STORE_NAMESPACE}"):
+        subprocess.run(words.split(), check=False, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

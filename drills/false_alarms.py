@@ -299,7 +299,7 @@ def main() -> None:
                         break
             wrong += [] if writes_again(out) else ["nothing is written any more"]
         given = acks(out)
-        lost = missing(group.client, "false_alarms", given)
+        lost = len(missing(group.client, "false_alarms", given))
     print(f"\n{'false alarm':<24} times")
     for name, times in sorted(count.items()):
         print(f"{name:<24} {times:>5}")

@@ -45,7 +45,7 @@ def main() -> None:
         after = {each["name"]: each["instance"] for each in members}
         other = [each["name"] for each in members if memory_of(group.cloud_id(each)) != parse_size(args.memory)]
         given = acks(out)
-        lost = missing(client, "resize", given)
+        lost = len(missing(client, "resize", given))
     kept = sorted(name for name in before if after.get(name) == before[name])
     moments = [ack.moment for ack in given]
     longest = max(later - earlier for earlier, later in itertools.pairwise(moments))

@@ -263,7 +263,7 @@ def told(world: World, name: str, faults: list[str], table: str) -> dict[str, An
     given = {table: acks(out)} | {file.stem: acks(file) for file in _strayed(table)}
     lost: int | None
     if ended == "writer":
-        lost = sum(missing(world.client, each, rows) for each, rows in given.items() if rows)
+        lost = sum(len(missing(world.client, each, rows)) for each, rows in given.items() if rows)
     else:
         lost = _lost_without_a_writer(world, given)
     changes = _changes(entry for entry in _trail(world.client) if int(entry["id"]) > before)
@@ -310,7 +310,7 @@ def _lacking(instance: str, given: dict[str, list[Ack]]) -> int | None:
     """How many of these that instance does not have; None when it cannot be read."""
     try:
         process = init_of(instance)
-        return sum(not_among(_rows(process, table), rows) for table, rows in given.items() if rows)
+        return sum(len(not_among(_rows(process, table), rows)) for table, rows in given.items() if rows)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"  {instance} cannot be read: {str(error)[:200]}", file=sys.stderr, flush=True)
         return None

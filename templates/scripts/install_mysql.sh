@@ -79,7 +79,7 @@ FILE
 systemctl daemon-reload
 systemctl --quiet enable mysql
 
-# The package's own has the server open its log anew as an account that is not here: what it then writes would be lost.
+# The package's own asks the server to open its log anew, as an account that is not here.
 cat >/etc/logrotate.d/mysql-server <<'FILE'
 # Written by relaunch: script install_mysql.sh. Change the script, not this file.
 /var/log/mysql/error.log {

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +59,13 @@ async def for_a_while(loop: Any, seconds: float) -> None:
         await asyncio.wait_for(loop, seconds)
 
 
+def child_that(does: str, log: Path, ready: Callable[[], Awaitable[bool]]) -> Child:
+    """`does`: in shell."""
+    command = (shutil.which("dash") or "", "-c", does)
+    program = Program(name="a child", command=command, log_file=log, pid_file=log.with_suffix(".pid"), ready=ready)
+    return Child(program)
+
+
 async def test_what_a_child_writes_for_months_does_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,12 +77,7 @@ async def test_what_a_child_writes_for_months_does_not_fill_the_disk(
         return said.stat().st_size > 100_000
 
     lines = "i=0; while i=$((i + 1)); do echo line $i; [ $i -lt 20000 ] || sleep 0.01; done"
-    child = Child(
-        Program(
-            name="a talker", command=(shutil.which("dash") or "", "-c", lines), pid_file=tmp_path / "child.pid",
-            log_file=said, ready=ready,
-        )
-    )  # fmt: skip
+    child = child_that(lines, said, ready)
     await child.start()
     pid, before = child.pid, tmp_path / "child.log.1"
     try:
@@ -96,19 +99,15 @@ async def test_a_child_is_started_again_though_its_log_could_not_be_bounded(
     monkeypatch.setattr(children, "LOG_BYTES", 0)
     monkeypatch.setattr(children, "LOG_SECONDS", 0.01)
     monkeypatch.setattr(children, "FIRST_PAUSE_SECONDS", 0.01)
-    child = Child(
-        Program(
-            name="a sleeper", command=(shutil.which("dash") or "", "-c", "echo; sleep 60"), log_file=tmp_path / "log",
-            pid_file=tmp_path / "pid", ready=lambda: asyncio.sleep(0, (tmp_path / "log").stat().st_size > 0),
-        )
-    )  # fmt: skip
+    log = tmp_path / "log"
+    child = child_that("echo; sleep 60", log, lambda: asyncio.sleep(0, log.stat().st_size > 0))
     await child.start()
     try:
-        (tmp_path / "log").unlink()
-        (tmp_path / "log").mkdir()  # which even root cannot make empty
+        log.unlink()
+        log.mkdir()  # which even root cannot make empty
         await asyncio.sleep(0.1)
         assert child.restarts == 0
-        (tmp_path / "log").rmdir()
+        log.rmdir()
         os.kill(child.pid or 0, signal.SIGKILL)
         for _ in range(200):
             await asyncio.sleep(0.02)
@@ -124,12 +123,7 @@ async def test_a_child_that_runs_for_years_leaves_nothing_behind_in_memory(
 ) -> None:
     """Looked at once a minute, what one look leaves is half a million a year."""
     monkeypatch.setattr(children, "LOG_SECONDS", 0.001)
-    child = Child(
-        Program(
-            name="a sleeper", command=(shutil.which("sleep") or "", "60"), log_file=tmp_path / "log",
-            pid_file=tmp_path / "pid", ready=lambda: asyncio.sleep(0, True),
-        )
-    )  # fmt: skip
+    child = child_that("sleep 60; :", tmp_path / "log", lambda: asyncio.sleep(0, True))
     await child.start()
     try:
         await asyncio.sleep(0.3)
